@@ -1,0 +1,4 @@
+"""What the model packages share: reading scans, the prepared store, splits, metrics, scores and runs.
+
+No deep-learning framework is imported anywhere below this package; import-linter checks it.
+"""

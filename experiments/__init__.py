@@ -1,0 +1,1 @@
+"""One module per result of the report: ``python -m experiments`` lists them."""
