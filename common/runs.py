@@ -1,0 +1,195 @@
+"""A run's folder: configuration, environment, data, split, history, scores, checkpoints and figures.
+
+Every file is written under a temporary name and renamed, so a reader (or a kill) never meets half a file. A lock that
+the operating system drops with the process keeps a second process out.
+
+``config.json``       the experiment's settings and every field of the model's configuration
+``environment.json``  command, git commit, versions, hardware, start time
+``data.json``         folder, layout, fingerprint and ids of the subjects; who was left out and why
+``split.json``        the three parts and their hash
+``history.csv``       one row per epoch, readable while training goes on
+``cases.csv``         one row per scored case
+``scores.csv``        the summary over cases: mean, interval, counts
+``summary.json``      [{key, reported, value, low, high, n, synthetic}], what tables and figures read
+``checkpoints/``, ``figures/``, ``tensorboard/``, ``predictions/``
+"""
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from common.files import plain, remove_leftovers, write_json, write_text
+
+PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal", "torch", "monai", "lightning", "tensorflow", "keras", "jax")
+
+
+class RunError(RuntimeError):
+    """A run's folder cannot be used as asked; the message says why and what to do."""
+
+
+def configuration_hash(*parts: object) -> str:
+    """Eight hexadecimal digits that change with any setting; part of a run folder's name."""
+    return hashlib.sha256(json.dumps(plain(parts), sort_keys=True).encode()).hexdigest()[:8]
+
+
+class Run:
+    """An opened run folder, locked for this process until ``close`` or the end of the ``with`` block."""
+
+    def __init__(self, folder: str | Path, *, fresh: bool = False) -> None:
+        """Open or make ``folder``; ``fresh`` empties it first.
+
+        Raises RunError when another process holds the run.
+        """
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / "run.lock", "a+")  # noqa: SIM115 (held for the life of the run)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise RunError(
+                f"{self.folder}: another process is working on this run; wait for it, or choose another --runs folder"
+            ) from None
+        if fresh:
+            self._empty()
+        remove_leftovers(self.folder)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._lock.close()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    @property
+    def history(self) -> "History":
+        return History(self.folder / "history.csv")
+
+    @property
+    def is_finished(self) -> bool:
+        """summary.json is the last file that a run writes."""
+        return (self.folder / "summary.json").exists()
+
+    def describe(
+        self, *, config: Mapping[str, object], data: Mapping[str, object], split: Mapping[str, object]
+    ) -> None:
+        """Write what the run was given; environment.json gains one entry each time the run is started or resumed."""
+        write_json(self.folder / "config.json", config)
+        write_json(self.folder / "data.json", data)
+        write_json(self.folder / "split.json", split)
+        path = self.folder / "environment.json"
+        starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        write_json(path, [*starts, environment()])
+
+    def _empty(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name == "run.lock":
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+class History:
+    """history.csv: one row per epoch, rewritten whole and renamed, so that it can be read while the run goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, row: Mapping[str, object]) -> None:
+        """Add the row of ``row["epoch"]``; rows of that epoch or later, left by a killed run, are replaced."""
+        kept = [old for old in self.rows() if int(old["epoch"]) < int(row["epoch"])]
+        columns = list(dict.fromkeys(key for each in (*kept, row) for key in each))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, row])
+        write_text(self.path, text.getvalue())
+
+    def rows(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def frame(self) -> pd.DataFrame:
+        return pd.read_csv(self.path)
+
+
+def environment() -> dict[str, object]:
+    """Command, time, git commit, versions of the packages that matter, and the hardware."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": _gpus(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout this file lies in, ``+changes`` when tracked files differ; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # A package installed below an unrelated repository is not that repository's code.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []

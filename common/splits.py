@@ -1,0 +1,134 @@
+"""Which subject is trained on, which chooses the model, which is only scored: the report's fractions, folds, files.
+
+A split is a pure function of the patients' ids and the seed: patients are ordered by a hash of (seed, patient) and cut.
+So it does not depend on the order of files, on numpy's version or on which machine it is made.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+PARTS = ("train", "validation", "test")
+MINIMUM_PATIENTS = 3
+
+
+class HasPatient(Protocol):
+    """Anything with a subject's id and the patient it belongs to."""
+
+    id: str
+    patient: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Subject ids of the three parts, each sorted; the same patient is in one part only."""
+
+    name: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that change with any subject's place, not with the split's name."""
+        parts = json.dumps([self.train, self.validation, self.test])
+        return hashlib.sha256(parts.encode()).hexdigest()[:12]
+
+    def as_dict(self) -> dict:
+        return {**asdict(self), "hash": self.hash}
+
+
+def split_by_fractions(
+    subjects: Iterable[HasPatient], *, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2), seed: int
+) -> Split:
+    """Train, validation and test in the given fractions of the patients, at least one patient in each.
+
+    Raises ValueError for fewer than three patients, or fractions that are not positive or do not sum to 1.
+    """
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"expected three positive fractions that sum to 1, received {fractions}")
+    patients = _shuffled_patients(subjects, seed)
+    ids = list(patients)
+    n = len(ids)
+    n_test = max(1, round(fractions[2] * n))
+    n_validation = max(1, round(fractions[1] * n))
+    while n_test + n_validation > n - 1:
+        # Rounding may leave no training patient in a tiny cohort: the larger of the two held-out parts gives one up.
+        if n_test >= n_validation:
+            n_test -= 1
+        else:
+            n_validation -= 1
+    cuts = (ids[n_test + n_validation :], ids[n_test : n_test + n_validation], ids[:n_test])
+    percent = "-".join(f"{100 * fraction:g}" for fraction in fractions)
+    return _split(f"{percent}_seed{seed}", cuts, patients)
+
+
+def k_folds(subjects: Iterable[HasPatient], *, k: int, seed: int) -> list[Split]:
+    """k splits in which each patient is tested once; the next fold validates, the others train.
+
+    Raises ValueError unless 3 <= k <= number of patients.
+    """
+    patients = _shuffled_patients(subjects, seed)
+    ids = list(patients)
+    if not MINIMUM_PATIENTS <= k <= len(ids):
+        raise ValueError(f"expected between {MINIMUM_PATIENTS} folds and one per patient ({len(ids)}), received {k}")
+    folds = [ids[start::k] for start in range(k)]
+    splits = []
+    for test in range(k):
+        validation = (test + 1) % k
+        train = [patient for i, fold in enumerate(folds) if i not in (test, validation) for patient in fold]
+        splits.append(_split(f"fold{test + 1}of{k}_seed{seed}", (train, folds[validation], folds[test]), patients))
+    return splits
+
+
+def read_published(path: str | Path, subjects: Iterable[HasPatient]) -> Split:
+    """A published split from a CSV with the columns ``id`` and ``part`` (train, validation or test).
+
+    Subjects that the file does not name are left out of all parts. Raises ValueError when a column is missing, a part
+    has another name or is empty, an id stands twice or is not in the cohort, or a patient is in two parts.
+    """
+    path = Path(path)
+    table = pd.read_csv(path, dtype=str)
+    if not {"id", "part"} <= set(table.columns):
+        raise ValueError(f"{path}: expected the columns id and part, found {', '.join(table.columns)}")
+    patient_of = {subject.id: subject.patient for subject in subjects}
+    if unknown := sorted(set(table["id"]) - set(patient_of)):
+        raise ValueError(f"{path}: {len(unknown)} ids are not in the cohort of {len(patient_of)}: {_some(unknown)}")
+    if not set(table["part"]) == set(PARTS):
+        raise ValueError(f"{path}: expected the parts {', '.join(PARTS)}, found {_some(sorted(set(table['part'])))}")
+    if twice := sorted(table["id"][table["id"].duplicated()]):
+        raise ValueError(f"{path}: expected each id once, found more than one row for {_some(twice)}")
+    parts_of_patient = table.groupby(table["id"].map(patient_of))["part"].nunique()
+    if torn := sorted(parts_of_patient[parts_of_patient > 1].index):
+        raise ValueError(f"{path}: expected each patient in one part, found {_some(torn)} in several")
+    return Split(f"published_{path.stem}", *(tuple(sorted(table["id"][table["part"] == part])) for part in PARTS))
+
+
+def _shuffled_patients(subjects: Iterable[HasPatient], seed: int) -> dict[str, list[str]]:
+    """Subject ids per patient, patients in the order of their hash with the seed."""
+    patients: dict[str, list[str]] = {}
+    for subject in subjects:
+        patients.setdefault(subject.patient, []).append(subject.id)
+    if len(patients) < MINIMUM_PATIENTS:
+        raise ValueError(
+            f"expected at least {MINIMUM_PATIENTS} patients (one each to train, validate and test), "
+            f"received {len(patients)}: {_some(sorted(patients)) or 'none'}"
+        )
+
+    def order(patient: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{patient}".encode()).digest()
+
+    return {patient: patients[patient] for patient in sorted(patients, key=order)}
+
+
+def _split(name: str, cuts: Sequence[Sequence[str]], patients: dict[str, list[str]]) -> Split:
+    return Split(name, *(tuple(sorted(subject for patient in cut for subject in patients[patient])) for cut in cuts))
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
