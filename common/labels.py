@@ -1,0 +1,183 @@
+"""Label conventions of brain-tumour masks and the one used inside: 0 background, 1 NCR, 2 ED, 3 ET.
+
+The same numbers mean different tissue in different releases (1 is NCR in BraTS and ED in the Medical Segmentation
+Decathlon), so a mask is only read under a convention that the file names, a dataset.json or the user settles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+CLASSES = ("background", "NCR", "ED", "ET")
+REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})
+_UNKNOWN = 255
+
+
+@dataclass(frozen=True)
+class LabelConvention:
+    """The values that NCR, ED and ET have in a mask; background is always 0.
+
+    Raises ValueError unless the three are distinct whole numbers from 1 to 254.
+    """
+
+    name: str
+    ncr: int
+    ed: int
+    et: int
+
+    def __post_init__(self) -> None:
+        values = (self.ncr, self.ed, self.et)
+        if len(set(values)) < 3 or not all(isinstance(v, int) and 0 < v < _UNKNOWN for v in values):
+            raise ValueError(f"{self.name}: NCR, ED, ET need distinct whole numbers from 1 to 254, received {values}")
+
+    def __str__(self) -> str:
+        by_value = sorted(zip((self.ncr, self.ed, self.et), CLASSES[1:], strict=True))
+        return f"{self.name} ({', '.join(f'{value} {name}' for value, name in by_value)})"
+
+    @property
+    def values(self) -> tuple[int, int, int, int]:
+        """Mask values in the order of CLASSES."""
+        return 0, self.ncr, self.ed, self.et
+
+    def to_classes(self, mask: np.ndarray) -> np.ndarray:
+        """Classes 0..3 (uint8, any shape) of a mask of whole numbers, stored as integers or floats.
+
+        Raises ValueError naming the values that this convention lacks and the conventions that have them.
+        """
+        small = mask.astype(np.uint8, copy=False) if mask.dtype.kind in "bui" else _whole_numbers(mask)
+        table = np.full(256, _UNKNOWN, np.uint8)
+        table[list(self.values)] = range(len(CLASSES))
+        classes = table[small]
+        if (classes == _UNKNOWN).any() or (mask.dtype.itemsize > 1 and not np.array_equal(small, mask)):
+            found = np.unique(mask)
+            unknown = [_plain(v) for v in found if v not in self.values]
+            raise ValueError(
+                f"mask values {_shorten(unknown)} are not in {self}; "
+                f"the mask as a whole holds {_shorten([_plain(v) for v in found])}, which {_readings(found)}"
+            )
+        return classes
+
+    def from_classes(self, labels: np.ndarray) -> np.ndarray:
+        """Mask values (uint8) of whole-number classes 0..3, any shape. Raises ValueError for anything else."""
+        if labels.dtype.kind not in "iu":
+            raise ValueError(f"expected classes of an integer type, found {labels.dtype}")
+        if labels.size and not (labels.min() >= 0 and labels.max() < len(CLASSES)):
+            raise ValueError(f"expected classes 0 to {len(CLASSES) - 1}, found {labels.min()} to {labels.max()}")
+        return np.array(self.values, np.uint8)[labels]
+
+
+BRATS_2018 = LabelConvention("brats2018", ncr=1, ed=2, et=4)
+BRATS_2023 = LabelConvention("brats2023", ncr=1, ed=2, et=3)
+MSD = LabelConvention("msd", ncr=2, ed=1, et=3)
+CONVENTIONS: Mapping[str, LabelConvention] = MappingProxyType({c.name: c for c in (BRATS_2018, BRATS_2023, MSD)})
+# What the file names of a release promise; MSD and nnU-Net folders need their dataset.json.
+BY_FILE_NAMES: Mapping[str, LabelConvention] = MappingProxyType(
+    {"BraTS 2018-2021": BRATS_2018, "BraTS 2023": BRATS_2023}
+)
+
+
+def infer_convention(
+    layout: str, values: Iterable[int] = (), *, names: Mapping[str, object] | None = None
+) -> LabelConvention:
+    """Convention of a cohort from its layout, the values seen in its masks and the `labels` of its dataset.json.
+
+    layout: a layout's name as in `common.cohort`. values: of one mask, or the union over a cohort; may be empty.
+    Raises ValueError naming every possible reading when the three together do not settle it.
+    """
+    seen = set(values) - {0}
+    if {3, 4} <= seen:
+        raise ValueError(f"mask values {sorted(seen)} hold both 3 and 4, which {_readings(seen)}")
+    if names is not None:
+        convention = convention_from_names(names)
+    elif layout in BY_FILE_NAMES:
+        convention = BY_FILE_NAMES[layout]
+    elif 4 in seen and seen <= set(BRATS_2018.values):
+        convention = BRATS_2018  # no other convention has a 4
+    else:
+        raise ValueError(f"{layout} folder without labels in a dataset.json: its mask values {_readings(seen or {3})}")
+    if unknown := sorted(seen - set(convention.values)):
+        raise ValueError(f"mask values {unknown} are not in {convention}; {sorted(seen)} {_readings(seen)}")
+    return convention
+
+
+def convention_from_names(names: Mapping[str, object]) -> LabelConvention:
+    """Convention from the `labels` of a dataset.json.
+
+    names: {"1": "edema", ...} (MSD), {"edema": 1, ...} (nnU-Net) or regions {"whole tumor": [1, 2, 3], ...} (nnU-Net).
+    `regions_class_order` is not needed: a mask stores the labels that the regions are made of.
+    Raises ValueError when a name is not known, is not one class, or a class is missing.
+    """
+    by_name = {str(v): int(k) for k, v in names.items()} if all(str(k).isdigit() for k in names) else dict(names)
+    sets: dict[str, frozenset[int]] = {}
+    for name, value in by_name.items():
+        meaning = _meaning(name)
+        if meaning in sets:
+            raise ValueError(f"two labels mean {meaning} in {dict(names)}")
+        sets[meaning] = frozenset(value if isinstance(value, list | tuple) else [value])
+    if sets.pop("background", frozenset([0])) != {0}:
+        raise ValueError(f"expected background to be 0, found {dict(names)}")
+    if set(sets) == {"WT", "TC", "ET"}:
+        sets = {"NCR": sets["TC"] - sets["ET"], "ED": sets["WT"] - sets["TC"], "ET": sets["ET"]}
+    if set(sets) != {"NCR", "ED", "ET"} or any(len(s) != 1 for s in sets.values()):
+        raise ValueError(
+            f"expected one label each for NCR, ED and ET (or the regions WT, TC and ET), found {dict(names)}"
+        )
+    ncr, ed, et = (next(iter(sets[name])) for name in CLASSES[1:])
+    known = {c.values: c for c in CONVENTIONS.values()}
+    return known.get((0, ncr, ed, et)) or LabelConvention("dataset.json", ncr=ncr, ed=ed, et=et)
+
+
+def _meaning(name: str) -> str:
+    """The class or region that a label's name stands for. Raises ValueError unless there is exactly one."""
+    text = re.sub(r"[^a-z0-9]+", " ", name.lower())
+    words = set(text.split())
+    # "non-enhancing" must not count as "enhancing", nor BraTS 2023's name of oedema, "surrounding non-enhancing
+    # FLAIR hyperintensity", as the non-enhancing core.
+    oedema = bool(re.search(r"edema|peritumou?ral|hyperintens", text) or words & {"ed", "snfh"})
+    non_enhancing = bool(re.search(r"non ?enh|unenh", text))
+    necrotic = bool("necro" in text or words & {"ncr", "net", "netc"} or (non_enhancing and not oedema))
+    enhancing = bool(re.search(r"enhanc", re.sub(r"non ?enh\w*|unenh\w*", "", text)) or "et" in words)
+    found = [
+        meaning
+        for meaning, holds in (
+            ("background", "background" in words),
+            ("NCR", necrotic),
+            ("ED", oedema),
+            ("ET", enhancing),
+            ("WT", "whole" in words or "wt" in words),
+            ("TC", ("core" in words or "tc" in words) and not (necrotic or enhancing)),
+        )
+        if holds
+    ]
+    if len(found) != 1:
+        what = (
+            f"could mean {' or '.join(found)}" if found else "is not a known name of background, NCR, ED, ET, WT or TC"
+        )
+        raise ValueError(f"label name {name!r} {what}")
+    return found[0]
+
+
+def _whole_numbers(mask: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # NaN and infinities turn into some number, which then differs from the mask
+        return mask.astype(np.uint8)
+
+
+def _readings(found: Iterable[float]) -> str:
+    """Which known conventions allow a set of mask values, as the end of an error's sentence."""
+    fitting = [str(c) for c in CONVENTIONS.values() if set(found) <= set(c.values)]
+    if not fitting:
+        return f"no known convention allows ({'; '.join(map(str, CONVENTIONS.values()))})"
+    return f"could be read as {' or '.join(fitting)}: name the convention to settle it"
+
+
+def _plain(value: np.generic) -> int | float:
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _shorten(values: list[int | float], limit: int = 8) -> str:
+    return str(values) if len(values) <= limit else f"{str(values[:limit])[:-1]}, ... {len(values)} in all]"

@@ -1,0 +1,218 @@
+"""Checked reading and atomic writing of single-file NIfTI scans (.nii, .nii.gz; NIfTI-1 and NIfTI-2).
+
+A gzip stream ends with the CRC-32 and length of its content, and a reader that stops at the last voxel never gets
+there: wrong voxels then come back in silence. `read` decompresses to the end of the stream with isal, so the checksum
+is verified, and takes no memory before the header's claim has been held against the file's size and `max_bytes`.
+A plain .nii carries no checksum: only its length and header can be checked.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, isal_zlib
+from nibabel.spatialimages import HeaderDataError
+
+DEFAULT_MAX_BYTES = 4 * 1024**3
+READ_CHUNK = 256 * 1024  # stays in the processor's cache on the way from the decompressor to the array
+WRITE_LEVEL = 1  # of isal's 0 to 3
+DEFLATE_MAX_RATIO = 1032  # zlib's technical notes: one bit at best for 258 bytes, so no honest stream claims more
+HEADER_CLASSES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by sizeof_hdr, the first field of both standards
+
+
+class ScanError(ValueError):
+    """A scan that cannot be trusted; the message names the file, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan as stored.
+
+    data: (x, y, z) or (x, y, z, contrast), the file's type in native byte order, or float32 where the header scales it.
+    affine: (4, 4) float64, voxel indices to mm. header: nibabel's header, without extensions.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    header: nib.Nifti1Header
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along x, y, z in mm, from the affine (the header's zooms may contradict it)."""
+        x, y, z = nib.affines.voxel_sizes(self.affine)
+        return float(x), float(y), float(z)
+
+
+def read(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Scan:
+    """Read a scan and verify it to the last byte.
+
+    max_bytes bounds the decompressed file. NaN and infinities are returned as stored: the cohort audit names them.
+    Raises ScanError when the file is truncated, damaged, larger than max_bytes, longer than its header says, or not
+    a 3-D or 4-D NIfTI image of real numbers; OSError when it cannot be opened.
+    """
+    path = Path(path)
+    with _open(path) as stream:
+        header = _parse_header(stream, path, max_bytes)
+        for start in range(header.sizeof_hdr, header.get_data_offset(), READ_CHUNK):
+            stream.read(min(READ_CHUNK, header.get_data_offset() - start))
+        dtype = header.get_data_dtype()
+        data = np.empty(header.get_data_shape(), dtype, order="F")
+        buffer = memoryview(data.reshape(-1, order="F").view(np.uint8))
+        filled = 0
+        while chunk := stream.read(min(READ_CHUNK, len(buffer) - filled) or 1):
+            # One byte is asked for past the last voxel: only that makes the reader verify the checksum.
+            if filled == len(buffer):
+                raise ScanError(f"{path}: holds more than the {len(buffer)} bytes that its header's shape needs")
+            buffer[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+    if filled < len(buffer):
+        raise ScanError(f"{path}: holds {filled} bytes of voxels, expected {len(buffer)} from its header's shape")
+    if not dtype.isnative:
+        data = data.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    slope, inter = header.get_slope_inter()
+    if slope is not None and (slope, inter) != (1.0, 0.0):
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinity stays one and is named by the audit
+            data = (data * np.float64(slope) + np.float64(inter)).astype(np.float32)
+    return Scan(data, header.get_best_affine().astype(np.float64), header)
+
+
+def read_header(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> nib.Nifti1Header:
+    """Read and check the header alone: a few kilobytes of the file, whatever its size. Raises as `read` does."""
+    path = Path(path)
+    with _open(path) as stream:
+        return _parse_header(stream, path, max_bytes)
+
+
+def write(path: str | Path, data: np.ndarray, *, like: Scan | nib.Nifti1Header) -> None:
+    """Write data (x, y, z) or (x, y, z, contrast) with the geometry (qform, sform, units) of another scan.
+
+    The file appears whole or not at all, and the same data gives the same bytes. Scaling, display range and header
+    extensions of `like` are not carried over. Raises ScanError when the grids differ or NIfTI lacks the data's type.
+    """
+    path = Path(path)
+    source = like.header if isinstance(like, Scan) else like
+    if data.shape[:3] != source.get_data_shape()[:3]:
+        raise ScanError(f"{path}: data of shape {data.shape} cannot lie on a grid of {source.get_data_shape()[:3]}")
+    header = type(source)(source.as_byteswapped("<").binaryblock, endianness="<")
+    header.set_data_shape(data.shape)
+    try:
+        header.set_data_dtype(data.dtype)
+    except HeaderDataError as error:
+        raise ScanError(f"{path}: data of type {data.dtype} cannot be stored, expected a NIfTI type") from error
+    header["scl_slope"], header["scl_inter"], header["cal_min"], header["cal_max"] = 1, 0, 0, 0
+    header["vox_offset"] = header.sizeof_hdr + 4  # four zero bytes say that no extension follows
+    voxels = data.astype(header.get_data_dtype(), copy=False).tobytes(order="F")
+    content = b"".join((header.binaryblock, bytes(4), voxels))
+    if _is_gzip(path):
+        content = igzip.compress(content, WRITE_LEVEL, mtime=0)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def content_fingerprint(path: str | Path) -> str:
+    """Hexadecimal fingerprint of a file's content, for noticing that a source has changed (no defence against forgery).
+
+    .nii.gz: size and the CRC-32 and length that end the stream, so one small read at either end. Where that length is
+    not the header's (several gzip members, of which it describes only the last, or a damaged file) and for plain
+    .nii: size and CRC-32 of the whole file. Raises OSError when the file cannot be read.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if _is_gzip(path) and size >= 8:
+        with path.open("rb") as stream:
+            stream.seek(-8, os.SEEK_END)
+            trailer = stream.read(8)
+        if int.from_bytes(trailer[4:], "little") == _claimed_bytes(path):
+            return f"{size:x}-{trailer.hex()}"
+    checksum = 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(READ_CHUNK):
+            checksum = isal_zlib.crc32(chunk, checksum)
+    return f"{size:x}-{checksum:08x}"
+
+
+def _claimed_bytes(path: Path) -> int | None:
+    """Length of the decompressed file by its header, modulo 2**32 as gzip counts it; None without a usable header."""
+    try:
+        header = read_header(path)
+    except ScanError:
+        return None
+    return (header.get_data_offset() + _data_bytes(header)) % 2**32
+
+
+def _data_bytes(header: nib.Nifti1Header) -> int:
+    return math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+
+
+def _is_gzip(path: Path) -> bool:
+    if path.name.lower().endswith(".nii.gz"):
+        return True
+    if path.name.lower().endswith(".nii"):
+        return False
+    raise ScanError(f"{path}: expected a name that ends in .nii or .nii.gz")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """The decompressed content as a stream, with every way in which a gzip stream fails turned into a ScanError."""
+    try:
+        with igzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
+            yield stream
+    except EOFError as error:
+        raise ScanError(f"{path}: truncated, the gzip stream ends before its checksum") from error
+    except (gzip.BadGzipFile, isal_zlib.error, zlib.error) as error:
+        raise ScanError(f"{path}: damaged, expected an intact gzip stream but found: {error}") from error
+
+
+def _parse_header(stream: BinaryIO, path: Path, max_bytes: int) -> nib.Nifti1Header:
+    """Header at the start of the stream, checked field by field for what reading relies on."""
+    size_field = stream.read(4)
+    sizes = {int.from_bytes(size_field, order): order for order in ("little", "big")}
+    size = next((size for size in sizes if size in HEADER_CLASSES), None)
+    if size is None:
+        raise ScanError(f"{path}: expected a NIfTI header, which begins with 348 or 540, found {size_field.hex()!r}")
+    block = size_field + stream.read(size - 4)
+    if len(block) < size:
+        raise ScanError(f"{path}: ends inside its header, {len(block)} of {size} bytes are there")
+    try:
+        header = HEADER_CLASSES[size](block, endianness="<" if sizes[size] == "little" else ">")
+        shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+        header.get_slope_inter()
+        affine = header.get_best_affine()
+    except (HeaderDataError, ValueError, OverflowError) as error:
+        raise ScanError(f"{path}: its NIfTI header is not valid: {error}") from error
+    if header["magic"].item() != header.single_magic:
+        raise ScanError(f"{path}: expected a single-file NIfTI image, found the magic {header['magic'].item()!r}")
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise ScanError(f"{path}: expected three or four axes of at least one voxel, found shape {shape}")
+    if dtype.kind not in "iuf":
+        raise ScanError(f"{path}: expected integers or real numbers, found voxels of type {dtype}")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise ScanError(f"{path}: expected an invertible affine, found {affine[:3].tolist()}")
+    if offset < size:
+        raise ScanError(f"{path}: voxels are said to begin at byte {offset}, inside the header of {size} bytes")
+    claimed = offset + _data_bytes(header)
+    if claimed > max_bytes:
+        raise ScanError(f"{path}: shape {shape} of {dtype} claims {claimed} bytes, more than the limit of {max_bytes}")
+    available = path.stat().st_size * (DEFLATE_MAX_RATIO if _is_gzip(path) else 1)
+    if claimed > available:
+        raise ScanError(f"{path}: shape {shape} of {dtype} claims {claimed} bytes, the file holds {available} at most")
+    return header
