@@ -96,8 +96,6 @@ def infer_convention(
         convention = convention_from_names(names)
     elif layout in BY_FILE_NAMES:
         convention = BY_FILE_NAMES[layout]
-    elif 4 in seen and seen <= set(BRATS_2018.values):
-        convention = BRATS_2018  # no other convention has a 4
     else:
         raise ValueError(f"{layout} folder without labels in a dataset.json: its mask values {_readings(seen or {3})}")
     if unknown := sorted(seen - set(convention.values)):
