@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
@@ -13,14 +14,19 @@ import pandas as pd
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes ``path`` when the block ends well, and vanishes when it fails."""
+def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes ``path`` when the block ends well, and vanishes when it fails.
+
+    flush: wait until the disk has it, so that not even a power cut leaves half a file under the final name; what can
+    be told from its checksum and made again need not wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex}.part"
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -30,6 +36,15 @@ def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that killed writers left below a folder that nobody else writes to."""
     for path in folder.rglob(".*.part"):
         path.unlink(missing_ok=True)
+
+
+def remove_old_leftovers(folder: Path, *, hours: float = 24.0) -> None:
+    """The same for a shared folder: only those that no writer can still be at work on."""
+    oldest = time.time() - 3600 * hours
+    for path in folder.glob(".*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Crop, pad, resize and normalise: small pure functions on arrays whose last three axes are (x, y, z)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,12 +96,19 @@ def resize(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
     A product with one small matrix per axis: exact, and as fast as the machine's matrix product.
     """
-    array = np.asarray(array, dtype=np.float32)
-    for axis, target in zip((-3, -2, -1), shape, strict=True):
-        if array.shape[axis] != target:
-            weights = linear_weights(array.shape[axis], target)
-            array = np.moveaxis(np.moveaxis(array, axis, -1) @ weights.T, -1, axis)
-    return np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    for axis, (source, target) in enumerate(zip(array.shape[-3:], shape, strict=True)):
+        if source == target:
+            continue
+        weights = linear_weights(source, target)
+        if axis == 2:
+            array = array @ weights.T
+        else:
+            # Seen as (outer, axis, inner), so that each product runs over contiguous memory.
+            inner = math.prod(array.shape[array.ndim - 2 + axis :])
+            result = weights @ array.reshape(-1, source, inner)
+            array = result.reshape(*array.shape[: array.ndim - 3 + axis], target, *array.shape[array.ndim - 2 + axis :])
+    return array
 
 
 def resize_labels(labels: np.ndarray, shape: Sequence[int], n_classes: int) -> np.ndarray:
