@@ -1,7 +1,7 @@
 """Time one piece of work against what a user would use instead, alternating within one run.
 
-Alternating, because another process or a warm cache then slows or speeds both sides alike; the ratio is taken round by
-round, and its spread is shown beside it.
+Alternating, because another process or a warm cache then slows or speeds both sides alike. The ratio is that of the
+medians; the smallest and largest ratio of one round stand beside it.
 """
 
 import json
@@ -37,7 +37,7 @@ def compare(
     floor: str,
     warmup: int = 1,
 ) -> list[Row]:
-    """One row per peer, timed in the order ours, peer, peer, ours, peer, ... over the given number of rounds.
+    """One row per peer, each round timing ours and then every peer once.
 
     floor_s: seconds the work cannot go below on this machine; floor: in words, what that is.
     Raises ValueError when repeats is below 1 or there is no peer.
@@ -62,7 +62,7 @@ def compare(
                 ours_s=statistics.median(ours_s),
                 peer=peer,
                 peer_s=statistics.median(taken),
-                ratio=statistics.median(ratios),
+                ratio=statistics.median(taken) / statistics.median(ours_s),
                 ratio_low=min(ratios),
                 ratio_high=max(ratios),
                 floor_s=floor_s,
