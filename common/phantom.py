@@ -139,9 +139,11 @@ def _contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> di
     severity = rng.normal()  # FLAIR and T2 brighten together
 
     normal = {  # what each contrast adds to its tissues
-        "FLAIR": 0.35 * lining + rng.uniform(0.4, 1.0) * caps + 0.9 * spots
+        "FLAIR": 0.35 * lining
+        + rng.uniform(0.4, 1.0) * caps
+        + 0.9 * spots
         + gm * (0.12 * (depth > 8) + 0.16 * regions)
-        + 0.9 * (plexus + meninges),,
+        + 0.9 * (plexus + meninges),
         "T1": -0.10 * caps - 0.12 * spots + 0.3 * plexus,
         "T1ce": 3.2 * vessels + 3 * anatomy.sinus + 1.3 * plexus + 1.5 * meninges,
         "T2": 0.4 * caps + 0.5 * spots - 1.2 * plexus,
@@ -162,7 +164,8 @@ def _contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> di
         et = et + et_sd * (0.6 * common + 0.8 * rng.normal())
         ncr = ncr + ncr_sd * rng.normal()
         uneven = 0.16 if weighted else 0.03
-        image += oedema * ((ed - (white + grey) / 2) * (1 + uneven * (patches + regions)) + 0.3 * uneven * (mottle + fine))
+        change = (ed - (white + grey) / 2) * (1 + uneven * (patches + regions)) + 0.3 * uneven * (mottle + fine)
+        image += oedema * change
         solid = ncr * debris + ((et * rim if contrast == "T1ce" else et * debris) - ncr * debris) * enhancing
         images[contrast] = (image + inside * (solid - image)).astype(np.float32)
     return images
