@@ -1,0 +1,100 @@
+"""Every setting of the SegResNet, its training and its prediction; the defaults are the report's Table 1."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.cohort import CONTRASTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """SegResNet on BraTS: the report's baseline. R: stated in the report; D: our decision where it is silent."""
+
+    contrasts: tuple[str, ...] = CONTRASTS
+    """Contrasts given to the network, in this order (R)."""
+    spacing_mm: float | None = None
+    """Voxel size the network works on; None keeps the scan's own grid, 1 mm in BraTS (R)."""
+    crop_voxels: tuple[int, int, int] = (128, 128, 128)
+    """Training crop and prediction window, (x, y, z) (R)."""
+    crop_from: Literal["volume", "brain"] = "volume"
+    """Random crop positions anywhere in the volume (D: the report says only "spatial cropping"), or around the brain."""
+    flip_probability: float = 0.5
+    """Probability of a flip, drawn for each axis (flips on all axes: R; probability: D)."""
+    intensity_shift_sd: float = 0.1
+    """A shift drawn from +-this many standard deviations, the same for all contrasts (shifting: R; size: D)."""
+
+    initial_filters: int = 16
+    """Filters of the first level, doubled at each further level (R, Table 1)."""
+    encoder_blocks: tuple[int, ...] = (1, 2, 2, 4)
+    """Residual blocks per encoder level (R)."""
+    decoder_blocks: tuple[int, ...] = (1, 1, 1)
+    """Residual blocks per decoder level (D: MONAI's BraTS example)."""
+    dropout: float = 0.2
+    """Dropout probability after the first convolution (D: MONAI's BraTS example)."""
+
+    loss: Literal["dice", "dice_bce"] = "dice"
+    """Dice loss (R, Table 1), or its sum with the binary cross entropy of each channel."""
+    learning_rate: float = 1e-4
+    """Adam's learning rate at the start of the cosine schedule (R, Table 1)."""
+    batch_size: int = 1
+    """Crops per step (R, Table 1)."""
+    epochs: int = 300
+    """Length of the training and of the cosine schedule (R)."""
+    crops_per_epoch: int | None = None
+    """Training crops in an epoch; None takes one of each training subject (R)."""
+    validate_every: int = 5
+    """Epochs between two scorings of the validation subjects; the last epoch is always scored (D)."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Weights used for the test: best mean Dice (NCR, ED, ET) on validation, or those of the last epoch (D)."""
+    mixed_precision: bool = True
+    """Float16 autocast with loss scaling on a GPU (R); the CPU always computes in float32."""
+    workers: int = 2
+    """Loader processes; crops come from memory maps, so few are enough."""
+    seed: int = 0
+    """Initial weights, order, crops, flips, shifts and dropout are functions of this seed."""
+
+    window_overlap: float = 0.5
+    """Overlap of neighbouring prediction windows, as a fraction (D: MONAI's BraTS example)."""
+    probability_threshold: float = 0.5
+    """A voxel takes the most probable label if that exceeds this, else background (D)."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.encoder_blocks)
+        factor = 2 ** (levels - 1)
+        checks = (
+            (
+                bool(self.contrasts) and set(self.contrasts) <= set(CONTRASTS),
+                "contrasts",
+                f"one or more of {', '.join(CONTRASTS)}",
+            ),
+            (self.spacing_mm is None or self.spacing_mm > 0, "spacing_mm", "a positive number or None"),
+            (
+                all(side > 0 and side % factor == 0 for side in self.crop_voxels),
+                "crop_voxels",
+                f"positive multiples of {factor} ({levels} levels)",
+            ),
+            (0 <= self.flip_probability <= 1, "flip_probability", "a probability"),
+            (self.intensity_shift_sd >= 0, "intensity_shift_sd", "zero or more"),
+            (
+                self.initial_filters > 0 and self.initial_filters % 8 == 0,
+                "initial_filters",
+                "a positive multiple of 8 (group normalisation uses 8 groups)",
+            ),
+            (
+                len(self.decoder_blocks) == levels - 1,
+                "decoder_blocks",
+                f"{levels - 1} levels, one less than the encoder",
+            ),
+            (0 <= self.dropout < 1, "dropout", "a probability below 1"),
+            (self.learning_rate > 0, "learning_rate", "a positive number"),
+            (self.batch_size > 0, "batch_size", "a positive number"),
+            (self.epochs > 0, "epochs", "a positive number"),
+            (self.crops_per_epoch is None or self.crops_per_epoch > 0, "crops_per_epoch", "a positive number or None"),
+            (self.validate_every > 0, "validate_every", "a positive number"),
+            (self.workers >= 0, "workers", "zero or more"),
+            (0 <= self.window_overlap < 1, "window_overlap", "a fraction below 1"),
+            (0 < self.probability_threshold < 1, "probability_threshold", "a probability between 0 and 1"),
+        )
+        for holds, field, wanted in checks:
+            if not holds:
+                raise ValueError(f"expected {field} to be {wanted}, received {getattr(self, field)!r}")

@@ -1,0 +1,101 @@
+"""Training crops straight from the prepared store: crop, flips and shift are functions of (seed, round, subject)."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from common.prepared import Entry, Volume, decode
+from segresnet_monai.config import Config
+
+Position = tuple[int, int]
+
+
+class Crops(Dataset):
+    """Augmented crops: item (round, index) is subject ``index`` as the network sees it in that round of the data.
+
+    An item is ``{"image": float32 (contrast, x, y, z), "labels": uint8 (x, y, z)}``; nothing is kept between items, so
+    memory does not grow with the cohort.
+    """
+
+    def __init__(self, entries: Sequence[Entry], config: Config) -> None:
+        self.entries = list(entries)
+        self.config = config
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, position: Position) -> dict[str, torch.Tensor]:
+        number, index = position
+        entry, config = self.entries[index], self.config
+        rng = np.random.default_rng([config.seed, number, zlib.crc32(entry.id.encode())])
+        volume = entry.open()
+        start = crop_start(volume, config, rng)
+        flips = tuple(1 + np.flatnonzero(rng.random(3) < config.flip_probability))
+        shift = np.float32(rng.uniform(-config.intensity_shift_sd, config.intensity_shift_sd))
+
+        crop = np.flip(volume.window(start, config.crop_voxels), flips)
+        image = decode(crop[:-1], volume.steps)
+        image += shift
+        return {"image": torch.from_numpy(image), "labels": torch.from_numpy(crop[-1].astype(np.uint8))}
+
+
+def crop_start(volume: Volume, config: Config, rng: np.random.Generator) -> list[int]:
+    """First voxel of a random crop, uniform over all positions inside the volume (or that fit around the brain).
+
+    Along an axis where the crop is longer than what it is taken from, uniform over the positions that hold all of it.
+    """
+    if config.crop_from == "volume":
+        firsts, lengths = (0, 0, 0), volume.grid_shape
+    else:
+        firsts, lengths = volume.box_start, volume.box_shape
+    start = []
+    for first, length, side in zip(firsts, lengths, config.crop_voxels, strict=True):
+        low, high = sorted((first, first + length - side))
+        start.append(int(rng.integers(low, high, endpoint=True)))
+    return start
+
+
+class Rounds(Sampler[Position]):
+    """Positions (round, index) of an epoch: the data is gone through in rounds, each shuffled by (seed, round).
+
+    An epoch of ``length`` positions goes on where the one before it stopped, so that subjects are seen equally often
+    whatever the length. Lightning calls ``set_epoch``; no other state exists, so a resumed run draws the same crops.
+    """
+
+    def __init__(self, subjects: int, *, length: int | None = None, seed: int = 0) -> None:
+        self.subjects, self.length, self.seed = subjects, length or subjects, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Position]:
+        number, order = -1, np.empty(0, dtype=int)
+        for position in range(self.epoch * self.length, (self.epoch + 1) * self.length):
+            if position // self.subjects != number:
+                number = position // self.subjects
+                order = np.random.default_rng([self.seed, number]).permutation(self.subjects)
+            yield number, int(order[position % self.subjects])
+
+
+def training_loader(entries: Sequence[Entry], config: Config, *, pin_memory: bool = False) -> DataLoader:
+    """Batches of training crops. Loader processes live as long as the training and read ahead of it."""
+    return DataLoader(
+        Crops(entries, config),
+        batch_size=config.batch_size,
+        sampler=Rounds(len(entries), length=config.crops_per_epoch, seed=config.seed),
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        pin_memory=pin_memory,
+    )
+
+
+def to_channels(labels: torch.Tensor) -> torch.Tensor:
+    """Classes (n, x, y, z) as one boolean channel per tumour label (n, NCR/ED/ET, x, y, z); background has none."""
+    return torch.stack([labels == value for value in (1, 2, 3)], dim=1)

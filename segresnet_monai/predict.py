@@ -1,0 +1,184 @@
+"""Whole volumes through a trained SegResNet, and the command for one's own patient.
+
+``python -m segresnet_monai.predict --run RUN --flair F --t1 T --t1ce C --t2 T2 --output seg.nii.gz``
+"""
+
+import json
+import pickle
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from monai.inferers import sliding_window_inference
+from nibabel import aff2axcodes
+
+from common import nifti, volumes
+from common.cohort import Subject, check_arrays
+from common.labels import CLASSES, CONVENTIONS, REGIONS
+from common.metrics import volume_ml
+from common.prepared import Entry, Recipe, Volume, transform
+from segresnet_monai.config import Config
+from segresnet_monai.model import build_segresnet
+
+
+def build(config: Config) -> torch.nn.Module:
+    """The network that a configuration describes, with its initial weights."""
+    return build_segresnet(
+        in_channels=len(config.contrasts),
+        initial_filters=config.initial_filters,
+        encoder_blocks=config.encoder_blocks,
+        decoder_blocks=config.decoder_blocks,
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+
+
+def load(config: Config, weights: str | Path, device: str | torch.device | None = None) -> torch.nn.Module:
+    """The network with trained weights, ready to predict.
+
+    Raises ValueError when the file is damaged, holds anything but tensors, or fits another network.
+    """
+    network = build(config)
+    try:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{weights}: expected intact weights of this configuration's SegResNet, found: {error}"
+        ) from None
+    return network.eval().to(device or default_device())
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> torch.Tensor:
+    """Sigmoid probabilities (NCR/ED/ET, x, y, z), float32 on the network's device, over the volume's brain box.
+
+    Windows of ``crop_voxels`` slide over the brain's bounding box only: outside it every contrast is zero and there is
+    no tumour. Where the box is smaller than a window, the window reaches into that background, as crops do in training.
+    """
+    device = next(network.parameters()).device
+    image = torch.from_numpy(volume.image())[None].to(device)
+    autocast = torch.autocast(device.type, torch.float16, enabled=config.mixed_precision and device.type == "cuda")
+    with torch.inference_mode(), autocast:
+        logits = sliding_window_inference(
+            image, config.crop_voxels, sw_batch_size=1, predictor=network, overlap=config.window_overlap
+        )
+        return logits[0].float().sigmoid()
+
+
+def decode_labels(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """(NCR/ED/ET, ...) to classes: the most probable label where its probability exceeds the threshold, else 0."""
+    labels = probability.argmax(axis=0).astype(np.uint8) + np.uint8(1)
+    labels[probability.max(axis=0) <= threshold] = 0
+    return labels
+
+
+def predict_volume(network: torch.nn.Module, volume: Volume, config: Config) -> np.ndarray:
+    """Classes 0 to 3, uint8 (x, y, z) on the scan's own grid.
+
+    Where the network works on another voxel size, its probabilities are interpolated linearly before they are decoded.
+    """
+    probability = probabilities(network, volume, config).cpu().numpy()
+    box = tuple(slice(b, b + n) for b, n in zip(volume.box_start, volume.box_shape, strict=True))
+    if volume.grid_shape == volume.source_shape:
+        labels = np.zeros(volume.source_shape, dtype=np.uint8)
+        labels[box] = decode_labels(probability, config.probability_threshold)
+        return labels
+    grid = np.zeros((len(probability), *volume.grid_shape), dtype=np.float32)
+    grid[:, *box] = probability
+    return decode_labels(volumes.resize(grid, volume.source_shape), config.probability_threshold)
+
+
+def predict(network: torch.nn.Module, entries: Iterable[Entry], config: Config) -> Iterator[tuple[str, np.ndarray]]:
+    """Case id and labels uint8 (x, y, z) on the scan's own grid, one prepared subject after the other."""
+    for entry in entries:
+        yield entry.id, predict_volume(network, entry.open(), config)
+
+
+def load_run(folder: str | Path, *, device: str | torch.device | None = None) -> tuple[torch.nn.Module, Config]:
+    """Network and configuration of a run's folder. Raises ValueError when the run has no trained weights yet."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"{folder}: expected the folder of a run, found no config.json in it")
+    settings = json.loads(path.read_text(encoding="utf-8"))["model"]
+    config = Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+    weights = folder / "checkpoints" / f"{config.checkpoint}.pt"
+    if not weights.exists():
+        raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
+    return load(config, weights, device), config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Segment one's own patient with a trained SegResNet: four scans in, one segmentation and its volumes in ml out.
+
+    The scans must be as in BraTS: co-registered on one grid, skull-stripped (background exactly 0), 1 mm isotropic,
+    axes pointing left, posterior and superior. Research software: not for diagnosis.
+    """
+
+    run: Path
+    """Folder of the training run, for example runs/table1_baseline/..."""
+    flair: Path
+    """FLAIR scan, .nii or .nii.gz."""
+    t1: Path
+    """T1 scan."""
+    t1ce: Path
+    """T1 scan with contrast agent."""
+    t2: Path
+    """T2 scan."""
+    output: Path
+    """Segmentation to write, .nii or .nii.gz, on the scans' grid."""
+    labels: Literal["brats2018", "brats2023", "msd"] = "brats2018"
+    """Label values of the segmentation: NCR/ED/ET are 1/2/4, 1/2/3 or 2/1/3."""
+    device: str | None = None
+    """Torch device; by default the GPU where there is one."""
+
+
+def segment(arguments: Arguments) -> dict[str, float]:
+    """Write the segmentation and return the volume of each label and region in ml.
+
+    Raises ValueError when the scans cannot be trusted or are not as the network expects them.
+    """
+    images = {"FLAIR": arguments.flair, "T1": arguments.t1, "T1ce": arguments.t1ce, "T2": arguments.t2}
+    subject = Subject(id=arguments.output.name, images=images)
+    network, config = load_run(arguments.run, device=arguments.device)
+    scans, _ = subject.read(config.contrasts)
+    if problems := check_arrays(subject, scans, None):
+        raise ValueError("; ".join(str(problem) for problem in problems))
+    scan = scans[config.contrasts[0]]
+    axes = "".join(aff2axcodes(scan.affine))
+    if axes != "LPS" or not np.allclose(scan.spacing_mm, 1, atol=0.05):
+        spacing = " x ".join(f"{side:.3g}" for side in scan.spacing_mm)
+        raise ValueError(
+            f"{images[config.contrasts[0]]}: expected axes LPS at 1 mm as in BraTS, found {axes} at {spacing} mm; "
+            "resample and reorient the scans first"
+        )
+    volume = transform(subject.id, scans, None, Recipe(contrasts=config.contrasts, spacing_mm=config.spacing_mm))
+    labels = predict_volume(network, volume, config)
+    convention = CONVENTIONS[arguments.labels]
+    nifti.write(arguments.output, convention.from_classes(labels).astype(np.uint8), like=scan)
+    members = {name: (index,) for index, name in enumerate(CLASSES) if index} | dict(REGIONS)
+    return {name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in members.items()}
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    try:
+        volumes_ml = segment(arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    for name, millilitres in volumes_ml.items():
+        print(f"{name:>4}  {millilitres:8.2f} ml")
+    print(f"written: {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
