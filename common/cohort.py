@@ -409,7 +409,7 @@ def _read(
 def _check(subject: Subject) -> tuple[list[Problem], set[int]]:
     """Problems, and which of the values 1 to 4 the mask holds."""
     scans, mask, failures = _read(subject, CONTRASTS)
-    problems = [Problem(subject.id, file, str(error)) for file, error in failures.items()]
+    problems = [Problem(subject.id, file, str(error).removeprefix(f"{file}: ")) for file, error in failures.items()]
     values = set() if mask is None else {value for value in range(1, 5) if (mask.data == value).any()}
     return problems + check_arrays(subject, scans, mask), values
 
@@ -418,5 +418,5 @@ def _grid_difference(scan: Scan, shape: tuple[int, ...], affine: np.ndarray, oth
     if scan.data.shape != tuple(shape):
         return f"shape {scan.data.shape} differs from {tuple(shape)} of {other}"
     if (apart := float(np.abs(scan.affine - affine).max())) > AFFINE_TOLERANCE_MM:
-        return f"its affine differs from that of {other} by up to {apart:.6g}"
+        return f"its affine differs from that of {other} by up to {apart:.3g}"
     return None

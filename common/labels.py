@@ -120,6 +120,8 @@ def convention_from_names(names: Mapping[str, object]) -> LabelConvention:
     if sets.pop("background", frozenset([0])) != {0}:
         raise ValueError(f"expected background to be 0, found {dict(names)}")
     if set(sets) == {"WT", "TC", "ET"}:
+        if not sets["ET"] < sets["TC"] < sets["WT"]:
+            raise ValueError(f"expected the regions ET, TC and WT to lie inside one another, found {dict(names)}")
         sets = {"NCR": sets["TC"] - sets["ET"], "ED": sets["WT"] - sets["TC"], "ET": sets["ET"]}
     if set(sets) != {"NCR", "ED", "ET"} or any(len(s) != 1 for s in sets.values()):
         raise ValueError(
