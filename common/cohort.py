@@ -235,11 +235,18 @@ def find_subjects(folder: str | Path, *, convention: str | None = None, max_subj
     ((layout, (claims, channels)),) = found.items()
     has_labels = any(_LABEL in files for files in claims.values())
     chosen = CONVENTIONS.get(convention or "")
-    if has_labels and chosen is None:
+    if has_labels and (chosen is None or "labels" in described):
         try:
-            chosen = infer_convention(layout, names=described.get("labels"))
+            inferred = infer_convention(layout, names=described.get("labels"))
         except ValueError as error:
-            raise CohortError(f"{folder}: {error}") from error
+            if chosen is None:
+                raise CohortError(f"{folder}: {error}") from error
+            inferred = chosen
+        if chosen is not None and chosen.values != inferred.values:
+            raise CohortError(
+                f"{folder}: dataset.json says {inferred}, which contradicts the named convention {chosen}"
+            )
+        chosen = inferred
     subjects, problems = [], []
     for name, files in sorted(claims.items()):
         if max_subjects is not None and len(subjects) == max_subjects:

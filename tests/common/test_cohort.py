@@ -238,6 +238,15 @@ def test_the_named_convention_wins(tmp_path):
         find_subjects(tmp_path, convention="brats2019")
 
 
+def test_the_named_convention_may_not_contradict_dataset_json(tmp_path):
+    nnunet(tmp_path, MSD_JSON)
+    check_content(find_subjects(tmp_path, convention="msd"), "nnU-Net", ["case_7"], MSD)
+    with pytest.raises(CohortError, match=r"dataset\.json says msd .* contradicts the named convention brats2023"):
+        find_subjects(tmp_path, convention="brats2023")
+    table(tmp_path, {**MSD_JSON, "labels": {"0": "background", "1": "a", "2": "b", "3": "c"}})
+    check_content(find_subjects(tmp_path, convention="msd"), "nnU-Net", ["case_7"], MSD)
+
+
 def test_validation_set_has_no_labels(tmp_path):
     for name in ("BraTS2021_00001", "BraTS2021_00002"):
         subject_2018(tmp_path, name, label=False)

@@ -71,15 +71,27 @@ def test_reads_what_nibabel_reads(tmp_path, suffix, dtype, options, shape):
     assert nifti.read_header(path).binaryblock == scan.header.binaryblock
 
 
-def test_slope_and_intercept_by_hand(tmp_path):
+@pytest.mark.parametrize(
+    ("slope", "inter", "expected"),
+    [
+        (0.5, -3, np.array([2, -7], np.float32)),
+        (1, -3, np.array([7, -11], np.float32)),
+        (2, 0, np.array([20, -16], np.float32)),
+        (1, 0, np.array([10, -8], np.int16)),
+        (0, 5, np.array([10, -8], np.int16)),  # the standard: a slope of 0 means no scaling
+    ],
+)
+def test_slope_and_intercept_by_hand(tmp_path, slope, inter, expected):
     header = nib.Nifti1Header()
     header.set_data_shape((2, 1, 1))
     header.set_data_dtype(np.int16)
-    header["scl_slope"], header["scl_inter"] = 0.5, -3
+    header["scl_slope"], header["scl_inter"] = slope, inter
     header["vox_offset"] = 352
     path = tmp_path / "scan.nii"
     path.write_bytes(header.binaryblock + bytes(4) + np.array([10, -8], "<i2").tobytes())
-    np.testing.assert_array_equal(nifti.read(path).data.ravel(), np.array([2, -7], np.float32))
+    data = nifti.read(path).data.ravel()
+    np.testing.assert_array_equal(data, expected)
+    assert data.dtype == expected.dtype
 
 
 def test_nan_and_infinity_are_returned(tmp_path):
