@@ -53,7 +53,7 @@ CASES = (
 
 # Intensity relative to the median of normal brain, from medians over real BraTS subjects.
 _TISSUE = {  # white matter, grey matter, fluid
-    "FLAIR": (0.93, 1.13, 0.22),
+    "FLAIR": (0.92, 1.16, 0.20),
     "T1": (1.19, 0.86, 0.36),
     "T1ce": (1.12, 0.88, 0.38),
     "T2": (0.78, 1.17, 3.70),
@@ -61,11 +61,11 @@ _TISSUE = {  # white matter, grey matter, fluid
 _LESION = {  # ED, ET, NCR: mean over subjects and the SD between subjects
     "FLAIR": ((2.05, 0.42), (2.15, 0.40), (2.25, 0.50)),
     "T1": ((0.73, 0.08), (0.86, 0.09), (0.76, 0.11)),
-    "T1ce": ((0.72, 0.07), (1.80, 0.25), (0.80, 0.10)),
-    "T2": ((2.15, 0.35), (1.85, 0.25), (2.55, 0.45)),
+    "T1ce": ((0.78, 0.06), (1.72, 0.20), (0.80, 0.10)),
+    "T2": ((2.02, 0.34), (1.58, 0.20), (2.60, 0.45)),
 }
-_NOISE = {"FLAIR": 0.150, "T1": 0.075, "T1ce": 0.085, "T2": 0.120}  # SD before resampling, of the brain's median
-_THICK = {"FLAIR": 0.85, "T1": 0.08, "T1ce": 0.05, "T2": 0.60}  # share of subjects scanned in slices of 3 to 5 mm
+_NOISE = {"FLAIR": 0.160, "T1": 0.075, "T1ce": 0.085, "T2": 0.120}  # SD before resampling, of the brain's median
+_THICK = {"FLAIR": 0.85, "T1": 0.08, "T1ce": 0.04, "T2": 0.45}  # share of subjects scanned in slices of 3 to 5 mm
 _SCALE = {"FLAIR": (210, 0.40), "T1": (350, 0.25), "T1ce": (410, 0.17), "T2": (260, 0.70)}  # median, SD of its log
 
 
@@ -122,11 +122,11 @@ def _contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> di
     # normal structures, bright where one threshold would take them for tumour
     lining = np.exp(-np.square(ventricle / 1.6)) * (1 - csf)
     caps = special.expit((1 + 8 * anatomy.age - ventricle + 2.5 * patches) / 1.2) * wm
-    spots = special.expit(6 * (texture(4) - 3.0 + 1.6 * anatomy.age)) * wm  # white matter hyperintensities
+    spots = special.expit(6 * (texture(4) - 3.0 + 1.8 * anatomy.age)) * wm  # white matter hyperintensities
     tubes = np.minimum(np.square(texture(6)) + np.square(texture(5)), np.square(texture(4)) + np.square(texture(5)))
-    vessels = np.exp(-tubes / 0.05) * np.minimum(special.expit((5 - depth) / 2) + csf * (ventricle > 3) + 0.12, 1)
+    vessels = np.exp(-tubes / 0.09) * np.minimum(special.expit((5 - depth) / 2) + csf * (ventricle > 3) + 0.12, 1)
     meninges = special.expit((2.5 - depth) / 0.6) * special.expit(4 * (texture(6) - 1.2))  # left by the skull-stripper
-    plexus = special.expit(6 * (texture(3) + 2.5 * anatomy.plexus - 1.6)) * (ventricle < -0.5)
+    plexus = special.expit(6 * (texture(3) + 2.5 * anatomy.plexus - 2.2)) * (ventricle < -0.5)
 
     # signal fades over some mm where the rater drew one line
     fade = rng.uniform(1.2, 4.0)
@@ -142,10 +142,10 @@ def _contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> di
         "FLAIR": 0.35 * lining
         + rng.uniform(0.4, 1.0) * caps
         + 0.9 * spots
-        + gm * (0.12 * (depth > 8) + 0.16 * regions)
+        + gm * (0.12 * (depth > 8) + 0.12 * regions)
         + 0.9 * (plexus + meninges),
         "T1": -0.10 * caps - 0.12 * spots + 0.3 * plexus,
-        "T1ce": 3.2 * vessels + 3 * anatomy.sinus + 1.3 * plexus + 1.5 * meninges,
+        "T1ce": 4.5 * vessels**2 + 3.5 * anatomy.sinus + 1.3 * plexus + 1.5 * meninges,
         "T2": 0.4 * caps + 0.5 * spots - 1.2 * plexus,
     }
     deep = 0.8 * (anatomy.t1 - 0.67) * np.clip((depth - 20) / 10, 0, 1) * gm
@@ -154,13 +154,13 @@ def _contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> di
         white, grey = np.array((white, grey)) * np.exp(rng.normal(0, 0.02, 2))
         fluid = fluid * np.exp(rng.normal(0, 0.15))
         image = white * wm + grey * gm + fluid * csf + normal[contrast]
-        image += (0.05 if contrast == "FLAIR" else 0.03) * (fine + patches) * (1 - csf)
+        image += (0.04 if contrast == "FLAIR" else 0.03) * (fine + patches) * (1 - csf)
         if contrast in ("T1", "T1ce"):
             image += deep
         weighted = contrast in ("FLAIR", "T2")
         (ed, ed_sd), (et, et_sd), (ncr, ncr_sd) = _LESION[contrast]
         common = severity if weighted else rng.normal()
-        ed = max(ed + ed_sd * (0.8 * common + 0.6 * rng.normal()), 1.25 * grey if weighted else 0)
+        ed = max(ed + ed_sd * (0.8 * common + 0.6 * rng.normal()), 1.3 * grey if weighted else 0)
         et = et + et_sd * (0.6 * common + 0.8 * rng.normal())
         ncr = ncr + ncr_sd * rng.normal()
         uneven = 0.16 if weighted else 0.03

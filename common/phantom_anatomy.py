@@ -70,7 +70,8 @@ def template() -> dict[str, np.ndarray]:
     fluid = ndimage.binary_opening((gm + wm < 0.5) & (depth > 18))
     components, n = ndimage.label(fluid)
     sizes = ndimage.sum_labels(fluid, components, range(1, n + 1))
-    ventricle = -signed_distance(components == 1 + int(np.argmax(sizes)))
+    lateral = components == 1 + int(np.argmax(sizes))
+    ventricle = -2 * _double(signed_distance(lateral[::2, ::2, ::2]), t1.shape)
     return {"t1": t1, "wm": wm, "gm": gm, "depth": depth, "ventricle": ventricle}
 
 
@@ -162,8 +163,8 @@ def sample_anatomy(rng: np.random.Generator, mapped: np.ndarray) -> Anatomy:
 
     cortical = special.expit((24 - depth) / 4) * special.expit((ventricle - 4) / 2)
     folds = noise(rng, SHAPE, 4)[brain] + 0.6 * noise(rng, SHAPE, 3)[brain]
-    sharp_wm = special.expit(9 * (wm - 0.5 + 0.13 * folds))
-    sharp_csf = special.expit(24 * (csf - 0.27 + 0.10 * age + 0.07 * noise(rng, SHAPE, 3)[brain]))
+    sharp_wm = special.expit(12 * (wm - 0.5 + 0.13 * folds))
+    sharp_csf = special.expit(34 * (csf - 0.26 + 0.10 * age + 0.07 * noise(rng, SHAPE, 3)[brain]))
     ventricle = ventricle - np.float32(-0.5 + 4.0 * age * rng.uniform(0.3, 1))
     csf = np.maximum(cortical * sharp_csf + (1 - cortical) * csf, special.expit(-2.5 * ventricle))
     wm = (cortical * sharp_wm + (1 - cortical) * wm) * (1 - csf)

@@ -45,7 +45,7 @@ def place_foci(rng: np.random.Generator, pose: Pose, case: str) -> list[Focus]:
         candidates = np.argwhere(room & allowed)
         return Focus(pose.position[(slice(None), *candidates[rng.integers(len(candidates))])], radius)
 
-    radius = rng.uniform(6, 9) if case == "tiny_core" else float(np.clip(rng.normal(19, 4.0), 11, 26))
+    radius = rng.uniform(6, 9) if case == "tiny_core" else float(np.clip(rng.normal(19.5, 4.0), 11, 26))
     foci = [draw(radius, np.ones(wm.shape, bool))]
     if case == "two_foci":
         second = float(rng.uniform(9, 13))
@@ -80,8 +80,8 @@ def grow_tumour(rng: np.random.Generator, anatomy: Anatomy, foci: list[Focus], c
     core += radius * (0.16 * noise(rng, SHAPE, 8) + 0.055 * noise(rng, SHAPE, 4)) + 0.4 * noise(rng, SHAPE, 2)
     core_in = core[brain] + 6 * anatomy.csf * (anatomy.ventricle < 6)  # stays out of the ventricles
 
-    rim = np.float32(rng.uniform(2.8, 6.5)) * np.exp(0.4 * noise(rng, SHAPE, 5)[brain])
-    gap = noise(rng, SHAPE, 6)[brain] - rng.uniform(1.2, 2.2)  # positive where the rim does not enhance
+    rim = np.float32(rng.uniform(3.5, 7.5)) * np.exp(0.4 * noise(rng, SHAPE, 5)[brain])
+    gap = noise(rng, SHAPE, 6)[brain] - rng.uniform(1.5, 2.5)  # positive where the rim does not enhance
     pocket = noise(rng, SHAPE, 3)[brain] - rng.uniform(1.4, 2.4)  # positive in enhancing islands of the core
     enhancing = np.minimum(np.maximum(core_in + rim, 2.5 * pocket), -2.5 * gap)
     if case == "no_et":
