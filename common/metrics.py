@@ -193,7 +193,7 @@ def _percentile(ascending: np.ndarray, percentile: float) -> float:
 def _extent(labels: np.ndarray) -> list[tuple[int, int]]:
     """First and last + 1 non-zero index per axis; (size, 0) where nothing is set, so that a union ignores it."""
     slow = int(np.argmax(labels.strides))  # reducing along the slowest axis streams through memory once
-    shadow = labels.max(axis=slow, keepdims=True)
+    shadow = labels.max(axis=slow, keepdims=True, initial=0)
     extents = [_first_and_last(shadow, axis) for axis in range(3)]
     box = tuple(slice(None) if axis == slow else slice(*extents[axis]) for axis in range(3))
     extents[slow] = _first_and_last(labels[box], slow)
@@ -201,9 +201,8 @@ def _extent(labels: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _first_and_last(labels: np.ndarray, axis: int) -> tuple[int, int]:
-    if labels.size == 0:
-        return labels.shape[axis], 0
-    found = np.flatnonzero(labels.max(axis=tuple(other for other in range(3) if other != axis)))
+    others = tuple(other for other in range(3) if other != axis)
+    found = np.flatnonzero(labels.max(axis=others, initial=0))
     return (int(found[0]), int(found[-1]) + 1) if found.size else (labels.shape[axis], 0)
 
 

@@ -30,11 +30,21 @@ MASKS = ("NCR", "ED", "ET", "TC", "WT")
 MISSED_HAUSDORFF_MM = 373.13
 """The diagonal of 240 × 240 × 155 voxels at 1 mm: what BraTS 2018-2021 charge for a missed or invented mask."""
 
-_CLASS_MASKS = ("NCR", "ED", "ET")
-_MEMBERS = {name: (index,) for index, name in enumerate(CLASSES) if index} | REGIONS
-_MEMBERS = {name: _MEMBERS[name] for name in MASKS}
-_MEANS = {"mean_dice": _CLASS_MASKS, "mean_dice_with_background": ("background", *_CLASS_MASKS)}
-_DIRECTION = {"dice": True, "surface_dice": True, "mean_dice": True, "hd": False, "hd95": False}
+MEMBERS: dict[str, tuple[int, ...]] = {
+    name: REGIONS[name] if name in REGIONS else (CLASSES.index(name),) for name in MASKS
+}
+"""The classes that make up each mask."""
+
+_MEANS = {"mean_dice": ("NCR", "ED", "ET"), "mean_dice_with_background": ("background", "NCR", "ED", "ET")}
+_HIGHER_IS_BETTER = {"dice": True, "surface_dice": True, "hd": False, "hd95": False}
+_VOLUMES = ("volume_truth_ml", "volume_predicted_ml")
+
+METRICS = (
+    *_MEANS,
+    "dice_background",
+    *(f"{stem}_{name}" for stem in (*_HIGHER_IS_BETTER, *_VOLUMES) for name in MASKS),
+)
+"""Every metric of a summary, in its order."""
 
 
 def score_case(
@@ -56,16 +66,16 @@ def score_case(
     prediction, truth = crop_to_foreground(prediction, truth)
     together = _count_pairs(prediction, truth)
     together[0, 0] += n_voxels - truth.size
-    surfaces = label_surface_distances(prediction, truth, masks=_MEMBERS, spacing_mm=spacing_mm)
+    surfaces = label_surface_distances(prediction, truth, masks=MEMBERS, spacing_mm=spacing_mm)
 
     row = {"dice_background": _dice(together, (0,))}
-    row |= {f"dice_{name}": _dice(together, members) for name, members in _MEMBERS.items()}
+    row |= {f"dice_{name}": _dice(together, members) for name, members in MEMBERS.items()}
     for name, distances in surfaces.items():
         absent = all(direction.size == 0 for direction in distances)
         row[f"hd_{name}"] = float("nan") if absent else distances.hausdorff()
         row[f"hd95_{name}"] = float("nan") if absent else distances.hausdorff(95)
         row[f"surface_dice_{name}"] = distances.surface_dice(surface_tolerance_mm)
-    for name, members in _MEMBERS.items():
+    for name, members in MEMBERS.items():
         row[f"volume_truth_ml_{name}"] = float(together[:, members].sum() * voxel_ml)
         row[f"volume_predicted_ml_{name}"] = float(together[members, :].sum() * voxel_ml)
     return row
@@ -97,7 +107,8 @@ def apply_empty_policy(cases: pd.DataFrame, policy: EmptyPolicy) -> pd.DataFrame
     """The same rows with empty masks valued by the policy and the two mean-of-Dice columns added.
 
     cases: the frame of :func:`score_cases`; it is left as it is. nan in the result means: left out of that mean.
-    Raises ValueError when the policy is unknown or a score is nan although its mask is present.
+    Raises ValueError when the policy is unknown, a volume is missing, or a score is nan or inf although its mask exists
+    in both; the cases are named.
     """
     if policy not in get_args(EmptyPolicy):
         raise ValueError(f"policy must be one of {get_args(EmptyPolicy)}, received {policy!r}.")
@@ -105,22 +116,16 @@ def apply_empty_policy(cases: pd.DataFrame, policy: EmptyPolicy) -> pd.DataFrame
     for name in MASKS:
         in_truth, predicted = _presence(cases, name)
         neither, one = ~in_truth & ~predicted, in_truth != predicted
-        for metric, both_empty, one_empty in (
-            ("dice", 1.0, 0.0),
-            ("surface_dice", 1.0, 0.0),
-            ("hd", 0.0, MISSED_HAUSDORFF_MM),
-            ("hd95", 0.0, MISSED_HAUSDORFF_MM),
-        ):
+        for metric, higher in _HIGHER_IS_BETTER.items():
             column = f"{metric}_{name}"
-            lost = ~np.isfinite(cases[column]) & ~neither & ~one
-            if lost.any():
-                raise ValueError(
-                    f"{column} must be finite where both masks exist, received {cases[lost]['case'].tolist()}."
-                )
+            _require_finite(cases, column, in_truth & predicted)
+            best, worst = (1.0, 0.0) if higher else (0.0, MISSED_HAUSDORFF_MM)
             if policy == "ignore":
-                both_empty, one_empty = float("nan"), one_empty if _DIRECTION[metric] else float("nan")
-            valued.loc[neither, column] = both_empty
-            valued.loc[one, column] = one_empty
+                best, worst = float("nan"), worst if higher else float("nan")
+            valued.loc[neither, column] = best
+            valued.loc[one, column] = worst
+    if policy == "brats":
+        valued["dice_background"] = valued["dice_background"].fillna(1.0)  # nan only if every voxel is tumour in both
     for column, names in _MEANS.items():
         valued[column] = valued[[f"dice_{name}" for name in names]].mean(axis=1)
     return valued
@@ -138,7 +143,7 @@ def summarise(
     """
     valued = apply_empty_policy(cases, policy)
     rows = []
-    for metric in _metrics():
+    for metric in METRICS:
         values = valued[metric].dropna().to_numpy(float)
         counts = _absences(cases, metric)
         interval = bootstrap_interval(values, seed=seed, n_resamples=n_resamples)
@@ -160,14 +165,22 @@ def summarise(
 
 
 def higher_is_better(metric: str) -> bool | None:
-    """Direction of a metric by its name, e.g. ``hd95_WT`` -> False; None for a volume, which has none."""
-    if metric in _MEANS:
-        return True
-    stem = metric.rpartition("_")[0]
-    return None if stem.startswith("volume_") else _DIRECTION[stem]
+    """Direction of a metric by its name, e.g. ``hd95_WT`` -> False; None for a volume, which has none.
+
+    Raises ValueError when the name is not one that the summary has.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, received {metric!r}.")
+    return True if metric in _MEANS else _HIGHER_IS_BETTER.get(metric.rpartition("_")[0])
 
 
-def _row(case: str, prediction: np.ndarray, truth: np.ndarray, spacing_mm, surface_tolerance_mm: float) -> dict:
+def _row(
+    case: str,
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    surface_tolerance_mm: float,
+) -> dict[str, str | float]:
     try:
         scores = score_case(prediction, truth, spacing_mm=spacing_mm, surface_tolerance_mm=surface_tolerance_mm)
     except (TypeError, ValueError) as error:
@@ -190,21 +203,26 @@ def _dice(together: np.ndarray, members: tuple[int, ...]) -> float:
 
 
 def _presence(cases: pd.DataFrame, name: str) -> tuple[pd.Series, pd.Series]:
-    return cases[f"volume_truth_ml_{name}"] > 0, cases[f"volume_predicted_ml_{name}"] > 0
+    """Per case, whether the mask has voxels in the truth and in the prediction."""
+    columns = [f"{volume}_{name}" for volume in _VOLUMES]
+    for column in columns:
+        _require_finite(cases, column, np.ones(len(cases), bool))
+    return cases[columns[0]] > 0, cases[columns[1]] > 0
 
 
-def _metrics() -> list[str]:
-    names = [*_MEANS, "dice_background"]
-    stems = ("dice", "hd", "hd95", "surface_dice", "volume_truth_ml", "volume_predicted_ml")
-    return names + [f"{stem}_{name}" for stem in stems for name in MASKS]
+def _require_finite(cases: pd.DataFrame, column: str, where: pd.Series | np.ndarray) -> None:
+    lost = cases.loc[where & ~np.isfinite(cases[column]), "case"].tolist()
+    if lost:
+        raise ValueError(f"{column} must be finite for cases {lost}, received nan or inf.")
 
 
 def _absences(cases: pd.DataFrame, metric: str) -> dict[str, int]:
-    names = _CLASS_MASKS if metric in _MEANS else (metric.rpartition("_")[2],)
-    found = [_presence(cases, name) for name in names if name in MASKS]
-    count = lambda rule: int(np.any([rule(*pair) for pair in found], axis=0).sum()) if found else 0  # noqa: E731
-    return {
-        "n_empty": count(lambda truth, predicted: ~truth & ~predicted),
-        "n_missed": count(lambda truth, predicted: truth & ~predicted),
-        "n_false": count(lambda truth, predicted: ~truth & predicted),
-    }
+    """Cases whose mask (for a mean of Dice: any of its masks) is absent from both, the prediction, or the truth."""
+    names = _MEANS.get(metric, (metric.rpartition("_")[2],))
+    absent = {kind: np.zeros(len(cases), bool) for kind in ("n_empty", "n_missed", "n_false")}
+    for name in set(names) - {"background"}:
+        in_truth, predicted = (present.to_numpy() for present in _presence(cases, name))
+        absent["n_empty"] |= ~in_truth & ~predicted
+        absent["n_missed"] |= in_truth & ~predicted
+        absent["n_false"] |= ~in_truth & predicted
+    return {kind: int(found.sum()) for kind, found in absent.items()}

@@ -216,6 +216,26 @@ def test_equals_monai_on_real_masks(real_data):
         assert ours.hausdorff(percentile) == pytest.approx(float(theirs), rel=1e-5)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_crop_keeps_the_foreground_of_both(order):
+    prediction, truth = (np.zeros((9, 8, 7), np.uint8, order=order) for _ in range(2))
+    prediction[2, 3, 6] = truth[5, 1, 4] = 3
+    cropped = metrics.crop_to_foreground(prediction, truth)
+    np.testing.assert_array_equal(cropped, np.stack([prediction, truth])[:, 2:6, 1:4, 4:7])
+    for empty in (np.zeros((9, 8, 7), np.uint8), np.zeros((0, 8, 7), np.uint8)):
+        assert metrics.crop_to_foreground(empty, empty)[0].size == 0
+
+
+def test_monai_interpolates_between_ranks_in_single_precision():
+    """Hence HD95 may differ from MONAI's by more than 1e-5 mm where the rank falls between two far distances."""
+    torch = pytest.importorskip("torch")
+    distances = np.sort(np.r_[np.ones(12873), np.full(676, 40.0)])
+    ours = metrics.SurfaceDistances(distances, distances).hausdorff(100 * 12872.3 / 13548)
+    assert ours == pytest.approx(1 + 0.3 * 39, rel=1e-9)
+    single = torch.quantile(torch.tensor(distances, dtype=torch.float32), 12872.3 / 13548)
+    assert 1e-5 < abs(float(single) - ours) < 0.1
+
+
 def test_errors_say_what_was_wanted_and_what_came():
     mask = np.zeros((4, 5, 6), bool)
     with pytest.raises(ValueError, match=r"one shape, received \(4, 5, 6\) and \(4, 5, 5\)"):

@@ -1,0 +1,211 @@
+"""Scores of hand-made cases under each empty-mask policy, with anisotropic spacing throughout."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from common import metrics, scoring
+from common.labels import CLASSES, REGIONS
+
+SPACING_MM = (0.7, 1.3, 2.9)
+VOXEL_ML = 0.7 * 1.3 * 2.9 / 1000
+
+
+def random_pair(seed, shape=(12, 11, 9)):
+    rng = np.random.default_rng(seed)
+    return [rng.choice(4, size=shape, p=[0.7, 0.1, 0.12, 0.08]).astype(np.uint8) for _ in range(2)]
+
+
+def rows(n_both=4, n_missed=0, n_false=0, n_empty=0):
+    """A frame of cases that differ in NCR only: 10 voxels of ED and 6 of ET, all predicted."""
+    kinds = ["both"] * n_both + ["missed"] * n_missed + ["false"] * n_false + ["empty"] * n_empty
+    cases = []
+    for index, kind in enumerate(kinds):
+        truth = np.zeros((14, 6, 5), np.uint8)
+        truth[2:12, 1, 1] = 2
+        truth[2:8, 3, 3] = 3
+        prediction = truth.copy()
+        if kind in ("both", "missed"):
+            truth[4:8, 5, 2] = 1
+        if kind in ("both", "false"):
+            prediction[5:9, 5, 2] = 1
+        cases.append((f"{kind}{index}", prediction, truth, SPACING_MM))
+    return scoring.score_cases(cases)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_scores_equal_the_metric_of_each_mask_by_itself(seed):
+    prediction, truth = random_pair(seed)
+    row = scoring.score_case(prediction, truth, spacing_mm=SPACING_MM, surface_tolerance_mm=1.5)
+    members = {"NCR": {1}, "ED": {2}, "ET": {3}, "TC": {1, 3}, "WT": {1, 2, 3}}
+    assert tuple(members) == scoring.MASKS
+    for name, classes in members.items():
+        pair = np.isin(prediction, list(classes)), np.isin(truth, list(classes))
+        assert row[f"dice_{name}"] == pytest.approx(metrics.dice(*pair))
+        for metric, percentile in (("hd", 100), ("hd95", 95)):
+            expected = metrics.hausdorff(*pair, spacing_mm=SPACING_MM, percentile=percentile)
+            assert row[f"{metric}_{name}"] == pytest.approx(expected)
+        expected = metrics.surface_dice(*pair, spacing_mm=SPACING_MM, tolerance_mm=1.5)
+        assert row[f"surface_dice_{name}"] == pytest.approx(expected)
+        assert row[f"volume_predicted_ml_{name}"] == pytest.approx(pair[0].sum() * VOXEL_ML)
+        assert row[f"volume_truth_ml_{name}"] == pytest.approx(pair[1].sum() * VOXEL_ML)
+    assert row["dice_background"] == pytest.approx(metrics.dice(prediction == 0, truth == 0))
+
+
+def test_members_follow_the_label_conventions():
+    assert {name: scoring.MEMBERS[name] for name in REGIONS} == dict(REGIONS)
+    assert [CLASSES[members[0]] for name, members in scoring.MEMBERS.items() if name in CLASSES] == ["NCR", "ED", "ET"]
+
+
+def test_a_row_knows_no_policy():
+    """Missed, invented and absent masks stay apart: 0 and inf against nan."""
+    frame = rows(n_both=1, n_missed=1, n_false=1, n_empty=1)
+    ncr = frame[["dice_NCR", "hd_NCR", "hd95_NCR", "surface_dice_NCR"]].to_numpy()
+    for row in (1, 2):
+        np.testing.assert_array_equal(ncr[row], [0, math.inf, math.inf, 0])
+    assert np.isnan(ncr[3]).all()
+    # 4 + 4 voxels in a row, 3 shared; the outermost are one voxel of 0.7 mm apart.
+    np.testing.assert_allclose(ncr[0], [2 * 3 / 8, 0.7, 0.85 * 0.7, 1.0])
+    assert frame["case"].tolist() == ["both0", "missed1", "false2", "empty3"]
+    # 14 × 6 × 5 voxels, of which 16 are ED or ET, and 4 NCR that nobody predicted: 400 and 404 of background.
+    assert frame["dice_background"][1] == pytest.approx(2 * 400 / (400 + 404))
+
+
+def test_a_case_without_any_tumour_has_a_row():
+    nothing = np.zeros((5, 4, 3), np.uint8)
+    row = scoring.score_case(nothing, nothing, spacing_mm=SPACING_MM)
+    assert row["dice_background"] == 1
+    assert all(math.isnan(row[f"{metric}_{name}"]) for metric in ("dice", "hd", "hd95") for name in scoring.MASKS)
+    frame = pd.DataFrame([{"case": "healthy"} | row])
+    brats, ignored = (scoring.apply_empty_policy(frame, policy).iloc[0] for policy in ("brats", "ignore"))
+    assert (brats["mean_dice"], brats["mean_dice_with_background"], brats["hd_WT"]) == (1, 1, 0)
+    assert math.isnan(ignored["mean_dice"])
+    assert ignored["mean_dice_with_background"] == 1
+
+
+def test_brats_policy():
+    valued = scoring.apply_empty_policy(rows(n_both=1, n_missed=1, n_false=1, n_empty=1), "brats")
+    np.testing.assert_allclose(valued["dice_NCR"], [0.75, 0, 0, 1])
+    np.testing.assert_allclose(valued["surface_dice_NCR"], [1, 0, 0, 1])
+    np.testing.assert_allclose(valued["hd_NCR"], [0.7, 373.13, 373.13, 0])
+    np.testing.assert_allclose(valued["hd95_NCR"], [0.85 * 0.7, 373.13, 373.13, 0])
+    np.testing.assert_allclose(valued["mean_dice"], [2.75 / 3, 2 / 3, 2 / 3, 1])
+    with_background = (valued["dice_background"] + 3 * valued["mean_dice"]) / 4
+    np.testing.assert_allclose(valued["mean_dice_with_background"], with_background)
+    assert pytest.approx(math.dist((0, 0, 0), (240, 240, 155)), abs=0.005) == scoring.MISSED_HAUSDORFF_MM
+
+
+def test_ignore_policy():
+    """An absent class leaves the case's mean, a missed one counts as 0 in it."""
+    frame = rows(n_both=1, n_missed=1, n_false=1, n_empty=1)
+    valued = scoring.apply_empty_policy(frame, "ignore")
+    np.testing.assert_allclose(valued["dice_NCR"], [0.75, 0, 0, math.nan])
+    np.testing.assert_allclose(valued["hd_NCR"], [0.7, math.nan, math.nan, math.nan])
+    np.testing.assert_allclose(valued["mean_dice"], [2.75 / 3, 2 / 3, 2 / 3, 2 / 2])
+    assert np.isinf(frame["hd_NCR"][1])  # the rows given are left as they are
+
+
+@pytest.mark.parametrize(("policy", "dice", "n_dice", "hd", "n_hd"), [
+    ("brats", (4 * 0.75 + 1) / 8, 8, (4 * 0.7 + 3 * 373.13) / 8, 8),
+    ("ignore", 4 * 0.75 / 7, 7, 0.7, 4),
+])  # fmt: skip
+def test_summary_counts_every_case(policy, dice, n_dice, hd, n_hd):
+    frame = rows(n_both=4, n_missed=2, n_false=1, n_empty=1)
+    summary = scoring.summarise(frame, policy=policy, n_resamples=500).set_index("metric")
+    assert tuple(summary.index) == scoring.METRICS
+    counts = summary[["n_empty", "n_missed", "n_false"]]
+    assert (summary["n"] + summary["n_left_out"] == len(frame)).all()
+    for metric in scoring.METRICS:
+        concerned = metric.startswith("mean_dice") or metric.endswith("_NCR")
+        assert counts.loc[metric].tolist() == ([1, 2, 1] if concerned else [0, 0, 0]), metric
+    assert summary.loc["dice_NCR", "mean"] == pytest.approx(dice)
+    assert summary.loc["dice_NCR", "n"] == n_dice
+    assert summary.loc["hd_NCR", "mean"] == pytest.approx(hd)
+    assert summary.loc["hd_NCR", "n"] == n_hd
+    assert summary.loc["hd_WT", "n"] == 8
+
+
+def test_summary_statistics_by_hand():
+    frame = rows(n_both=2, n_missed=1)
+    summary = scoring.summarise(frame, seed=3, n_resamples=500).set_index("metric")
+    row = summary.loc["dice_NCR"]
+    assert (row["mean"], row["median"]) == (0.5, 0.75)
+    assert row["sd"] == pytest.approx(0.75 / math.sqrt(3))
+    assert 0 <= row["low"] <= 0.5 <= row["high"] <= 0.75
+    assert summary.loc["dice_ED", ["mean", "low", "high", "sd"]].tolist() == [1, 1, 1, 0]
+    pd.testing.assert_frame_equal(scoring.summarise(frame, seed=3, n_resamples=500).set_index("metric"), summary)
+    two = scoring.summarise(rows(n_both=1, n_missed=1)).set_index("metric")
+    assert two.loc["dice_NCR", "mean"] == 0.375
+    assert two.loc["dice_NCR", ["low", "high"]].isna().all()
+    none = scoring.summarise(rows(n_both=0, n_empty=1), policy="ignore").set_index("metric")
+    assert none.loc["dice_NCR", ["mean", "sd", "median", "low", "high"]].isna().all()
+    assert none.loc["dice_NCR", ["n", "n_empty", "n_left_out"]].tolist() == [0, 1, 1]
+
+
+def test_each_metric_carries_its_direction():
+    directions = scoring.summarise(rows()).set_index("metric")["higher_is_better"]
+    for metric, direction in directions.items():
+        expected = None if metric.startswith("volume") else "dice" in metric
+        assert direction is expected, metric
+        assert scoring.higher_is_better(metric) is expected
+    with pytest.raises(ValueError, match=r"metric must be one of .*, received 'dice_TW'"):
+        scoring.higher_is_better("dice_TW")
+
+
+def test_threads_and_generators_give_the_same_rows():
+    cases = [(str(seed), *random_pair(seed), SPACING_MM) for seed in range(5)]
+    frame = scoring.score_cases(cases)
+    pd.testing.assert_frame_equal(scoring.score_cases((case for case in cases), n_jobs=2), frame)
+    single = [{"case": case} | scoring.score_case(*pair, spacing_mm=spacing) for case, *pair, spacing in cases]
+    pd.testing.assert_frame_equal(pd.DataFrame(single), frame)
+
+
+def test_rows_survive_a_csv(tmp_path):
+    frame = rows(n_both=1, n_missed=1, n_empty=1)
+    frame.to_csv(tmp_path / "cases.csv", index=False)
+    again = pd.read_csv(tmp_path / "cases.csv")
+    for policy in ("brats", "ignore"):
+        expected = scoring.summarise(frame, policy=policy, n_resamples=200)
+        pd.testing.assert_frame_equal(scoring.summarise(again, policy=policy, n_resamples=200), expected)
+
+
+def test_errors_name_the_case():
+    prediction, truth = random_pair(0)
+    good = ("a", prediction, truth, SPACING_MM)
+    with pytest.raises(ValueError, match=r"Case b: Classes must lie between 0 and 3 .*, received 4"):
+        scoring.score_cases([good, ("b", np.where(prediction == 3, 4, prediction).astype(np.uint8), truth, SPACING_MM)])
+    with pytest.raises(ValueError, match=r"Case b: Both must be \(x, y, z\) of one shape"):
+        scoring.score_cases([good, ("b", prediction[1:], truth, SPACING_MM)])
+    with pytest.raises(TypeError, match="Case b: prediction must hold uint8 classes, received float64"):
+        scoring.score_cases([good, ("b", prediction.astype(float), truth, SPACING_MM)])
+    with pytest.raises(ValueError, match=r"Each case must occur once, received \['a'\]"):
+        scoring.score_cases([good, good])
+    with pytest.raises(ValueError, match="At least one case"):
+        scoring.score_cases([])
+
+
+def test_a_score_that_is_lost_is_never_averaged_away():
+    frame = rows(n_both=3)
+    with pytest.raises(ValueError, match=r"policy must be one of .*, received 'brat'"):
+        scoring.apply_empty_policy(frame, "brat")
+    for column, lost in itertools.product(("dice_NCR", "hd_WT", "volume_truth_ml_ED"), (math.nan, math.inf)):
+        damaged = frame.copy()
+        damaged.loc[1, column] = lost
+        with pytest.raises(ValueError, match=rf"{column} must be finite for cases \['both1'\]"):
+            scoring.summarise(damaged)
+
+
+def test_scores_of_real_masks(real_data):
+    """A real truth against itself, and shifted by two voxels of 1 mm: no distance can be larger than the shift."""
+    from common.cohort import find_subjects
+
+    truth = find_subjects(real_data).subjects[0].load_labels()
+    perfect = scoring.score_case(truth, truth, spacing_mm=(1.0, 1.0, 1.0))
+    shifted = scoring.score_case(np.roll(truth, 2, axis=0), truth, spacing_mm=(1.0, 1.0, 1.0))
+    for name in scoring.MASKS:
+        assert (perfect[f"dice_{name}"], perfect[f"hd_{name}"], perfect[f"surface_dice_{name}"]) == (1, 0, 1)
+        assert 0 < shifted[f"hd95_{name}"] <= shifted[f"hd_{name}"] <= 2
+        assert shifted[f"volume_truth_ml_{name}"] == shifted[f"volume_predicted_ml_{name}"] > 0
