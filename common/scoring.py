@@ -14,7 +14,7 @@ Surface Dice follows Dice. ``mean_dice`` (NCR, ED, ET) and ``mean_dice_with_back
 under the policy; under ``ignore`` they run over the classes that count, and a case without any leaves the mean.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -28,7 +28,7 @@ from common.statistics import bootstrap_interval
 EmptyPolicy = Literal["brats", "ignore"]
 MASKS = ("NCR", "ED", "ET", "TC", "WT")
 MISSED_HAUSDORFF_MM = 373.13
-"""The diagonal of 240 × 240 × 155 voxels at 1 mm: what BraTS 2018-2021 charge for a missed or invented mask."""
+"""The diagonal of 240 × 240 × 155 voxels at 1 mm, as the BraTS organisers charge for a missed or invented mask."""
 
 MEMBERS: dict[str, tuple[int, ...]] = {
     name: REGIONS[name] if name in REGIONS else (CLASSES.index(name),) for name in MASKS
@@ -51,7 +51,7 @@ def score_case(
     prediction: np.ndarray,
     truth: np.ndarray,
     *,
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: Sequence[float],
     surface_tolerance_mm: float = 1.0,
 ) -> dict[str, float]:
     """Every score of one case: dice_*, hd_*, hd95_* (mm), surface_dice_*, volume_truth_ml_*, volume_predicted_ml_*.
@@ -82,7 +82,7 @@ def score_case(
 
 
 def score_cases(
-    cases: Iterable[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]],
+    cases: Iterable[tuple[str, np.ndarray, np.ndarray, Sequence[float]]],
     *,
     n_jobs: int = 1,
     surface_tolerance_mm: float = 1.0,
@@ -178,7 +178,7 @@ def _row(
     case: str,
     prediction: np.ndarray,
     truth: np.ndarray,
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: Sequence[float],
     surface_tolerance_mm: float,
 ) -> dict[str, str | float]:
     try:
