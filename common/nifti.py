@@ -127,6 +127,18 @@ def write(path: str | Path, data: np.ndarray, *, like: Scan | nib.Nifti1Header) 
         temporary.unlink(missing_ok=True)
 
 
+def to_axes(volume: np.ndarray, affine: np.ndarray, axes: str = "LPS") -> np.ndarray:
+    """The same voxels (x, y, z) as a view whose axes point as ``axes`` says, e.g. left, posterior, superior."""
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes))
+    return nib.apply_orientation(volume, turn)
+
+
+def from_axes(volume: np.ndarray, affine: np.ndarray, axes: str = "LPS") -> np.ndarray:
+    """The inverse of `to_axes`: back to the axes of the scan that has this affine."""
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(axes), nib.io_orientation(affine))
+    return nib.apply_orientation(volume, turn)
+
+
 def content_fingerprint(path: str | Path) -> str:
     """Hexadecimal fingerprint of a file's content, for noticing that a source has changed (no defence against forgery).
 

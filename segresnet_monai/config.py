@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.cohort import CONTRASTS
+from common.prepared import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class Config:
     crop_voxels: tuple[int, int, int] = (128, 128, 128)
     """Training crop and prediction window, (x, y, z) (R)."""
     crop_from: Literal["volume", "brain"] = "volume"
-    """Random crop positions anywhere in the volume (D: the report says only "spatial cropping"), or around the brain."""
+    """Random crop positions anywhere in the volume (D: the report only says "cropping"), or around the brain."""
     flip_probability: float = 0.5
     """Probability of a flip, drawn for each axis (flips on all axes: R; probability: D)."""
     intensity_shift_sd: float = 0.1
@@ -98,3 +99,8 @@ class Config:
         for holds, field, wanted in checks:
             if not holds:
                 raise ValueError(f"expected {field} to be {wanted}, received {getattr(self, field)!r}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the prepared store keeps for this network."""
+        return Recipe(contrasts=self.contrasts, spacing_mm=self.spacing_mm)

@@ -21,7 +21,7 @@ from common import nifti, volumes
 from common.cohort import Subject, check_arrays
 from common.labels import CLASSES, CONVENTIONS, REGIONS
 from common.metrics import volume_ml
-from common.prepared import Entry, Recipe, Volume, transform
+from common.prepared import Entry, Volume, transform
 from segresnet_monai.config import Config
 from segresnet_monai.model import build_segresnet
 
@@ -161,7 +161,7 @@ def segment(arguments: Arguments) -> dict[str, float]:
             f"{images[config.contrasts[0]]}: expected axes LPS at 1 mm as in BraTS, found {axes} at {spacing} mm; "
             "resample and reorient the scans first"
         )
-    volume = transform(subject.id, scans, None, Recipe(contrasts=config.contrasts, spacing_mm=config.spacing_mm))
+    volume = transform(subject.id, scans, None, config.recipe)
     labels = predict_volume(network, volume, config)
     convention = CONVENTIONS[arguments.labels]
     nifti.write(arguments.output, convention.from_classes(labels).astype(np.uint8), like=scan)

@@ -147,7 +147,7 @@ class Record(Callback):
         self.run.history.append(row)
         trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
         with atomic_path(self.run.checkpoints / LAST) as temporary:
-            trainer.save_checkpoint(temporary)
+            trainer.save_checkpoint(temporary, weights_only=False)
         self.bar.set_postfix(epoch=epoch, loss=f"{row['loss']:.3f}", best_dice=f"{max(self.best, 0):.3f}")
 
     def on_train_end(self, *_: object) -> None:

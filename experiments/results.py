@@ -1,0 +1,101 @@
+"""The report's numbers beside a run's: reported.toml, summary.json and the table that a command ends with."""
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+
+SYNTHETIC_NOTE = "synthetic: measured on the embedded phantoms; it says nothing about patients"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A number (or a word) of the report, and where it stands there."""
+
+    value: float | str
+    place: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of summary.json. None: not defined (no interval below n = 3, no such number in the report)."""
+
+    key: str
+    reported: float | str | None
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    synthetic: bool
+
+
+@cache
+def reported(kind: str = "results") -> Mapping[str, Mapping[str, Reported]]:
+    """Experiment -> name -> what the report gives, from reported.toml. kind: ``results`` or ``settings``."""
+    table = tomllib.loads((files("experiments") / "reported.toml").read_text(encoding="utf-8"))
+    return {
+        experiment: {name: Reported(**entry) for name, entry in entries.items()}
+        for experiment, entries in table[kind].items()
+    }
+
+
+def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bool) -> list[Result]:
+    """A cohort's scores (``common.scoring.summarise``) as results; volumes describe the cohort and are left out."""
+    known = reported().get(experiment, {})
+    return [
+        Result(
+            key=f"{experiment}.{row.metric}",
+            reported=known[row.metric].value if row.metric in known else None,
+            value=_number(row.mean),
+            low=_number(row.low),
+            high=_number(row.high),
+            n=int(row.n),
+            synthetic=synthetic,
+        )
+        for row in scores.itertuples()
+        if not row.metric.startswith("volume_")
+    ]
+
+
+def read_summary(path: Path) -> list[Result]:
+    return [Result(**line) for line in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def as_rows(results: Iterable[Result]) -> list[dict]:
+    return [asdict(result) for result in results]
+
+
+def table(results: Iterable[Result]) -> str:
+    """The results as text: result | reported | this run | 95 % interval | n."""
+    rows = [("result", "reported", "this run", "95 % interval", "n")]
+    for result in results:
+        interval = "" if result.low is None else f"{_short(result.low)} to {_short(result.high)}"
+        name = result.key.partition(".")[2] + (" (synthetic)" if result.synthetic else "")
+        rows.append((name, _short(result.reported), _short(result.value), interval, str(result.n)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _short(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,236 @@
+"""What the segmentation experiments share: command line, cohort, prepared store, split, run folder, scores, table."""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from common import nifti, prepared, splits
+from common.cohort import Cohort, CohortError, Subject, find_subjects
+from common.files import write_csv, write_json
+from common.nifti import ScanError
+from common.prepared import Entry, Store, StoreError
+from common.runs import Run, RunError, configuration_hash
+from common.scoring import EmptyPolicy, score_cases, summarise
+from experiments import results
+
+PHANTOM_SUBJECTS = 36
+PHANTOM_SEED = 2021
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every segmentation experiment is told on its command line."""
+
+    data: Path | None = None
+    """Folder of scans: BraTS 2018-2023, MSD Task01 or nnU-Net raw. Without it the embedded phantoms are used."""
+    preset: Literal["paper", "demo"] | None = None
+    """The report's settings, or small ones for two CPU cores; by default paper with --data and demo without."""
+    leave_out_bad: bool = False
+    """Go on without subjects that cannot be used; they are named in the run's folder and counted in the table."""
+    max_subjects: int | None = None
+    """Use at most so many subjects, the first by id."""
+    convention: str | None = None
+    """Name of the masks' label convention, where the folder cannot tell it for certain."""
+    split_seed: int = 0
+    """Seed of the split into training, validation and test."""
+    subjects: Path | None = None
+    """Published split: a CSV with the columns id and part (train, validation, test)."""
+    folds: int | None = None
+    """Cross-validation: number of folds; --fold says which one is tested."""
+    fold: int = 1
+    """The tested fold, from 1 to --folds."""
+    empty_masks: EmptyPolicy = "brats"
+    """What an empty mask is worth: BraTS's values (1 or 0, and 373.13 mm), or ignored and counted."""
+    save_predictions: bool = False
+    """Write the predicted labels as NIfTI on the scans' grid, in the cohort's label values."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    prepared: Path = Path("prepared")
+    """Folder of the prepared store."""
+    phantoms: Path = Path("phantoms")
+    """Folder of the embedded cohort."""
+    jobs: int = -1
+    """Threads that prepare and score; -1 takes every core."""
+    fresh: bool = False
+    """Start over, in place of going on from the last finished epoch or showing the finished result."""
+
+
+class Refused(Exception):
+    """The experiment cannot run as asked; the message is for the user and says what to do."""
+
+
+def command_line(presets: Mapping[str, Any], description: str) -> tuple[Options, Any]:
+    """Options and model configuration; ``--model.*`` changes single fields of the chosen preset.
+
+    Without --preset: paper where --data is given, else demo.
+    """
+
+    @dataclass(frozen=True)
+    class Choice:
+        data: Path | None = None
+        preset: Literal["paper", "demo"] | None = None
+
+    choice, _ = tyro.cli(Choice, return_unknown_args=True, add_help=False)
+    preset = choice.preset or ("paper" if choice.data else "demo")
+    config = presets[preset]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Arguments:
+        options: Annotated[Options, tyro.conf.arg(name="")]
+        model: type(config)
+
+    arguments = tyro.cli(
+        Arguments, description=description, default=Arguments(options=Options(preset=preset), model=config)
+    )
+    return arguments.options, arguments.model
+
+
+@dataclass
+class Study:
+    """One experiment on one cohort: entries of the three parts, the open run, and what becomes of predictions."""
+
+    experiment: str
+    options: Options
+    cohort: Cohort
+    store: Store
+    split: splits.Split
+    run: Run
+    left_out: tuple[str, ...]
+
+    @property
+    def synthetic(self) -> bool:
+        return self.options.data is None
+
+    @property
+    def train(self) -> list[Entry]:
+        return [self.store.entries[subject] for subject in self.split.train]
+
+    @property
+    def validation(self) -> list[Entry]:
+        return [self.store.entries[subject] for subject in self.split.validation]
+
+    @property
+    def test(self) -> list[Entry]:
+        return [self.store.entries[subject] for subject in self.split.test]
+
+    def score(self, predictions: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Score (case id, labels on the scan's grid) against the masks as the cohort stores them; write the results.
+
+        cases.csv, scores.csv, pictures, and last of all summary.json, which marks the run as finished.
+        """
+        from experiments import pictures
+
+        subjects = {subject.id: subject for subject in self.cohort.subjects}
+        slices: dict[str, pictures.Slice] = {}
+
+        def cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
+            for case, predicted in tqdm(predictions, total=len(self.split.test), desc="predicting", unit="case"):
+                subject = subjects[case]
+                truth = subject.load_labels()
+                slices[case] = pictures.tumour_slice(subject, predicted, truth)
+                if self.options.save_predictions:
+                    file = self.run.folder / "predictions" / f"{case}.nii.gz"
+                    file.parent.mkdir(exist_ok=True)
+                    like = nifti.read_header(subject.label)
+                    nifti.write(file, subject.convention.from_classes(predicted), like=like)
+                yield case, predicted, truth, self.store.entries[case].open().source_spacing_mm
+
+        scored = score_cases(cases(), n_jobs=self.options.jobs)
+        write_csv(self.run.folder / "cases.csv", scored)
+        scores = summarise(scored, policy=self.options.empty_masks)
+        write_csv(self.run.folder / "scores.csv", scores)
+        pictures.draw_overlays(self.run.figures / "overlays.png", slices, scored, synthetic=self.synthetic)
+        pictures.draw_history(self.run.figures / "history.png", self.run.history.frame(), synthetic=self.synthetic)
+        summary = results.segmentation_results(self.experiment, scores, synthetic=self.synthetic)
+        write_json(self.run.folder / "summary.json", results.as_rows(summary))
+
+    def show(self) -> None:
+        """Print the table *reported | this run | 95 % interval | n* and where everything lies."""
+        print(results.table(results.read_summary(self.run.folder / "summary.json")))
+        if self.synthetic:
+            print(results.SYNTHETIC_NOTE)
+        parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
+        print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
+        print(f"empty masks: {self.options.empty_masks}; counts of empty, missed and invented labels: scores.csv")
+        print(f"run folder: {self.run.folder}")
+
+
+@contextmanager
+def study(experiment: str, options: Options, config: Any) -> Iterator[Study]:
+    """Find, check and prepare the cohort, split it, and open the run's folder, in which everything is recorded.
+
+    What the user can mend (bad subjects, too few of them, a full disk, a run in use) ends the program with a message
+    and exit status 1.
+    """
+    try:
+        with _open(experiment, options, config) as opened:
+            yield opened
+    except (Refused, CohortError, ScanError, StoreError, RunError) as error:
+        sys.exit(f"error: {error}")
+
+
+@contextmanager
+def _open(experiment: str, options: Options, config: Any) -> Iterator[Study]:
+    cohort = find_subjects(_data_folder(options), convention=options.convention, max_subjects=options.max_subjects)
+    if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
+        raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
+    store = prepared.prepare(cohort.subjects, config.recipe, options.prepared, n_jobs=options.jobs)
+    problems = (*cohort.incomplete, *store.problems)
+    left_out = tuple(sorted({problem.subject for problem in problems}))
+    if problems:
+        listing = "\n".join(f"  {problem}" for problem in problems)
+        if not options.leave_out_bad:
+            raise Refused(
+                f"{cohort.folder}: {len(left_out)} subjects cannot be used:\n{listing}\n"
+                "mend them, or go on without them with --leave-out-bad"
+            )
+        print(f"left out {len(left_out)} subjects:\n{listing}", file=sys.stderr)
+    good = [subject for subject in cohort.subjects if subject.id in store.entries]
+    try:
+        split = _split(good, options)
+    except (ValueError, OSError) as error:
+        raise Refused(str(error)) from error
+    fingerprints = {subject.id: subject.fingerprint() for subject in good}
+    data = {
+        "folder": cohort.folder,
+        "layout": cohort.layout,
+        "synthetic": options.data is None,
+        "fingerprint": hashlib.sha256(repr(sorted(fingerprints.items())).encode()).hexdigest()[:16],
+        "subjects": fingerprints,
+        "left_out": [str(problem) for problem in problems],
+    }
+    name = configuration_hash(config, split.hash, data["fingerprint"], options.empty_masks)
+    source = "phantoms" if options.data is None else cohort.folder.resolve().name
+    folder = options.runs / experiment / f"{options.preset}-{source}-{split.name}-{name}"
+    with Run(folder, fresh=options.fresh) as run:
+        if not run.is_finished:
+            settings = {"experiment": experiment, "options": asdict(options), "model": asdict(config)}
+            run.describe(config=settings, data=data, split=split.as_dict())
+        yield Study(experiment, options, cohort, store, split, run, left_out)
+
+
+def _data_folder(options: Options) -> Path:
+    if options.data is not None:
+        return options.data
+    from common.phantom import write_cohort
+
+    print(f"no --data given: using the embedded cohort of {PHANTOM_SUBJECTS} synthetic patients in {options.phantoms}")
+    return write_cohort(options.phantoms, n_subjects=PHANTOM_SUBJECTS, seed=PHANTOM_SEED, n_jobs=options.jobs)
+
+
+def _split(subjects: list[Subject], options: Options) -> splits.Split:
+    if options.subjects is not None:
+        return splits.read_published(options.subjects, subjects)
+    if options.folds is not None:
+        if not 1 <= options.fold <= options.folds:
+            raise ValueError(f"expected --fold between 1 and {options.folds}, received {options.fold}")
+        return splits.k_folds(subjects, k=options.folds, seed=options.split_seed)[options.fold - 1]
+    return splits.split_by_fractions(subjects, seed=options.split_seed)
