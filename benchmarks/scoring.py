@@ -157,6 +157,8 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    # MONAI 1.6 calls its own function with an argument that it has deprecated.
+    warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
     # surface-distance 0.1 reaches scipy.ndimage through its deprecated namespaces.
     warnings.filterwarnings("ignore", message="Please import", category=DeprecationWarning, module="surface_distance")
     main(tyro.cli(Options, description=__doc__))
