@@ -53,9 +53,9 @@ def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bo
         Result(
             key=f"{experiment}.{row.metric}",
             reported=known[row.metric].value if row.metric in known else None,
-            value=_number(row.mean),
-            low=_number(row.low),
-            high=_number(row.high),
+            value=finite(row.mean),
+            low=finite(row.low),
+            high=finite(row.high),
             n=int(row.n),
             synthetic=synthetic,
         )
@@ -89,13 +89,14 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def _short(value: float | str | None) -> str:
+def _short(value: float | int | str | None) -> str:
     if value is None:
         return "-"
-    if isinstance(value, str):
-        return value
+    if isinstance(value, (str, int)):
+        return str(value)
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 
-def _number(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """A number for summary.json, in which what is not defined is null."""
     return float(value) if math.isfinite(value) else None

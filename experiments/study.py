@@ -179,7 +179,8 @@ def study(experiment: str, options: Options, config: Any) -> Iterator[Study]:
 
 @contextmanager
 def _open(experiment: str, options: Options, config: Any) -> Iterator[Study]:
-    cohort = find_subjects(_data_folder(options), convention=options.convention, max_subjects=options.max_subjects)
+    folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
+    cohort = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
     store = prepared.prepare(cohort.subjects, config.recipe, options.prepared, n_jobs=options.jobs)
@@ -217,13 +218,12 @@ def _open(experiment: str, options: Options, config: Any) -> Iterator[Study]:
         yield Study(experiment, options, cohort, store, split, run, left_out)
 
 
-def _data_folder(options: Options) -> Path:
-    if options.data is not None:
-        return options.data
+def phantom_cohort(folder: Path, *, jobs: int) -> Path:
+    """The embedded cohort, made where it is missing; says so, because every result on it is synthetic."""
     from common.phantom import write_cohort
 
-    print(f"no --data given: using the embedded cohort of {PHANTOM_SUBJECTS} synthetic patients in {options.phantoms}")
-    return write_cohort(options.phantoms, n_subjects=PHANTOM_SUBJECTS, seed=PHANTOM_SEED, n_jobs=options.jobs)
+    print(f"no --data given: using the embedded cohort of {PHANTOM_SUBJECTS} synthetic patients in {folder}")
+    return write_cohort(folder, n_subjects=PHANTOM_SUBJECTS, seed=PHANTOM_SEED, n_jobs=jobs)
 
 
 def _split(subjects: list[Subject], options: Options) -> splits.Split:
