@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, sparse, special
 
-BOX = (slice(36, 204), slice(28, 222), slice(0, 152))
+BOX = (slice(38, 202), slice(22, 228), slice(0, 155))
 SHAPE = tuple(s.stop - s.start for s in BOX)
 NODE = 4
 """Spacing in mm of the nodes that carry the deformation."""
@@ -128,8 +128,8 @@ def draw_pose(rng: np.random.Generator) -> Pose:
     """An affine transform and smooth displacements at three scales: the head's shape, its lobes, its folds."""
     counts = node_shape(SHAPE, NODE)
     position = np.stack(np.meshgrid(*[(np.arange(n) - 1.0) * NODE for n in counts], indexing="ij"))
-    scale = rng.normal(0.935, 0.02) * np.exp(rng.normal(0, 0.02, 3))
-    centre = np.array([119, 128, 70]) + rng.normal(0, (1, 3, 2)) - [s.start for s in BOX]
+    scale = rng.normal(0.93, 0.016) * np.exp(rng.normal(0, 0.02, 3))
+    centre = np.array([119, 127, 69]) + rng.normal(0, (1, 2.5, 2)) - [s.start for s in BOX]
     # BraTS's x and y run to the left and back, the template's to the right and front.
     linear = _rotation(*np.deg2rad(rng.normal(0, (3, 2, 2.5)))) @ np.diag([-1, -1, 1] / scale)
     mapped = np.tensordot(linear, position - centre.reshape(3, 1, 1, 1), axes=1) + _MIDDLE.reshape(3, 1, 1, 1)

@@ -57,10 +57,11 @@ def place_foci(rng: np.random.Generator, pose: Pose, case: str) -> list[Focus]:
 def push_tissue(rng: np.random.Generator, pose: Pose, foci: list[Focus]) -> np.ndarray:
     """The pose's template coordinates (3, *nodes) with the mass effect: tissue moves away from each core."""
     mapped = pose.template.copy()
+    free = np.clip(look_up("depth", pose.template) / 12, 0, 1)  # the skull does not give way
     for focus in foci:
         offset = pose.position - focus.centre.reshape(3, 1, 1, 1)
         reach = 1.25 * focus.radius + 4
-        push = rng.uniform(0.15, 0.45) * np.exp(-np.sum(np.square(offset), axis=0) / (2 * reach**2))
+        push = rng.uniform(0.2, 0.5) * free * np.exp(-np.sum(np.square(offset), axis=0) / (2 * reach**2))
         mapped -= np.tensordot(pose.linear, push * offset, axes=1)
     return mapped
 
