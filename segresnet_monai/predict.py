@@ -7,7 +7,7 @@ import json
 import pickle
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import tyro
 from monai.inferers import sliding_window_inference
-from nibabel import aff2axcodes
 
 from common import nifti, volumes
 from common.cohort import Subject, check_arrays
-from common.labels import CLASSES, CONVENTIONS, REGIONS
+from common.labels import CONVENTIONS
 from common.metrics import volume_ml
 from common.prepared import Entry, Volume, transform
+from common.scoring import MEMBERS
 from segresnet_monai.config import Config
 from segresnet_monai.model import build_segresnet
 
@@ -120,8 +120,8 @@ def load_run(folder: str | Path, *, device: str | torch.device | None = None) ->
 class Arguments:
     """Segment one's own patient with a trained SegResNet: four scans in, one segmentation and its volumes in ml out.
 
-    The scans must be as in BraTS: co-registered on one grid, skull-stripped (background exactly 0), 1 mm isotropic,
-    axes pointing left, posterior and superior. Research software: not for diagnosis.
+    The scans must be as in BraTS: co-registered on one grid, skull-stripped (background exactly 0), 1 mm isotropic; the
+    order and direction of the axes are read from the files. Research software: not for diagnosis.
     """
 
     run: Path
@@ -154,19 +154,17 @@ def segment(arguments: Arguments) -> dict[str, float]:
     if problems := check_arrays(subject, scans, None):
         raise ValueError("; ".join(str(problem) for problem in problems))
     scan = scans[config.contrasts[0]]
-    axes = "".join(aff2axcodes(scan.affine))
-    if axes != "LPS" or not np.allclose(scan.spacing_mm, 1, atol=0.05):
+    if not np.allclose(scan.spacing_mm, 1, atol=0.05):
         spacing = " x ".join(f"{side:.3g}" for side in scan.spacing_mm)
         raise ValueError(
-            f"{images[config.contrasts[0]]}: expected axes LPS at 1 mm as in BraTS, found {axes} at {spacing} mm; "
-            "resample and reorient the scans first"
+            f"{images[config.contrasts[0]]}: expected voxels of 1 mm as in BraTS, found {spacing} mm; resample the scans"
         )
-    volume = transform(subject.id, scans, None, config.recipe)
-    labels = predict_volume(network, volume, config)
-    convention = CONVENTIONS[arguments.labels]
-    nifti.write(arguments.output, convention.from_classes(labels).astype(np.uint8), like=scan)
-    members = {name: (index,) for index, name in enumerate(CLASSES) if index} | dict(REGIONS)
-    return {name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in members.items()}
+    # The network has only seen brains that lie as BraTS stores them; the answer goes back to the scan's own axes.
+    turned = {name: replace(each, data=nifti.to_axes(each.data, each.affine)) for name, each in scans.items()}
+    volume = transform(subject.id, turned, None, config.recipe)
+    labels = nifti.from_axes(predict_volume(network, volume, config), scan.affine)
+    nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(labels), like=scan)
+    return {name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()}
 
 
 def main() -> None:
