@@ -1,7 +1,7 @@
 """Every setting of the SegResNet, its training and its prediction; the defaults are the report's Table 1."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
 
 from common.cohort import CONTRASTS
 from common.prepared import Recipe
@@ -60,6 +60,12 @@ class Config:
     """A voxel takes the most probable label if that exceeds this, else background (D)."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
+                choices = ", ".join(get_args(field.type))
+                raise ValueError(
+                    f"expected {field.name} to be one of {choices}, received {getattr(self, field.name)!r}"
+                )
         levels = len(self.encoder_blocks)
         factor = 2 ** (levels - 1)
         checks = (

@@ -156,9 +156,7 @@ def segment(arguments: Arguments) -> dict[str, float]:
     scan = scans[config.contrasts[0]]
     if not np.allclose(scan.spacing_mm, 1, atol=0.05):
         spacing = " x ".join(f"{side:.3g}" for side in scan.spacing_mm)
-        raise ValueError(
-            f"{images[config.contrasts[0]]}: expected voxels of 1 mm as in BraTS, found {spacing} mm; resample the scans"
-        )
+        raise ValueError(f"{images[config.contrasts[0]]}: expected voxels of 1 mm as in BraTS, found {spacing} mm")
     # The network has only seen brains that lie as BraTS stores them; the answer goes back to the scan's own axes.
     turned = {name: replace(each, data=nifti.to_axes(each.data, each.affine)) for name, each in scans.items()}
     volume = transform(subject.id, turned, None, config.recipe)

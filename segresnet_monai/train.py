@@ -3,6 +3,7 @@
 import logging
 import pickle
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,12 @@ from segresnet_monai.predict import build, decode_labels, default_device, probab
 
 # Weights, optimiser, schedule, loss scale and best score; Lightning keeps no random state and none is needed.
 LAST = "last.ckpt"
+IRRELEVANT_WARNINGS = (
+    r".*LeafSpec.* is deprecated",  # Lightning's own use of PyTorch
+    r".*does not have many workers",  # crops come from memory maps
+    r".*smaller than the logging interval",  # nothing is logged by step
+    r".*exists and is not empty",  # a resumed run
+)
 
 
 def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run: Run) -> Path:
@@ -51,7 +58,10 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     )
     loader = training_loader(train, config, pin_memory=device.type == "cuda")
     try:
-        trainer.fit(Training(config), loader, ckpt_path=last if last.exists() else None, weights_only=True)
+        with warnings.catch_warnings():
+            for message in IRRELEVANT_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            trainer.fit(Training(config), loader, ckpt_path=last if last.exists() else None, weights_only=True)
     except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
         if record.started:
             raise

@@ -1,0 +1,74 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from monai.networks.nets import SegResNet  # noqa: E402
+
+from segresnet_monai.model import build_segresnet  # noqa: E402
+
+SIZE = {"initial_filters": 8, "encoder_blocks": (1, 2, 2, 4), "decoder_blocks": (1, 1, 1)}
+
+
+def plain(**changes):
+    """MONAI's network as its user would build it."""
+    return SegResNet(
+        spatial_dims=3,
+        in_channels=4,
+        out_channels=3,
+        init_filters=8,
+        blocks_down=(1, 2, 2, 4),
+        blocks_up=(1, 1, 1),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_faster_convolutions_change_neither_values_nor_gradients(batch):
+    ours, theirs = build_segresnet(dropout=0.0, seed=3, **SIZE), plain()
+    theirs.load_state_dict(ours.state_dict())
+    torch.manual_seed(0)
+    image = torch.randn(batch, 4, 16, 24, 32)
+    outputs = ours(image), theirs(image)
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    for output in outputs:
+        output.square().mean().backward()
+    for (name, one), (_, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6, msg=name)
+    ours.eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-5)
+
+
+def test_small_samples_do_take_onednn():
+    """The plain loop is an operator of its own; it must not appear in our step, and does in the plain one."""
+    image = torch.randn(1, 4, 16, 24, 32)
+    ran = []
+    for network in (build_segresnet(**SIZE), plain(dropout_prob=0.2)):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            network(image).mean().backward()
+        ran.append({event.key for event in profile.key_averages()})
+    assert "aten::slow_conv3d_forward" not in ran[0]
+    assert "aten::slow_conv3d_forward" in ran[1]
+
+
+def test_size_is_the_papers():
+    """4.7 million parameters at 16 filters: the encoder's four levels and the decoder, counted layer by layer."""
+    conv = lambda i, o, k=3: i * o * k**3  # noqa: E731
+    block = lambda c: 2 * (conv(c, c) + 2 * c)  # noqa: E731  (two convolutions without bias, two group norms)
+    widths = (16, 32, 64, 128)
+    encoder = conv(4, 16) + sum(n * block(c) for n, c in zip((1, 2, 2, 4), widths, strict=True))
+    down = sum(conv(c, 2 * c) for c in widths[:-1])
+    up = sum(conv(2 * c, c, 1) + block(c) for c in widths[:-1])
+    last = 2 * 16 + conv(16, 3, 1) + 3
+    network = build_segresnet()
+    assert sum(p.numel() for p in network.parameters()) == encoder + down + up + last == 4_702_227
+
+
+def test_weights_are_a_function_of_the_seed_and_the_global_state_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    states = [build_segresnet(seed=seed, **SIZE).state_dict() for seed in (0, 0, 1)]
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+    assert not torch.equal(states[0]["convInit.conv.weight"], states[2]["convInit.conv.weight"])

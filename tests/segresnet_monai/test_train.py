@@ -1,0 +1,168 @@
+"""Training: exact resume after kills, what a run's folder holds, and that it learns."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from common.runs import Run  # noqa: E402
+from segresnet_monai.config import Config  # noqa: E402
+from segresnet_monai.predict import load, predict  # noqa: E402
+from segresnet_monai.train import LAST, fit, validate  # noqa: E402
+
+SMALL = {
+    "crop_voxels": (24, 24, 24),
+    "initial_filters": 8,
+    "encoder_blocks": (1, 1),
+    "decoder_blocks": (1,),
+    "loss": "dice_bce",
+    "learning_rate": 2e-3,
+    "epochs": 5,
+    "crops_per_epoch": 4,
+    "validate_every": 2,
+    "workers": 0,
+}
+PROGRAM = """
+import json, sys
+from common.prepared import Entry
+from common.runs import Run
+from pathlib import Path
+from segresnet_monai.config import Config
+from segresnet_monai.train import fit
+told = json.loads(sys.argv[1])
+entries = [Entry(id, Path(path), {k: tuple(v) for k, v in geometry.items()}) for id, path, geometry in told["entries"]]
+config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in told["config"].items()})
+print("ready", flush=True)
+with Run(told["folder"]) as run:
+    fit(entries[:3], entries[3:], config, run)
+print("done", flush=True)
+"""
+
+
+def start(entries, config, folder):
+    told = {"entries": [(e.id, str(e.path), e.geometry) for e in entries], "config": config, "folder": str(folder)}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, json.dumps(told)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def weights(folder, name):
+    return torch.load(folder / "checkpoints" / name, weights_only=True)
+
+
+def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed):
+    process = start(entries, SMALL, tmp_path / "whole")
+    process.stdout.readline()
+    began = time.monotonic()
+    assert process.communicate()[0] == "done\n"
+    duration = time.monotonic() - began
+    moments, interrupted = random.Random(seed), 0
+    while interrupted < kills:
+        process = start(entries, SMALL, tmp_path / "killed")
+        assert process.stdout.readline() == "ready\n"
+        try:
+            process.wait(timeout=moments.uniform(0, duration))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+        interrupted += 1
+    process = start(entries, SMALL, tmp_path / "killed")
+    assert process.communicate()[0].endswith("done\n")
+    for name in ("last.pt", "best.pt"):
+        whole, killed = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
+        assert whole.keys() == killed.keys()
+        assert all(torch.equal(whole[key], killed[key]) for key in whole), name
+    histories = [(tmp_path / folder / "history.csv").read_text().splitlines() for folder in ("whole", "killed")]
+    drop_seconds = [[",".join(np.delete(line.split(","), 3)) for line in history] for history in histories]
+    assert histories[0][0].split(",")[3] == "seconds"
+    assert drop_seconds[0] == drop_seconds[1]
+    assert not list((tmp_path / "killed").rglob("*.part"))
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_a_killed_run_ends_with_the_same_bits(tiny_entries, tmp_path, seed):
+    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=seed)
+
+
+@pytest.mark.slow
+def test_ten_kills_end_with_the_same_bits(tiny_entries, tmp_path):
+    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=10, seed=1)
+
+
+def test_training_depends_on_the_seed_and_nothing_else(tiny_entries, tmp_path):
+    states = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)
+        config = Config(**{**SMALL, "epochs": 2, "seed": seed})
+        with Run(tmp_path / str(number)) as run:
+            fit(tiny_entries[:3], tiny_entries[3:], config, run)
+        states.append(weights(tmp_path / str(number), "last.pt"))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_entries, tmp_path_factory):
+    """A run long enough to learn the tiny cohort."""
+    config = Config(
+        **{**SMALL, "crop_voxels": (40, 48, 40), "epochs": 12, "crops_per_epoch": 15, "learning_rate": 5e-3}
+    )
+    with Run(tmp_path_factory.mktemp("trained")) as run:
+        yield run, config, fit(tiny_entries[:3], tiny_entries[3:4], config, run)
+
+
+def test_it_learns_an_unseen_subject(trained, tiny_entries):
+    _, config, chosen = trained
+    ((case, labels),) = predict(load(config, chosen), tiny_entries[4:], config)
+    volume = tiny_entries[4].open()
+    box = tuple(slice(b, b + n) for b, n in zip(volume.box_start, volume.box_shape, strict=True))
+    truth = volume.labels() > 0
+    overlap = 2 * np.count_nonzero((labels[box] > 0) & truth) / (np.count_nonzero(labels) + np.count_nonzero(truth))
+    assert case == tiny_entries[4].id
+    assert overlap > 0.8
+
+
+def test_the_cosine_schedule_runs_over_the_whole_training(trained):
+    run, config, _ = trained
+    rates = run.history.frame()["learning_rate"].to_numpy()
+    epochs = np.arange(config.epochs)
+    np.testing.assert_allclose(
+        rates, config.learning_rate * (1 + np.cos(np.pi * epochs / config.epochs)) / 2, rtol=1e-6
+    )
+
+
+def test_validation_is_scored_when_said_and_best_weights_have_the_best_score(trained, tiny_entries):
+    run, config, chosen = trained
+    history = run.history.frame()
+    scored = history.dropna(subset="validation_mean_dice")
+    assert scored["epoch"].tolist() == [2, 4, 6, 8, 10, 12]
+    assert chosen == run.checkpoints / "best.pt"
+    best = validate(load(config, chosen), tiny_entries[3:4], config)
+    assert best == pytest.approx(scored["validation_mean_dice"].max(), abs=1e-9)
+
+
+def test_a_finished_run_is_not_trained_again(trained, tiny_entries):
+    run, config, chosen = trained
+    before = {path: path.stat().st_mtime_ns for path in run.checkpoints.iterdir()}
+    assert fit(tiny_entries[:3], tiny_entries[3:4], config, run) == chosen
+    assert {path: path.stat().st_mtime_ns for path in run.checkpoints.iterdir()} == before
+
+
+def test_a_damaged_checkpoint_is_named(tiny_entries, tmp_path):
+    with Run(tmp_path) as run:
+        run.checkpoints.mkdir()
+        (run.checkpoints / LAST).write_bytes(b"PK\x03\x04 half a file")
+        with pytest.raises(ValueError, match=r"last\.ckpt: expected an intact checkpoint.*--fresh"):
+            fit(tiny_entries[:3], tiny_entries[3:], Config(**SMALL), run)
