@@ -54,7 +54,7 @@ def state(folder: Path) -> str:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments", description=__doc__)
     for experiment in available():
         said = [f"{name} {entry.value}" for name, entry in results.reported()[experiment].items()]
         more = f", and {len(said) - MOST_VALUES} more" if len(said) > MOST_VALUES else ""

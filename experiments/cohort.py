@@ -112,7 +112,7 @@ def claims(rows: pd.DataFrame, *, synthetic: bool) -> list[results.Result]:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.cohort", description=__doc__)
     try:
         check(options)
     except (CohortError, RunError) as error:

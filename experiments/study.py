@@ -67,7 +67,7 @@ class Refused(Exception):
     """The experiment cannot run as asked; the message is for the user and says what to do."""
 
 
-def command_line(presets: Mapping[str, Any], description: str) -> tuple[Options, Any]:
+def command_line(experiment: str, presets: Mapping[str, Any], description: str) -> tuple[Options, Any]:
     """Options and model configuration; ``--model.*`` changes single fields of the chosen preset.
 
     Without --preset: paper where --data is given, else demo.
@@ -88,7 +88,10 @@ def command_line(presets: Mapping[str, Any], description: str) -> tuple[Options,
         model: type(config)
 
     arguments = tyro.cli(
-        Arguments, description=description, default=Arguments(options=Options(preset=preset), model=config)
+        Arguments,
+        prog=f"python -m experiments.{experiment}",
+        description=description,
+        default=Arguments(options=Options(preset=preset), model=config),
     )
     return arguments.options, arguments.model
 

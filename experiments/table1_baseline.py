@@ -33,7 +33,7 @@ DEMO = replace(
 
 
 def main() -> None:
-    options, config = command_line({"paper": PAPER, "demo": DEMO}, description=__doc__)
+    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, description=__doc__)
     with study(EXPERIMENT, options, config) as baseline:
         if not baseline.run.is_finished:
             from segresnet_monai.predict import load, predict

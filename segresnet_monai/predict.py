@@ -148,7 +148,7 @@ def segment(arguments: Arguments) -> dict[str, float]:
     Raises ValueError when the scans cannot be trusted or are not as the network expects them.
     """
     images = {"FLAIR": arguments.flair, "T1": arguments.t1, "T1ce": arguments.t1ce, "T2": arguments.t2}
-    subject = Subject(id=arguments.output.name, images=images)
+    subject = Subject(id="patient", images=images)
     network, config = load_run(arguments.run, device=arguments.device)
     scans, _ = subject.read(config.contrasts)
     if problems := check_arrays(subject, scans, None):
@@ -161,12 +161,13 @@ def segment(arguments: Arguments) -> dict[str, float]:
     turned = {name: replace(each, data=nifti.to_axes(each.data, each.affine)) for name, each in scans.items()}
     volume = transform(subject.id, turned, None, config.recipe)
     labels = nifti.from_axes(predict_volume(network, volume, config), scan.affine)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(labels), like=scan)
     return {name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()}
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m segresnet_monai.predict")
     try:
         volumes_ml = segment(arguments)
     except (ValueError, OSError) as error:

@@ -1,0 +1,59 @@
+"""What every command promises: help that reads well, no framework before it is needed, the right preset."""
+
+import subprocess
+import sys
+
+import pytest
+
+from experiments import study
+from experiments.table1_baseline import DEMO, PAPER
+from segresnet_monai.config import Config
+from tests.experiments.conftest import ROOT, environment
+
+FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "monai", "lightning")
+
+
+@pytest.mark.parametrize(
+    "module", ["experiments.table1_baseline", "experiments.cohort", "experiments.__main__", "experiments.study"]
+)
+def test_importing_an_experiment_loads_no_framework(module):
+    program = f"import sys, {module}; print(sorted(set(sys.modules) & set({FRAMEWORKS})))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", ["experiments", "experiments.table1_baseline", "experiments.cohort", "segresnet_monai.predict"]
+)
+def test_help_names_its_command_and_what_it_does(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"usage: python -m {module} ")
+    assert str(ROOT) not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset", "config"),
+    [
+        ([], "demo", DEMO),
+        (["--data", "folder"], "paper", PAPER),
+        (["--data", "folder", "--preset", "demo"], "demo", DEMO),
+        (["--preset", "paper"], "paper", PAPER),
+    ],
+)
+def test_the_preset_follows_from_the_data_unless_it_is_named(monkeypatch, arguments, preset, config):
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    options, chosen = study.command_line("table1_baseline", {"paper": PAPER, "demo": DEMO}, "")
+    assert (options.preset, chosen) == (preset, config)
+    monkeypatch.setattr(sys, "argv", ["program", *arguments, "--model.epochs", "7"])
+    assert study.command_line("table1_baseline", {"paper": PAPER, "demo": DEMO}, "")[1].epochs == 7
+
+
+def test_the_paper_preset_is_the_reports():
+    assert Config() == PAPER

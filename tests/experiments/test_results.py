@@ -1,0 +1,47 @@
+import pandas as pd
+
+from experiments.results import Result, as_rows, read_summary, reported, segmentation_results, table
+
+
+def scores(**values):
+    row = {"metric": "mean_dice", "mean": 0.5, "low": 0.4, "high": 0.6, "n": 7}
+    return pd.DataFrame([row | values])
+
+
+def test_a_result_has_the_reported_number_where_there_is_one():
+    (result,) = segmentation_results("table1_baseline", scores(metric="mean_dice_with_background"), synthetic=False)
+    said = reported()["table1_baseline"]["mean_dice_with_background"].value
+    assert result == Result("table1_baseline.mean_dice_with_background", said, 0.5, 0.4, 0.6, 7, False)
+    (result,) = segmentation_results("table1_baseline", scores(metric="hd_TC"), synthetic=True)
+    assert (result.reported, result.synthetic) == (None, True)
+
+
+def test_what_is_not_defined_is_null_and_volumes_are_no_result(tmp_path):
+    (result,) = segmentation_results("x", scores(low=float("nan"), high=float("nan"), n=2), synthetic=False)
+    assert (result.low, result.high) == (None, None)
+    assert not segmentation_results("x", scores(metric="volume_truth_ml_WT"), synthetic=False)
+    assert set(as_rows([result])[0]) == {"key", "reported", "value", "low", "high", "n", "synthetic"}
+
+
+def test_the_table_keeps_reported_and_measured_apart_and_marks_synthetic():
+    text = table([
+        Result("e.mean_dice", 0.809, 0.7512, 0.7, 0.8, 9, True),
+        Result("e.loss", "not satisfactory", None, None, None, 0, False),
+        Result("e.hd_WT", None, 18.825, 10.0, 20.5, 9, False),
+    ])  # fmt: skip
+    head, _, *rows = (line.split("  ") for line in text.splitlines())
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert [cell.strip() for cell in head if cell.strip()] == ["result", "reported", "this run", "95 % interval", "n"]
+    assert cells == [
+        ["mean_dice (synthetic)", "0.809", "0.751", "0.700 to 0.800", "9"],
+        ["loss", "not satisfactory", "-", "0"],
+        ["hd_WT", "-", "18.82", "10.00 to 20.50", "9"],
+    ]
+
+
+def test_summaries_are_read_as_they_were_written(tmp_path):
+    from common.files import write_json
+
+    results = [Result("e.mean_dice", 0.8, 0.75, None, None, 2, False)]
+    write_json(tmp_path / "summary.json", as_rows(results))
+    assert read_summary(tmp_path / "summary.json") == results
