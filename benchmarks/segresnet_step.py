@@ -1,0 +1,183 @@
+"""One training step: ``python -m benchmarks.segresnet_step [--json PATH] [--repeats N] [--size SIDE]``.
+
+A step is forward pass, Dice loss, backward pass and Adam on one crop, from the same weights. Ours is what
+``segresnet_monai.train`` does: channels-last memory, oneDNN for every convolution on the CPU, fused Adam, and masks
+that become channels within the step. The peer is the plain PyTorch step with MONAI's SegResNet of the same sizes, its
+``DiceLoss``, PyTorch's default memory format and default Adam; its masks are channels already. Both compute in float32
+on the CPU. On a GPU both use float16 autocast and loss scaling, the peer as MONAI's BraTS example does, with cuDNN's
+search for the fastest algorithm; the peak memory of both is printed. A step's time does not depend on what is in the
+crop, so crops are noise and ``--data`` changes nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from monai.losses import DiceLoss
+from monai.networks.nets import SegResNet
+
+from benchmarks import basis
+from benchmarks.compare import Row, compare, report
+from segresnet_monai.config import Config
+from segresnet_monai.data import to_channels
+from segresnet_monai.losses import dice
+from segresnet_monai.predict import build
+
+LOSS_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Time one training step of the SegResNet against the plain PyTorch and MONAI step."""
+
+    data: Path | None = None
+    """Not used: the time of a step does not depend on what is in the crop."""
+    json: Path | None = None
+    """Where to write the rows as JSON."""
+    repeats: int = 7
+    """Rounds; each times every side once."""
+    size: int | None = None
+    """Side of a cubic crop in voxels, 128 in the paper preset; by default the demo's crop and 64 on the CPU, 128 on a
+    GPU."""
+    filters: int = 16
+    """Filters of the first level, for --size and the default cubes; the demo's crop is timed with its own 8."""
+
+
+Batch = Mapping[str, torch.Tensor]
+
+
+def cases(options: Options, device: torch.device) -> list[tuple[int, tuple[int, int, int]]]:
+    """Filters and crop of each comparison."""
+    if options.size is not None:
+        return [(options.filters, (options.size,) * 3)]
+    return (
+        [(options.filters, (128,) * 3)] if device.type == "cuda" else [(8, (48, 64, 48)), (options.filters, (64,) * 3)]
+    )
+
+
+def batch(config: Config, device: torch.device) -> Batch:
+    """A crop of noise with random classes, in the form in which ours and the peer get them."""
+    generator = torch.Generator().manual_seed(config.seed)
+    labels = torch.randint(4, (1, *config.crop_voxels), generator=generator, dtype=torch.uint8)
+    return {
+        "image": torch.randn(1, len(config.contrasts), *config.crop_voxels, generator=generator).to(device),
+        "labels": labels.to(device),
+        "channels": to_channels(labels).float().to(device),
+    }
+
+
+def monai_network(config: Config) -> SegResNet:
+    """MONAI's SegResNet as it stands, of a configuration's sizes and with our initial weights."""
+    network = SegResNet(
+        spatial_dims=3,
+        in_channels=len(config.contrasts),
+        out_channels=3,
+        init_filters=config.initial_filters,
+        blocks_down=config.encoder_blocks,
+        blocks_up=config.decoder_blocks,
+        dropout_prob=config.dropout,
+    )
+    network.load_state_dict(build(config).state_dict())
+    return network
+
+
+class Ours:
+    """The step of segresnet_monai.train, without Lightning around it."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.network = build(config).to(device)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        return dice(self.network(image), to_channels(batch["labels"]))
+
+    def step(self, batch: Batch) -> torch.Tensor:
+        self.optimiser.zero_grad()
+        with torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()):
+            loss = self.loss(batch)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss.detach()
+
+
+class Monai(Ours):
+    """The plain step: MONAI's network and loss, PyTorch's default memory format and optimiser."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        super().__init__(config, device)
+        self.network = monai_network(config).to(device)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.criterion = DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-5)
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        return self.criterion(self.network(batch["image"]), batch["channels"])
+
+    def step(self, batch: Batch) -> torch.Tensor:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
+            return super().step(batch)
+
+
+def loss_difference(ours: Ours, peer: Ours, batch: Batch) -> float:
+    """Absolute difference of both first losses, in float32 with the same dropout."""
+    losses = []
+    for side in (ours, peer):
+        torch.manual_seed(0)
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            losses.append(float(side.loss(batch)))
+    return abs(losses[0] - losses[1])
+
+
+def step_flops(config: Config) -> int:
+    """FLOP of the products and convolutions in the forward and backward pass; counted without computing them."""
+    network = monai_network(config).to("meta")
+    image = torch.empty(1, len(config.contrasts), *config.crop_voxels, device="meta")
+    return basis.flops(lambda: network(image).sum().backward())
+
+
+def time_step(config: Config, device: torch.device, repeats: int) -> list[Row]:
+    """One training step, ours against the plain one. Raises ValueError when their losses differ."""
+    ours, peer, data = Ours(config, device), Monai(config, device), batch(config, device)
+    if (apart := loss_difference(ours, peer, data)) > LOSS_TOLERANCE:
+        raise ValueError(f"expected both losses within {LOSS_TOLERANCE}, found them {apart:.2g} apart")
+    size = "x".join(map(str, config.crop_voxels))
+    name = f"training step, {config.initial_filters} filters, {size}, {device.type}"
+    print(f"{name}: losses {apart:.1e} apart")
+    gpu = device.type == "cuda"
+    sides = {"ours": ours, "PyTorch and MONAI" + ", mixed precision" * gpu: peer}
+    work = {side: basis.synchronised(lambda step=step: step.step(data), device) for side, step in sides.items()}
+    own = work.pop("ours")
+    precision = torch.float16 if gpu else torch.float32
+    count = step_flops(config)
+    rows = compare(
+        name,
+        own,
+        work,
+        repeats=repeats,
+        floor_s=count / basis.matmul_rate(device, precision),
+        floor=f"{count / 1e9:.0f} GFLOP at the rate of a matrix product",
+        warmup=3 if gpu else 1,
+    )
+    if gpu:
+        for side, step in (("ours", own), *work.items()):
+            print(
+                f"{name}: peak memory of {side} {basis.peak_memory_gib(step, device):.2f} GiB (weights of both sides)"
+            )
+    return rows
+
+
+def main(options: Options) -> None:
+    rows: list[Row] = []
+    for device in basis.devices():
+        for filters, crop in cases(options, device):
+            rows += time_step(Config(initial_filters=filters, crop_voxels=crop), device, options.repeats)
+    report(rows, options.json)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
