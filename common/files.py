@@ -62,17 +62,17 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 
 def plain(value: object) -> object:
-    """Dataclasses, paths, tuples and numpy scalars as what JSON knows."""
+    """Dataclasses, paths, tuples, numpy scalars and arrays as what JSON knows."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "item"):
-        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -5,14 +5,15 @@ as 16-bit integers with one step per contrast (largest absolute z-score / 32767,
 the labels as the last channel. Outside the box every contrast is 0 and the label is background, so a crop taken
 anywhere in the volume is exact, at a third of the volume's bytes.
 
-``<subject>-<key>.npy`` holds the voxels, ``<subject>-<key>.json``, written last, their checksum and geometry. The key
-is made from the recipe and the content of the sources: a changed scan has another name. An entry is used only if its
-checksum holds; what a kill, a full disk or a fading disk left behind is made again. Two processes that prepare the same
-subject write the same bytes, each under a temporary name, so they need no lock.
+``<subject>-<key>.npy`` holds the voxels, ``<subject>-<key>.json``, written last, the geometry and a checksum of both.
+The key is made from the recipe and the content of the sources: a changed scan has another name. An entry is used only
+if its checksum holds; what a kill, a full disk or a fading disk left behind is made again. Two processes that prepare
+the same subject write the same bytes, each under a temporary name, so they need no lock.
 """
 
 import errno
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,8 +93,8 @@ class Volume:
 def decode(voxels: np.ndarray, steps: Sequence[float]) -> np.ndarray:
     """Stored integers (contrast, x, y, z), in any memory order, as float32 z-scores in a new C-ordered array."""
     image = np.empty(voxels.shape, dtype=np.float32)
-    for channel, step in enumerate(steps):
-        np.multiply(voxels[channel], np.float32(step), out=image[channel], casting="unsafe")
+    for stored, step, decoded in zip(voxels, steps, image, strict=True):
+        np.multiply(stored, np.float32(step), out=decoded, casting="unsafe")
     return image
 
 
@@ -135,7 +136,7 @@ def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, 
         write_json(folder / "recipe.json", recipe)
         remove_old_leftovers(folder)
     except OSError as error:
-        raise StoreError(f"{folder}: the prepared store cannot be written ({error.strerror})") from error
+        raise StoreError(f"{folder}: the prepared store cannot be written ({error.strerror or error})") from error
     jobs = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         joblib.delayed(_bring)(subject, recipe, folder) for subject in subjects
     )
@@ -173,7 +174,7 @@ def transform(subject: str, scans: Mapping[str, Scan], labels: np.ndarray | None
                 image = volumes.zscore_nonzero(scan[box], mean, sd)
             else:
                 image = volumes.resize(volumes.zscore_nonzero(scan, mean, sd), shape)[box]
-            step = max(float(max(image.max(), -image.min())) / STEPS, np.finfo(np.float32).tiny)
+            step = max(float(max(image.max(), -image.min())) / STEPS, float(np.finfo(np.float32).tiny))
             image *= np.float32(1 / step)
             np.rint(image, out=image)
             np.copyto(voxels[channel], image, casting="unsafe")
@@ -195,7 +196,10 @@ class _Outcome:
 
 
 def _bring(subject: Subject, recipe: Recipe, folder: Path) -> _Outcome:
-    source = json.dumps([FORMAT, asdict(recipe), subject.fingerprint()])
+    try:
+        source = json.dumps([FORMAT, asdict(recipe), subject.fingerprint()])
+    except (ScanError, OSError) as error:
+        return _unreadable(subject, error)
     key = hashlib.sha256(source.encode()).hexdigest()[:16]
     voxels_path, record_path = folder / f"{subject.id}-{key}.npy", folder / f"{subject.id}-{key}.json"
     damaged = False
@@ -205,21 +209,23 @@ def _bring(subject: Subject, recipe: Recipe, folder: Path) -> _Outcome:
         damaged = True
     try:
         scans, mask = subject.read(recipe.contrasts)
-    except (ScanError, OSError):
-        return _Outcome(None, tuple(check_subject(subject)))
+    except (ScanError, OSError) as error:
+        return _unreadable(subject, error)
     if problems := check_arrays(subject, scans, mask):
         return _Outcome(None, tuple(problems))
     labels = None if mask is None else subject.convention.to_classes(mask.data)
     volume = transform(subject.id, scans, labels, recipe)
     geometry = {field: value for field, value in vars(volume).items() if field not in ("id", "voxels")}
+    content = (_npy_header(volume.voxels), volume.voxels)
     try:
         record_path.unlink(missing_ok=True)
         with atomic_path(voxels_path, flush=False) as temporary, temporary.open("wb") as file:
-            np.lib.format.write_array(file, volume.voxels, allow_pickle=False)
-        write_json(record_path, {"geometry": geometry, "checksum": _checksum(volume.voxels)})
+            # Not numpy's own writer: it takes a disk that fills halfway for an error without a number.
+            file.writelines(content)
+        write_json(record_path, {"geometry": geometry, "checksum": _checksum(geometry, content)})
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"{folder}: the prepared store cannot be written ({error.strerror})") from error
+            raise StoreError(f"{folder}: the prepared store cannot be written ({error.strerror or error})") from error
         free, needed = shutil.disk_usage(folder).free / 2**20, volume.voxels.nbytes / 2**20
         raise StoreError(
             f"{folder}: the disk is full: subject {subject.id} needs {needed:.0f} MiB and {free:.0f} MiB are free; "
@@ -228,20 +234,38 @@ def _bring(subject: Subject, recipe: Recipe, folder: Path) -> _Outcome:
     return _Outcome(Entry(subject.id, voxels_path, geometry), made=True, damaged=damaged)
 
 
+def _unreadable(subject: Subject, error: ScanError | OSError) -> _Outcome:
+    """Every file's problem; the error itself where a second look finds none, so that no subject drops out unnamed."""
+    return _Outcome(None, tuple(check_subject(subject)) or (Problem(subject.id, None, str(error)),))
+
+
 def _intact(subject: str, voxels_path: Path, record_path: Path) -> Entry | None:
-    """The stored entry if its record can be read and its voxels have the recorded checksum."""
+    """The stored entry if its record can be read and geometry and file have the recorded checksum."""
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
         geometry = {k: tuple(v) if isinstance(v, list) else v for k, v in record["geometry"].items()}
-        entry = Entry(subject, voxels_path, geometry)
-        return entry if _checksum(entry.open().voxels) == record["checksum"] else None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError):
+        # Read, not mapped: a disk that fails in a mapped page ends the process. The array's header is parsed only once
+        # its bytes are known to be good.
+        with voxels_path.open("rb") as file:
+            checksum = _checksum(geometry, iter(lambda: file.read(2**20), b""))
+        return Entry(subject, voxels_path, geometry) if checksum == record["checksum"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Whatever a fading disk made of the two files, the sources are still there to make them again.
         return None
 
 
-def _checksum(voxels: np.ndarray) -> str:
-    return f"{voxels.shape}-{isal_zlib.crc32(memoryview(voxels.reshape(-1)).cast('B')):08x}"
+def _npy_header(voxels: np.ndarray) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(voxels))
+    return header.getvalue()
+
+
+def _checksum(geometry: Mapping[str, object], content: Iterable[bytes | np.ndarray]) -> str:
+    """CRC-32 of the geometry and of the voxels' file, which is given in pieces."""
+    crc = isal_zlib.crc32(json.dumps(geometry).encode())
+    for piece in content:
+        crc = isal_zlib.crc32(piece, crc)
+    return f"{crc:08x}"
 
 
 def _foreground(scan: Scan) -> volumes.Box:
@@ -249,9 +273,12 @@ def _foreground(scan: Scan) -> volumes.Box:
 
 
 def _scaled_box(box: volumes.Box, source: Sequence[int], target: Sequence[int]) -> volumes.Box:
-    """The box on another grid over the same volume; one voxel wider on a new grid, as far as resampling spreads."""
-    margin = int(tuple(source) != tuple(target))
-    return tuple(
-        slice(max(0, s.start * t // n - margin), min(t, -(-s.stop * t // n) + margin))
-        for s, n, t in zip(box, source, target, strict=True)
-    )
+    """The box on another grid over the same volume, wider on a new grid by as many voxels as resampling spreads."""
+    if tuple(source) == tuple(target):
+        return box
+    scaled = []
+    for s, n, t in zip(box, source, target, strict=True):
+        # Growing, a voxel reaches (t / n - 1) / 2 target voxels beyond its own place; shrinking, one at most.
+        margin = max(1, -(-(t - n) // (2 * n)))
+        scaled.append(slice(max(0, s.start * t // n - margin), min(t, -(-s.stop * t // n) + margin)))
+    return tuple(scaled)

@@ -110,7 +110,7 @@ class Run:
         for path in self.folder.iterdir():
             if path.name == "run.lock":
                 continue
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()

@@ -93,14 +93,17 @@ def read_published(path: str | Path, subjects: Iterable[HasPatient]) -> Split:
     has another name or is empty, an id stands twice or is not in the cohort, or a patient is in two parts.
     """
     path = Path(path)
-    table = pd.read_csv(path, dtype=str)
+    try:
+        table = pd.read_csv(path, dtype=str, na_filter=False)  # a subject may be called NA; an empty cell is ""
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a CSV with the columns id and part, but {error}") from error
     if not {"id", "part"} <= set(table.columns):
         raise ValueError(f"{path}: expected the columns id and part, found {', '.join(table.columns)}")
     patient_of = {subject.id: subject.patient for subject in subjects}
     if unknown := sorted(set(table["id"]) - set(patient_of)):
         raise ValueError(f"{path}: {len(unknown)} ids are not in the cohort of {len(patient_of)}: {_some(unknown)}")
-    if not set(table["part"]) == set(PARTS):
-        raise ValueError(f"{path}: expected the parts {', '.join(PARTS)}, found {_some(sorted(set(table['part'])))}")
+    if (parts := set(table["part"])) != set(PARTS):
+        raise ValueError(f"{path}: expected the parts {', '.join(PARTS)}, found {_some(sorted(map(repr, parts)))}")
     if twice := sorted(table["id"][table["id"].duplicated()]):
         raise ValueError(f"{path}: expected each id once, found more than one row for {_some(twice)}")
     parts_of_patient = table.groupby(table["id"].map(patient_of))["part"].nunique()

@@ -1,0 +1,210 @@
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import pytest
+
+from common.splits import PARTS, k_folds, read_published, split_by_fractions
+
+
+@dataclass(frozen=True)
+class Scan:
+    id: str
+    patient: str
+
+
+def cohort(n, time_points=1):
+    return [
+        Scan(f"BraTS-{number:04d}-{point:03d}", f"BraTS-{number:04d}")
+        for number in range(n)
+        for point in range(time_points)
+    ]
+
+
+def sizes(split):
+    return tuple(len(getattr(split, part)) for part in PARTS)
+
+
+def check_covers(split, subjects):
+    """Every subject in exactly one part, each part sorted, none empty, no patient in two."""
+    assert sorted(split.train + split.validation + split.test) == sorted(s.id for s in subjects)
+    patient_of = {s.id: s.patient for s in subjects}
+    patients = [{patient_of[name] for name in getattr(split, part)} for part in PARTS]
+    assert sum(map(len, patients)) == len(set().union(*patients))
+    for part in PARTS:
+        assert getattr(split, part)
+        assert list(getattr(split, part)) == sorted(getattr(split, part))
+
+
+@pytest.mark.parametrize(
+    ("fractions", "n", "expected"),
+    [
+        ((0.6, 0.2, 0.2), 1000, (600, 200, 200)),
+        ((0.68, 0.20, 0.12), 1000, (680, 200, 120)),
+        ((0.7, 0.15, 0.15), 1000, (700, 150, 150)),
+        ((0.7, 0.15, 0.15), 921, (645, 138, 138)),  # 138.15 each: the rest trains
+        ((0.6, 0.2, 0.2), 1251, (751, 250, 250)),
+        ((0.6, 0.2, 0.2), 5, (3, 1, 1)),
+    ],
+)
+def test_sizes_of_the_report(fractions, n, expected):
+    split = split_by_fractions(cohort(n), fractions=fractions, seed=0)
+    assert sizes(split) == expected
+    check_covers(split, cohort(n))
+
+
+@pytest.mark.parametrize("fractions", [(0.6, 0.2, 0.2), (0.68, 0.2, 0.12), (0.7, 0.15, 0.15), (0.02, 0.49, 0.49)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_small_cohorts_have_somebody_everywhere(fractions, seed):
+    for n in range(3, 41):
+        split = split_by_fractions(cohort(n), fractions=fractions, seed=seed)
+        check_covers(split, cohort(n))
+        train, *held_out = sizes(split)
+        for size, fraction in zip(held_out, fractions[1:], strict=True):
+            # the nearest whole number, unless that is none or leaves nobody to train
+            assert abs(size - fraction * n) <= 0.5 + 1e-9 or (size == 1 and fraction * n < 0.5) or train == 1
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_too_few_patients(n):
+    # four scans of two patients are still two patients
+    named = "BraTS-0000" if n else "none"
+    with pytest.raises(ValueError, match=rf"at least 3 patients \(.*\), received {n}: {named}"):
+        split_by_fractions(cohort(n, time_points=2), seed=0)
+    with pytest.raises(ValueError, match=rf"at least 3 patients \(.*\), received {n}: {named}"):
+        k_folds(cohort(n, time_points=2), k=3, seed=0)
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.2, 0.2), (0.8, 0.2, 0.0), (1.2, -0.1, -0.1)])
+def test_fractions_that_are_none(fractions):
+    with pytest.raises(ValueError, match="three positive fractions that sum to 1, received ") as raised:
+        split_by_fractions(cohort(10), fractions=fractions, seed=0)
+    assert str(fractions) in str(raised.value)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_time_points_of_a_patient_stay_together(seed):
+    subjects = cohort(20, time_points=3)
+    split = split_by_fractions(subjects, seed=seed)
+    check_covers(split, subjects)
+    assert sizes(split) == (36, 12, 12)
+    for fold in k_folds(subjects, k=4, seed=seed):
+        check_covers(fold, subjects)
+    # who has how many time points changes nothing about who goes where
+    single = split_by_fractions([Scan(s.patient, s.patient) for s in cohort(20)], seed=seed)
+    assert {name[:-4] for name in split.test} == set(single.test)
+
+
+def test_order_of_the_files_is_irrelevant():
+    subjects = cohort(50, time_points=2)
+    shuffled = subjects[:]
+    random.Random(0).shuffle(shuffled)
+    assert shuffled != subjects
+    assert split_by_fractions(iter(shuffled), seed=3) == split_by_fractions(subjects, seed=3)
+    assert k_folds(iter(shuffled), k=5, seed=3) == k_folds(subjects, k=5, seed=3)
+
+
+def test_seeds_give_other_splits_of_the_same_sizes():
+    first, again, second = (split_by_fractions(cohort(100), seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert sizes(first) == sizes(second)
+    # two independent draws of 20 of 100 share about 4
+    assert len(set(first.test) & set(second.test)) < 12
+    assert first.hash != second.hash
+    assert {split.hash for split in k_folds(cohort(9), k=3, seed=0)}.isdisjoint(
+        split.hash for split in k_folds(cohort(9), k=3, seed=1)
+    )
+
+
+def test_a_split_is_not_the_order_of_the_names():
+    split = split_by_fractions(cohort(100), seed=0)
+    numbers = [int(name[6:10]) for name in split.test]
+    assert min(numbers) < 25
+    assert max(numbers) > 75
+
+
+def test_hash_follows_membership_and_not_the_name():
+    split = split_by_fractions(cohort(10), seed=0)
+    assert replace(split, name="other").hash == split.hash
+    moved = replace(split, train=split.train[1:], test=(*split.test, split.train[0]))
+    swapped = replace(split, validation=split.test, test=split.validation)
+    fewer = replace(split, train=split.train[1:])
+    assert len({split.hash, moved.hash, swapped.hash, fewer.hash}) == 4
+    assert split.as_dict() == {
+        "name": split.name,
+        "train": split.train,
+        "validation": split.validation,
+        "test": split.test,
+        "hash": split.hash,
+    }
+
+
+def test_names_say_what_was_asked():
+    assert split_by_fractions(cohort(9), fractions=(0.68, 0.2, 0.12), seed=4).name == "68-20-12_seed4"
+    assert [split.name for split in k_folds(cohort(9), k=3, seed=4)] == [f"fold{i}of3_seed4" for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("n", "k"), [(3, 3), (10, 3), (11, 5), (10, 10), (23, 4)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_folds_test_and_validate_everybody_once(n, k, seed):
+    subjects = cohort(n, time_points=2)
+    folds = k_folds(subjects, k=k, seed=seed)
+    assert len(folds) == k
+    for fold in folds:
+        check_covers(fold, subjects)
+        assert len(fold.test) in (2 * (n // k), 2 * -(-n // k))
+    for part in ("test", "validation"):
+        seen = Counter(name for fold in folds for name in getattr(fold, part))
+        assert seen == Counter(s.id for s in subjects)
+
+
+@pytest.mark.parametrize("k", [-1, 0, 1, 2, 11])
+def test_folds_that_cannot_be(k):
+    with pytest.raises(ValueError, match=rf"between 3 folds and one per patient \(10\), received {k}"):
+        k_folds(cohort(10, time_points=2), k=k, seed=0)
+
+
+def published(folder, text):
+    path = folder / "fold 1.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_published_split(tmp_path):
+    subjects = [Scan(name, name[0]) for name in ("b1", "b2", "a", "c", "left out", "NA", "007")]
+    path = published(
+        tmp_path, "part,id,site\ntrain,b2,x\ntest,NA,\nvalidation,c,y\ntrain,b1,x\ntrain,a,\ntrain,007,z\n"
+    )
+    split = read_published(path, iter(subjects))
+    assert (split.train, split.validation, split.test) == (("007", "a", "b1", "b2"), ("c",), ("NA",))
+    assert split.name == "published_fold 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("id,fold\na,train\n", "expected the columns id and part, found id, fold"),
+        ("id;part\na;train\n", "expected the columns id and part, found id;part"),
+        ("", "expected a CSV with the columns id and part, but No columns"),
+        ("id,part\na,train\nb,test,x,y\n", "expected a CSV with the columns id and part, but .* line 3"),
+        ("id,part\na,train\nq,test\nc,validation\nr,test\n", "2 ids are not in the cohort of 4: q, r"),
+        ("id,part\na,train\n,test\nc,validation\nr,test\n", "2 ids are not in the cohort of 4: , r"),
+        ("id,part\na,train\nb1,test\nc,validation\na,train\n", "each id once, found more than one row for a$"),
+        ("id,part\na,train\nb1,test\n", "expected the parts train, validation, test, found 'test', 'train'$"),
+        ("id,part\na,train\nb1,test\nc,val\n", "expected the parts .*, found 'test', 'train', 'val'$"),
+        ("id,part\na,train\nb1,test\nc,\nb2,validation\n", "expected the parts .*, found '', 'test', 'train', 'vali"),
+        ("id,part\na,train\nb1,test\nb2,validation\nc,train\n", "each patient in one part, found b in several"),
+    ],
+)
+def test_published_splits_that_are_refused(tmp_path, text, why):
+    subjects = [Scan(name, name[0]) for name in ("a", "b1", "b2", "c")]
+    path = published(tmp_path, text)
+    with pytest.raises(ValueError, match=why) as raised:
+        read_published(path, subjects)
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_many_unknown_ids_are_counted(tmp_path):
+    path = published(tmp_path, "id,part\n" + "".join(f"x{number},train\n" for number in range(8)))
+    with pytest.raises(ValueError, match=r"8 ids are not in the cohort of 3: x0, x1, x2, x3, x4 and 3 more$"):
+        read_published(path, cohort(3))
