@@ -30,7 +30,7 @@ from common.labels import BRATS_2018
 from common.phantom_anatomy import BOX, Anatomy, draw_pose, noise, sample_anatomy
 from common.phantom_tumour import Tumour, grow_tumour, place_foci, push_tissue
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raise it whenever a change alters any voxel: a folder made by another version is then refused, not mixed."""
 
 SHAPE = (240, 240, 155)
@@ -59,10 +59,10 @@ _TISSUE = {  # white matter, grey matter, fluid
     "T2": (0.78, 1.17, 3.70),
 }
 _LESION = {  # ED, ET, NCR: mean over subjects and the SD between subjects
-    "FLAIR": ((2.15, 0.42), (2.15, 0.40), (2.25, 0.50)),
+    "FLAIR": ((2.20, 0.48), (2.30, 0.42), (2.40, 0.48)),
     "T1": ((0.73, 0.08), (0.86, 0.09), (0.77, 0.08)),
     "T1ce": ((0.78, 0.06), (1.72, 0.20), (0.80, 0.10)),
-    "T2": ((2.02, 0.34), (1.58, 0.20), (2.60, 0.45)),
+    "T2": ((2.02, 0.34), (1.66, 0.20), (2.50, 0.36)),
 }
 _NOISE = {"FLAIR": 0.160, "T1": 0.075, "T1ce": 0.085, "T2": 0.120}  # SD before resampling, of the brain's median
 _THICK = {"FLAIR": 0.85, "T1": 0.08, "T1ce": 0.04, "T2": 0.45}  # share of subjects scanned in slices of 3 to 5 mm
@@ -122,7 +122,7 @@ def _contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> di
     # normal structures, bright where one threshold would take them for tumour
     lining = np.exp(-np.square(ventricle / 1.6)) * (1 - csf)
     caps = special.expit((1 + 8 * anatomy.age - ventricle + 2.5 * patches) / 1.2) * wm
-    spots = special.expit(6 * (texture(4) - 3.0 + 1.8 * anatomy.age)) * wm  # white matter hyperintensities
+    spots = special.expit(6 * (texture(4) - 3.3 + 2.3 * anatomy.age)) * wm  # white matter hyperintensities
     tubes = np.minimum(np.square(texture(6)) + np.square(texture(5)), np.square(texture(4)) + np.square(texture(5)))
     vessels = np.exp(-tubes / 0.09) * np.minimum(special.expit((5 - depth) / 2) + csf * (ventricle > 3) + 0.12, 1)
     meninges = special.expit((2.5 - depth) / 0.6) * special.expit(4 * (texture(6) - 1.2))  # left by the skull-stripper
@@ -140,7 +140,7 @@ def _contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> di
 
     normal = {  # what each contrast adds to its tissues
         "FLAIR": 0.35 * lining
-        + rng.uniform(0.4, 1.0) * caps
+        + rng.uniform(0.3, 1.2) * caps
         + 0.9 * spots
         + gm * (0.12 * (depth > 8) + 0.12 * regions)
         + 0.9 * (plexus + meninges),
@@ -160,8 +160,8 @@ def _contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> di
         weighted = contrast in ("FLAIR", "T2")
         (ed, ed_sd), (et, et_sd), (ncr, ncr_sd) = _LESION[contrast]
         common = severity if weighted else rng.normal()
-        ed = max(ed + ed_sd * (0.8 * common + 0.6 * rng.normal()), 1.3 * grey if weighted else 0)
-        et = et + et_sd * (0.6 * common + 0.8 * rng.normal())
+        ed = max(ed + ed_sd * (0.8 * common + 0.6 * rng.normal()), 1.32 * grey if weighted else 0)
+        et = max(et + et_sd * (0.6 * common + 0.8 * rng.normal()), 1.4 if contrast == "T1ce" else 0)
         ncr = ncr + ncr_sd * rng.normal()
         uneven = 0.16 if weighted else 0.03
         change = (ed - (white + grey) / 2) * (1 + uneven * (patches + regions)) + 0.3 * uneven * (mottle + fine)

@@ -151,7 +151,7 @@ def sample_anatomy(rng: np.random.Generator, mapped: np.ndarray) -> Anatomy:
     The template is an average of 152 heads: its folds are blurred. The maps are sharpened at a level that smooth noise
     moves about, so that each subject gets crisp folds of its own where the average is unsure.
     """
-    age = rng.beta(1.6, 1.6)
+    age = rng.beta(1.2, 1.2)
     coordinates = np.stack([upsample(axis.astype(np.float32), SHAPE, NODE) for axis in mapped])
     half = np.ascontiguousarray(coordinates[:, ::2, ::2, ::2])
     depth = _double(look_up("depth", half), SHAPE)

@@ -45,7 +45,7 @@ def place_foci(rng: np.random.Generator, pose: Pose, case: str) -> list[Focus]:
         candidates = np.argwhere(room & allowed)
         return Focus(pose.position[(slice(None), *candidates[rng.integers(len(candidates))])], radius)
 
-    radius = rng.uniform(6, 9) if case == "tiny_core" else float(np.clip(rng.normal(19.5, 4.0), 11, 26))
+    radius = rng.uniform(6, 9) if case == "tiny_core" else float(np.clip(rng.normal(17.5, 3.5), 10, 23))
     foci = [draw(radius, np.ones(wm.shape, bool))]
     if case == "two_foci":
         second = float(rng.uniform(9, 13))
@@ -117,7 +117,7 @@ def _spread_oedema(rng: np.random.Generator, anatomy: Anatomy, core: np.ndarray)
         for here, there, way in ways:
             np.minimum(arrival[here], arrival[there] + way, out=arrival[here])
             np.minimum(arrival[there], arrival[here] + way, out=arrival[there])
-    volume_ml = np.clip(np.exp(rng.normal(np.log(52), 0.7)), 9, 165)
+    volume_ml = np.clip(np.exp(rng.normal(np.log(48), 0.75)), 9, 165)
     outside = np.sort(arrival[passable & ~inside])
     extent = outside[min(int(volume_ml * 1000 / _COARSE**3), len(outside) - 1)]
     nodes = np.pad(np.minimum(arrival, 3 * extent + 30) - extent, [(1, 3)] * 3, mode="edge")
