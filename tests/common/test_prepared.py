@@ -16,10 +16,11 @@ import pytest
 from scipy import ndimage
 
 from common import prepared, volumes
-from common.cohort import CONTRASTS, Subject, find_subjects
+from common.cohort import find_subjects
 from common.labels import BRATS_2018
 from common.nifti import ScanError
 from common.prepared import Recipe, StoreError, decode, prepare
+from common.subject import CONTRASTS, Subject
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = {"FLAIR": "flair", "T1": "t1", "T1ce": "t1ce", "T2": "t2"}
@@ -249,6 +250,14 @@ def test_labels_outside_the_brain_are_kept(cohort, tmp_path):
     check_equals_monai(subject, volume)
     assert volume.labels().max() == 3
     assert volume.box_start == (0, 3, 2)
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 3.0, 0.5])
+def test_an_empty_mask_is_a_mask(cohort, tmp_path, spacing_mm):
+    save(file_of(cohort, "BraTS2021_00001", "label"), np.zeros(SHAPE, np.uint8))
+    volume = prepare_all(cohort, tmp_path / "s", Recipe(spacing_mm=spacing_mm)).entries["BraTS2021_00001"].open()
+    assert volume.has_label
+    np.testing.assert_array_equal(volume.labels(), np.zeros(volume.box_shape))
 
 
 def test_a_subject_without_labels(tmp_path):

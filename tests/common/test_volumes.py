@@ -214,6 +214,14 @@ def test_resized_labels_against_shares_voxel_by_voxel():
     np.testing.assert_array_equal(volumes.resize_labels(labels, labels.shape, 4), labels)
 
 
+@pytest.mark.parametrize("shape", [(5, 6, 7), (2, 3, 4), (10, 6, 21)])
+def test_resized_background_is_background(shape):
+    found = volumes.resize_labels(np.zeros((5, 6, 7), np.uint8), shape, 4)
+    np.testing.assert_array_equal(found, np.zeros(shape))
+    everywhere = volumes.resize_labels(np.full((5, 6, 7), 3, np.uint8), shape, 4)
+    np.testing.assert_array_equal(everywhere, np.full(shape, 3))
+
+
 def scan(dtype, seed=0, shape=(14, 12, 10)):
     """An image with a third of its voxels zero; negative values too where the type has them."""
     rng = np.random.default_rng(seed)
