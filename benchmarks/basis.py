@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.cohort import Subject, find_subjects
+from common.cohort import find_subjects
 from common.phantom import write_cohort
+from common.subject import Subject
 from experiments.study import PHANTOM_SEED
 
 PHANTOMS = Path("phantoms")

@@ -25,10 +25,10 @@ from benchmarks import basis
 from benchmarks.compare import Row, compare, report
 from benchmarks.segresnet_step import monai_network
 from common import volumes
-from common.cohort import Subject
 from common.labels import REGIONS
 from common.metrics import dice
 from common.prepared import Entry, Volume, decode, prepare
+from common.subject import Subject
 from segresnet_monai.config import Config
 from segresnet_monai.predict import build, decode_labels, load_run, predict_volume
 

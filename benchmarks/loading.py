@@ -36,8 +36,8 @@ from torch.utils.data import Dataset
 
 from benchmarks import basis
 from benchmarks.compare import Row, compare, report
-from common.cohort import Subject
 from common.prepared import Entry, prepare
+from common.subject import Subject
 from segresnet_monai.config import Config
 from segresnet_monai.data import Crops, crop_start
 

@@ -47,14 +47,14 @@ def remove_old_leftovers(folder: Path, *, hours: float = 24.0) -> None:
                 path.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, *, flush: bool = True) -> None:
+    with atomic_path(path, flush=flush) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object, *, flush: bool = True) -> None:
     """Strict JSON (NaN and infinities become null), so that any reader can parse it."""
-    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n", flush=flush)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

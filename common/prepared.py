@@ -24,13 +24,14 @@ from pathlib import Path
 import joblib
 import numpy as np
 from isal import isal_zlib
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from common import volumes
-from common.cohort import CONTRASTS, Problem, Subject, check_arrays, check_subject
 from common.files import atomic_path, remove_old_leftovers, write_json
 from common.labels import CLASSES
 from common.nifti import Scan, ScanError
+from common.subject import CONTRASTS, Problem, Subject, examine, examine_arrays
 
 FORMAT = 1  # part of every entry's key: raise it when the meaning of the stored numbers changes
 STEPS = np.iinfo(np.int16).max
@@ -140,7 +141,9 @@ def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, 
     jobs = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         joblib.delayed(_bring)(subject, recipe, folder) for subject in subjects
     )
-    outcomes = list(tqdm(jobs, total=len(subjects), desc="preparing", unit="subject", leave=False))
+    # Subjects are prepared in parallel already; more threads inside each matrix product would only wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        outcomes = list(tqdm(jobs, total=len(subjects), desc="preparing", unit="subject", leave=False))
     return Store(
         entries={outcome.entry.id: outcome.entry for outcome in outcomes if outcome.entry},
         problems=tuple(problem for outcome in outcomes for problem in outcome.problems),
@@ -164,16 +167,14 @@ def transform(subject: str, scans: Mapping[str, Scan], labels: np.ndarray | None
             # In real data some labels lie outside a contrast's brain.
             boxes.append(volumes.bounding_box(labels))
         source_box = volumes.union(*boxes)
-        box = _scaled_box(source_box, source_shape, shape)
+        box = volumes.scaled_box(source_box, source_shape, shape)
         voxels = np.empty((len(recipe.contrasts) + (labels is not None), *(s.stop - s.start for s in box)), np.int16)
 
         def fill(channel: int) -> float:
             scan = scans[recipe.contrasts[channel]].data
             mean, sd = volumes.nonzero_mean_and_sd(scan[source_box])
-            if shape == source_shape:
-                image = volumes.zscore_nonzero(scan[box], mean, sd)
-            else:
-                image = volumes.resize(volumes.zscore_nonzero(scan, mean, sd), shape)[box]
+            image = volumes.zscore_nonzero(scan[source_box], mean, sd)
+            image = volumes.resize_part(image, source_box, source_shape, shape, box)
             step = max(float(max(image.max(), -image.min())) / STEPS, float(np.finfo(np.float32).tiny))
             image *= np.float32(1 / step)
             np.rint(image, out=image)
@@ -211,10 +212,10 @@ def _bring(subject: Subject, recipe: Recipe, folder: Path) -> _Outcome:
         scans, mask = subject.read(recipe.contrasts)
     except (ScanError, OSError) as error:
         return _unreadable(subject, error)
-    if problems := check_arrays(subject, scans, mask):
-        return _Outcome(None, tuple(problems))
-    labels = None if mask is None else subject.convention.to_classes(mask.data)
-    volume = transform(subject.id, scans, labels, recipe)
+    found = examine_arrays(subject, scans, mask)
+    if found.problems:
+        return _Outcome(None, found.problems)
+    volume = transform(subject.id, scans, found.labels, recipe)
     geometry = {field: value for field, value in vars(volume).items() if field not in ("id", "voxels")}
     content = (_npy_header(volume.voxels), volume.voxels)
     try:
@@ -222,7 +223,7 @@ def _bring(subject: Subject, recipe: Recipe, folder: Path) -> _Outcome:
         with atomic_path(voxels_path, flush=False) as temporary, temporary.open("wb") as file:
             # Not numpy's own writer: it takes a disk that fills halfway for an error without a number.
             file.writelines(content)
-        write_json(record_path, {"geometry": geometry, "checksum": _checksum(geometry, content)})
+        write_json(record_path, {"geometry": geometry, "checksum": _checksum(geometry, content)}, flush=False)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"{folder}: the prepared store cannot be written ({error.strerror or error})") from error
@@ -236,7 +237,7 @@ def _bring(subject: Subject, recipe: Recipe, folder: Path) -> _Outcome:
 
 def _unreadable(subject: Subject, error: ScanError | OSError) -> _Outcome:
     """Every file's problem; the error itself where a second look finds none, so that no subject drops out unnamed."""
-    return _Outcome(None, tuple(check_subject(subject)) or (Problem(subject.id, None, str(error)),))
+    return _Outcome(None, examine(subject).problems or (Problem(subject.id, None, str(error)),))
 
 
 def _intact(subject: str, voxels_path: Path, record_path: Path) -> Entry | None:
@@ -270,15 +271,3 @@ def _checksum(geometry: Mapping[str, object], content: Iterable[bytes | np.ndarr
 
 def _foreground(scan: Scan) -> volumes.Box:
     return volumes.bounding_box(scan.data != 0)
-
-
-def _scaled_box(box: volumes.Box, source: Sequence[int], target: Sequence[int]) -> volumes.Box:
-    """The box on another grid over the same volume, wider on a new grid by as many voxels as resampling spreads."""
-    if tuple(source) == tuple(target):
-        return box
-    scaled = []
-    for s, n, t in zip(box, source, target, strict=True):
-        # Growing, a voxel reaches (t / n - 1) / 2 target voxels beyond its own place; shrinking, one at most.
-        margin = max(1, -(-(t - n) // (2 * n)))
-        scaled.append(slice(max(0, s.start * t // n - margin), min(t, -(-s.stop * t // n) + margin)))
-    return tuple(scaled)

@@ -32,11 +32,14 @@ def nonzero_mean_and_sd(image: np.ndarray) -> tuple[float, float]:
     count = np.count_nonzero(image)
     if count == 0:
         raise ValueError("expected an image with non-zero voxels, received one that is zero everywhere")
-    # Fortran-ordered scans are read in the order they lie in memory.
-    values = image.ravel(order="K").astype(np.float64)
-    mean = values.sum() / count
-    variance = np.dot(values, values) / count - mean**2
-    return float(mean), float(np.sqrt(max(variance, 0.0)))
+    total = squares = 0.0
+    # Plane by plane along the slowest axis: in the order of memory, and small enough for the processor's cache.
+    for plane in np.moveaxis(image, int(np.argmax(np.abs(image.strides))), 0):
+        values = plane.ravel(order="K").astype(np.float64)
+        total += values.sum()
+        squares += values @ values
+    mean = total / count
+    return float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0)))
 
 
 def zscore_nonzero(image: np.ndarray, mean: float, sd: float) -> np.ndarray:
@@ -49,7 +52,7 @@ def zscore_nonzero(image: np.ndarray, mean: float, sd: float) -> np.ndarray:
     background = result == 0
     result -= np.float32(mean)
     result *= np.float32(1.0 / sd if sd > 0 else 1.0)
-    result[background] = 0
+    np.copyto(result, 0, where=background)
     return result
 
 
@@ -92,23 +95,43 @@ def linear_weights(source: int, target: int) -> np.ndarray:
 
 
 def resize(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Linear resampling of the last three axes to ``shape``, float32, antialiased where an axis shrinks.
+    """Linear resampling of the last three axes to ``shape``, float32, antialiased where an axis shrinks."""
+    whole, all_of_it = array.shape[-3:], tuple(slice(0, n) for n in array.shape[-3:])
+    return resize_part(array, all_of_it, whole, shape, tuple(slice(0, n) for n in shape))
+
+
+def resize_part(
+    part: np.ndarray, box: Box, volume_shape: Sequence[int], shape: Sequence[int], region: Box
+) -> np.ndarray:
+    """The ``region`` of what :func:`resize` makes of a volume of which ``part`` fills ``box`` and the rest is zero.
 
     A product with one small matrix per axis: exact, and as fast as the machine's matrix product.
     """
-    array = np.ascontiguousarray(array, dtype=np.float32)
-    for axis, (source, target) in enumerate(zip(array.shape[-3:], shape, strict=True)):
-        if source == target:
+    result = np.ascontiguousarray(part, dtype=np.float32)
+    for axis, (source, target) in enumerate(zip(volume_shape, shape, strict=True)):
+        if source == target and box[axis] == region[axis]:
             continue
-        weights = linear_weights(source, target)
+        weights = linear_weights(source, target)[region[axis], box[axis]]
         if axis == 2:
-            array = array @ weights.T
+            result = result @ weights.T
         else:
             # Seen as (outer, axis, inner), so that each product runs over contiguous memory.
-            inner = math.prod(array.shape[array.ndim - 2 + axis :])
-            result = weights @ array.reshape(-1, source, inner)
-            array = result.reshape(*array.shape[: array.ndim - 3 + axis], target, *array.shape[array.ndim - 2 + axis :])
-    return array
+            outer, inner = result.shape[: result.ndim - 3 + axis], result.shape[result.ndim - 2 + axis :]
+            product = weights @ result.reshape(-1, result.shape[len(outer)], math.prod(inner))
+            result = product.reshape(*outer, len(weights), *inner)
+    return result
+
+
+def scaled_box(box: Box, source: Sequence[int], target: Sequence[int]) -> Box:
+    """The box on another grid over the same volume, wider on a new grid by as many voxels as resampling spreads."""
+    if tuple(source) == tuple(target):
+        return box
+    scaled = []
+    for s, n, t in zip(box, source, target, strict=True):
+        # Growing, a voxel reaches (t / n - 1) / 2 target voxels beyond its own place; shrinking, one at most.
+        margin = max(1, -(-(t - n) // (2 * n)))
+        scaled.append(slice(max(0, s.start * t // n - margin), min(t, -(-s.stop * t // n) + margin)))
+    return tuple(scaled)
 
 
 def resize_labels(labels: np.ndarray, shape: Sequence[int], n_classes: int) -> np.ndarray:
@@ -116,5 +139,9 @@ def resize_labels(labels: np.ndarray, shape: Sequence[int], n_classes: int) -> n
 
     Nearest-neighbour sampling would lose thin rims; the most frequent class keeps every class's volume nearly unbiased.
     """
-    shares = np.stack([resize(labels == value, shape) for value in range(n_classes)])
-    return shares.argmax(axis=0).astype(np.uint8)
+    box = bounding_box(labels != 0)
+    region = scaled_box(box, labels.shape, shape)
+    shares = [resize_part(labels[box] == value, box, labels.shape, shape, region) for value in range(1, n_classes)]
+    result = np.zeros(shape, dtype=np.uint8)
+    result[region] = np.stack([1 - sum(shares), *shares]).argmax(axis=0)
+    return result

@@ -19,12 +19,13 @@ import pandas as pd
 import tyro
 from tqdm import tqdm
 
-from common.cohort import Cohort, CohortError, Subject, audit, find_subjects
+from common.cohort import Cohort, CohortError, audit, find_subjects
 from common.files import write_csv, write_json
 from common.labels import CLASSES
 from common.nifti import to_axes
 from common.runs import Run, RunError, configuration_hash
 from common.statistics import bootstrap_interval
+from common.subject import Subject
 from experiments import results
 from experiments.study import phantom_cohort
 

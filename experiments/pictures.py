@@ -11,10 +11,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from common.cohort import Subject
 from common.files import atomic_path
 from common.labels import CLASSES
 from common.nifti import to_axes
+from common.subject import Subject
 
 CLASS_COLOURS = {"NCR": "#d55e00", "ED": "#56b4e9", "ET": "#f0e442"}
 """Okabe and Ito's colours: told apart with any colour vision, and on grey."""

@@ -13,12 +13,13 @@ import tyro
 from tqdm import tqdm
 
 from common import nifti, prepared, splits
-from common.cohort import Cohort, CohortError, Subject, find_subjects
+from common.cohort import Cohort, CohortError, find_subjects
 from common.files import write_csv, write_json
 from common.nifti import ScanError
 from common.prepared import Entry, Store, StoreError
 from common.runs import Run, RunError, configuration_hash
 from common.scoring import EmptyPolicy, score_cases, summarise
+from common.subject import Subject
 from experiments import results
 
 PHANTOM_SUBJECTS = 36

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
-from common.cohort import CONTRASTS
 from common.prepared import Recipe
+from common.subject import CONTRASTS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ import tyro
 from monai.inferers import sliding_window_inference
 
 from common import nifti, volumes
-from common.cohort import Subject, check_arrays
 from common.labels import CONVENTIONS
 from common.metrics import volume_ml
 from common.prepared import Entry, Volume, transform
 from common.scoring import MEMBERS
+from common.subject import Subject, examine_arrays
 from segresnet_monai.config import Config
 from segresnet_monai.model import build_segresnet
 
@@ -87,13 +87,11 @@ def predict_volume(network: torch.nn.Module, volume: Volume, config: Config) -> 
     """
     probability = probabilities(network, volume, config).cpu().numpy()
     box = tuple(slice(b, b + n) for b, n in zip(volume.box_start, volume.box_shape, strict=True))
-    if volume.grid_shape == volume.source_shape:
-        labels = np.zeros(volume.source_shape, dtype=np.uint8)
-        labels[box] = decode_labels(probability, config.probability_threshold)
-        return labels
-    grid = np.zeros((len(probability), *volume.grid_shape), dtype=np.float32)
-    grid[:, *box] = probability
-    return decode_labels(volumes.resize(grid, volume.source_shape), config.probability_threshold)
+    region = volumes.scaled_box(box, volume.grid_shape, volume.source_shape)
+    probability = volumes.resize_part(probability, box, volume.grid_shape, volume.source_shape, region)
+    labels = np.zeros(volume.source_shape, dtype=np.uint8)
+    labels[region] = decode_labels(probability, config.probability_threshold)
+    return labels
 
 
 def predict(network: torch.nn.Module, entries: Iterable[Entry], config: Config) -> Iterator[tuple[str, np.ndarray]]:
@@ -151,7 +149,7 @@ def segment(arguments: Arguments) -> dict[str, float]:
     subject = Subject(id="patient", images=images)
     network, config = load_run(arguments.run, device=arguments.device)
     scans, _ = subject.read(config.contrasts)
-    if problems := check_arrays(subject, scans, None):
+    if problems := examine_arrays(subject, scans, None).problems:
         raise ValueError("; ".join(str(problem) for problem in problems))
     scan = scans[config.contrasts[0]]
     if not np.allclose(scan.spacing_mm, 1, atol=0.05):

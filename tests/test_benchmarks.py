@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.cohort import Subject, find_subjects
+from common.cohort import find_subjects
 from common.prepared import prepare
+from common.subject import Subject
 
 pytest.importorskip("torch")
 pytest.importorskip("monai")

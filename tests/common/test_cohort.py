@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from common import cohort as cohort_module
-from common.cohort import CONTRASTS, CohortError, audit, check_arrays, check_subject, find_subjects, stack_images
+from common.cohort import CohortError, audit, find_subjects
 from common.labels import BRATS_2018, BRATS_2023, BY_FILE_NAMES, MSD
 from common.nifti import ScanError
+from common.subject import CONTRASTS, examine, examine_arrays, stack_images
 
 SHAPE = (6, 5, 4)
 AFFINE = np.diag([-1.0, -1, 1, 1])
@@ -415,7 +416,7 @@ def test_all_problems_of_one_subject(tmp_path):
     save(folder / "BraTS2021_00001_t1.nii.gz", volume("T1", (2, 2, 2)))
     (folder / "BraTS2021_00001_t2.nii.gz").write_bytes(b"\x1f\x8b")
     (subject,) = find_subjects(tmp_path).subjects
-    assert sorted(p.file.name.split("_")[-1] for p in check_subject(subject)) == [
+    assert sorted(p.file.name.split("_")[-1] for p in examine(subject).problems) == [
         "flair.nii.gz",
         "t1.nii.gz",
         "t2.nii.gz",
@@ -427,9 +428,9 @@ def test_a_damaged_4d_file_is_one_problem(tmp_path):
     (subject,) = find_subjects(tmp_path).subjects
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    assert [p.file for p in check_subject(subject)] == [path]
+    assert [p.file for p in examine(subject).problems] == [path]
     save(path, np.stack([volume("T1")] * 3, axis=3))
-    assert ["expected at least 4 contrasts" in p.what for p in check_subject(subject)] == [True]
+    assert ["expected at least 4 contrasts" in p.what for p in examine(subject).problems] == [True]
     with pytest.raises(ScanError, match="expected at least 4 contrasts"):
         subject.load_images()
 
@@ -494,11 +495,11 @@ def test_arrays_read_once_serve_check_and_images(tmp_path):
     (subject,) = find_subjects(tmp_path).subjects
     scans, mask = subject.read()
     shutil.rmtree(tmp_path / "BraTS2021_00001")
-    assert check_arrays(subject, scans, mask) == []
+    assert examine_arrays(subject, scans, mask).problems == ()
     np.testing.assert_array_equal(stack_images(subject, scans)[0], np.stack([volume(c) for c in CONTRASTS]))
     np.testing.assert_array_equal(subject.convention.to_classes(mask.data), classes())
     bad = {**scans, "T1": replace(scans["T1"], data=scans["T1"].data * 0)}
-    assert [p.what for p in check_arrays(subject, bad, mask)] == ["T1 is empty: every voxel is 0"]
+    assert [p.what for p in examine_arrays(subject, bad, mask).problems] == ["T1 is empty: every voxel is 0"]
 
 
 def test_real_subjects_against_nibabel(real_data):

@@ -8,9 +8,9 @@ import pytest
 from scipy import ndimage
 
 from common import nifti
-from common.cohort import CONTRASTS
 from common.labels import BRATS_2018
 from common.phantom import AFFINE, CASES, SHAPE, Phantom, make_phantom, write_cohort
+from common.subject import CONTRASTS
 
 SEED = 5
 NCR, ED, ET = 1, 2, 3

@@ -1,0 +1,223 @@
+"""One subject's files: read them, each once and checked, and name everything that is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common import nifti
+from common.labels import LabelConvention
+from common.nifti import Scan, ScanError
+
+CONTRASTS = ("FLAIR", "T1", "T1ce", "T2")
+LABEL = "label"
+AFFINE_TOLERANCE_MM = 1e-3  # float32 headers of one grid written by different tools differ by about 1e-5
+# BraTS-GLI-00000-000 and -001, and Brats18_TCIA01_131_1 and _2, are time points of one patient.
+_TIME_POINT = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+|([Bb]ra[Tt][Ss]1[789]_.+)_\d+")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a subject. file: None when the subject as a whole is meant."""
+
+    subject: str
+    file: Path | None
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.what}" + ("" if self.file is None else f" [{self.file}]")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject's files. channels: index of each contrast in a 4-D file that holds them all, None for 3-D files."""
+
+    id: str
+    images: Mapping[str, Path]
+    label: Path | None = None
+    convention: LabelConvention | None = None
+    channels: Mapping[str, int] | None = None
+
+    @property
+    def patient(self) -> str:
+        """The patient's identifier, shared by all time points: splits are made by patient."""
+        match = _TIME_POINT.fullmatch(self.id)
+        return self.id if match is None else match[1] or match[2]
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of the content of all files and of how it is read, wherever the files lie."""
+        parts = [
+            [c, nifti.content_fingerprint(p), (self.channels or {}).get(c)] for c, p in sorted(self.images.items())
+        ]
+        if self.label is not None:
+            parts.append([LABEL, nifti.content_fingerprint(self.label), self.convention and self.convention.values])
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def read(self, contrasts: Sequence[str] = CONTRASTS) -> tuple[dict[str, Scan], Scan | None]:
+        """The scans (x, y, z) of the contrasts and the mask as stored (None without one), each file decoded once.
+
+        Files are read on threads (decompression releases the interpreter lock). Raises ScanError or OSError for the
+        first file that cannot be read; `examine_arrays` judges what is returned.
+        """
+        scans, mask, failures = _read(self, contrasts)
+        for error in failures.values():
+            raise error
+        return scans, mask
+
+    def load_images(self, contrasts: Sequence[str] = CONTRASTS) -> tuple[np.ndarray, Scan]:
+        """Images (contrast, x, y, z) in the files' common type, and the first contrast's scan for its geometry.
+
+        Raises ScanError when a file cannot be trusted or lies on another grid than the first contrast.
+        """
+        scans, _ = replace(self, label=None).read(contrasts)
+        return stack_images(self, scans)
+
+    def load_labels(self) -> np.ndarray:
+        """Classes 0..3, uint8 (x, y, z).
+
+        Raises ScanError when the mask cannot be trusted, holds values that its convention lacks or lies on another
+        grid than the first contrast; ValueError when the subject has no mask or no convention.
+        """
+        if self.label is None or self.convention is None:
+            raise ValueError(
+                f"{self.id}: expected a mask with a known convention, found {self.label}, {self.convention}"
+            )
+        mask = _volume(nifti.read(self.label), self.label, None)
+        image = self.images[CONTRASTS[0]]
+        header = nifti.read_header(image)
+        if what := _grid_difference(mask, header.get_data_shape()[:3], header.get_best_affine(), image.name):
+            raise ScanError(f"{self.label}: {what}")
+        try:
+            return self.convention.to_classes(mask.data)
+        except ValueError as error:
+            raise ScanError(f"{self.label}: {error}") from error
+
+
+def stack_images(subject: Subject, scans: Mapping[str, Scan]) -> tuple[np.ndarray, Scan]:
+    """Scans as `Subject.read` returns them -> (contrast, x, y, z) and the first scan. Raises as `load_images`."""
+    first_name, first = next(iter(scans.items()))
+    for contrast, scan in scans.items():
+        if what := _grid_difference(scan, first.data.shape, first.affine, first_name):
+            raise ScanError(f"{subject.images[contrast]}: {what}")
+    dtype = np.result_type(*(scan.data.dtype for scan in scans.values()))
+    # Each contrast keeps the files' own memory order (x fastest): copying across orders costs more than decoding.
+    images = np.empty((len(scans), *first.data.shape[::-1]), dtype).transpose(0, 3, 2, 1)
+    for image, scan in zip(images, scans.values(), strict=True):
+        image[...] = scan.data
+    return images, replace(first, data=images[0])
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a look at every voxel of a subject found.
+
+    labels: classes 0..3, uint8 (x, y, z), None without a mask that can be read. values: which of 1 to 4 the mask holds.
+    """
+
+    problems: tuple[Problem, ...]
+    labels: np.ndarray | None
+    values: frozenset[int]
+
+
+def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | None) -> Examination:
+    """Everything wrong with a subject's decoded files, as `Subject.read` returns them, and the mask's classes."""
+    problems = []
+    with ThreadPoolExecutor(2) as threads:
+        looks = threads.map(lambda contrast: _look(subject, contrast, scans[contrast]), scans)
+        labels, wrong = _classes(subject, mask)
+        problems = [problem for problem in looks if problem]
+    problems += wrong
+    items = [(contrast, subject.images[contrast], scan) for contrast, scan in scans.items()]
+    if mask is not None:
+        items.append((LABEL, subject.label, mask))
+    for _, file, scan in items[1:]:
+        name, _, first = items[0]
+        if what := _grid_difference(scan, first.data.shape, first.affine, name):
+            problems.append(Problem(subject.id, file, what))
+    values = frozenset() if mask is None else frozenset(value for value in range(1, 5) if (mask.data == value).any())
+    return Examination(tuple(problems), labels, values)
+
+
+def examine(subject: Subject) -> Examination:
+    """Everything wrong with one subject: reads every voxel of every file."""
+    scans, mask, failures = _read(subject, CONTRASTS)
+    unreadable = tuple(Problem(subject.id, file, str(error)) for file, error in failures.items())
+    found = examine_arrays(subject, scans, mask)
+    return replace(found, problems=unreadable + found.problems)
+
+
+def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:
+    file = subject.images[contrast]
+    if scan.data.dtype.kind == "f" and not (finite := np.isfinite(scan.data)).all():
+        count = scan.data.size - np.count_nonzero(finite)
+        return Problem(subject.id, file, f"{contrast} has {count} voxels that are NaN or infinite")
+    if (low := scan.data.min()) == scan.data.max():
+        return Problem(subject.id, file, f"{contrast} is empty: every voxel is {low}")
+    return None
+
+
+def _classes(subject: Subject, mask: Scan | None) -> tuple[np.ndarray | None, list[Problem]]:
+    if mask is None or subject.convention is None:
+        return None, []
+    try:
+        return subject.convention.to_classes(mask.data), []
+    except ValueError as error:
+        return None, [Problem(subject.id, subject.label, str(error))]
+
+
+def _volume(scan: Scan, file: Path, channel: int | None) -> Scan:
+    """The 3-D scan of one contrast. Raises ScanError when the file does not hold it."""
+    if channel is None:
+        if scan.data.ndim == 4 and scan.data.shape[3] > 1:
+            raise ScanError(f"{file}: expected one volume (x, y, z), found shape {scan.data.shape}")
+        return replace(scan, data=scan.data.reshape(scan.data.shape[:3], order="F"))
+    if scan.data.ndim != 4 or scan.data.shape[3] <= channel:
+        raise ScanError(
+            f"{file}: expected at least {channel + 1} contrasts (x, y, z, contrast), found {scan.data.shape}"
+        )
+    return replace(scan, data=scan.data[..., channel])
+
+
+def _read(
+    subject: Subject, contrasts: Sequence[str]
+) -> tuple[dict[str, Scan], Scan | None, dict[Path, ScanError | OSError]]:
+    """Scans by contrast, mask, and the error of each file that gave none."""
+    roles = {contrast: subject.images[contrast] for contrast in contrasts}
+    if subject.label is not None:
+        roles[LABEL] = subject.label
+    failures: dict[Path, ScanError | OSError] = {}
+
+    def attempt(file: Path) -> Scan | None:
+        try:
+            return nifti.read(file)
+        except (ScanError, OSError) as error:
+            failures[file] = error
+            return None
+
+    files = list(dict.fromkeys(roles.values()))
+    with ThreadPoolExecutor(max_workers=len(files)) as pool:
+        decoded = dict(zip(files, pool.map(attempt, files), strict=True))
+    scans = {}
+    for role, file in roles.items():
+        if (scan := decoded[file]) is not None:
+            try:
+                scans[role] = _volume(scan, file, (subject.channels or {}).get(role))
+            except ScanError as error:
+                failures.setdefault(file, error)
+    mask = scans.pop(LABEL, None)
+    return scans, mask, failures
+
+
+def _grid_difference(scan: Scan, shape: tuple[int, ...], affine: np.ndarray, other: str) -> str | None:
+    if scan.data.shape != tuple(shape):
+        return f"shape {scan.data.shape} differs from {tuple(shape)} of {other}"
+    if (apart := float(np.abs(scan.affine - affine).max())) > AFFINE_TOLERANCE_MM:
+        return f"its affine differs from that of {other} by up to {apart:.3g}"
+    return None
