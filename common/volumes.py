@@ -117,7 +117,7 @@ def resize_part(
         else:
             # Seen as (outer, axis, inner), so that each product runs over contiguous memory.
             outer, inner = result.shape[: result.ndim - 3 + axis], result.shape[result.ndim - 2 + axis :]
-            product = weights @ result.reshape(-1, result.shape[len(outer)], math.prod(inner))
+            product = weights @ result.reshape(math.prod(outer), result.shape[len(outer)], math.prod(inner))
             result = product.reshape(*outer, len(weights), *inner)
     return result
 

@@ -578,10 +578,10 @@ def test_a_disk_too_full_for_the_record(cohort, tmp_path, monkeypatch, number):
     store = tmp_path / "store"
     write_json = prepared.write_json
 
-    def fail_for_the_second(path, value):
+    def fail_for_the_second(path, value, **options):
         if path.name.startswith("BraTS2021_00001"):
             raise OSError(number, os.strerror(number))
-        write_json(path, value)
+        write_json(path, value, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "write_json", fail_for_the_second)
@@ -610,7 +610,7 @@ def test_a_folder_that_cannot_be_written(cohort, tmp_path, monkeypatch):
     with pytest.raises(StoreError, match=r"file/store.*the prepared store cannot be written \(Not a directory\)"):
         prepare_all(cohort, tmp_path / "file" / "store")
 
-    def fail(path, value):
+    def fail(path, value, **options):
         if path.name != "recipe.json":
             raise OSError(errno.EIO, "Input/output error")
 

@@ -116,6 +116,36 @@ def test_resize_against_a_loop_over_voxels(shape):
     np.testing.assert_allclose(stacked, np.stack([expected, -2 * expected])[None], atol=4e-6)
 
 
+@pytest.mark.parametrize("shape", [(4, 9, 7), (12, 3, 20), (8, 9, 30), (8, 9, 10)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_resizing_a_part_is_resizing_the_volume_around_it(shape, seed):
+    rng = np.random.default_rng(seed)
+
+    def box_in(lengths):
+        return tuple(slice(*sorted(rng.choice(n + 1, 2, replace=False).tolist())) for n in lengths)
+
+    for _ in range(20):
+        box, region = box_in((8, 9, 10)), box_in(shape)
+        part = rng.normal(size=(2, *(s.stop - s.start for s in box)))
+        volume = np.zeros((2, 8, 9, 10))
+        volume[:, *box] = part
+        expected = volumes.resize(volume, shape)
+        found = volumes.resize_part(part, box, (8, 9, 10), shape, region)
+        np.testing.assert_allclose(found, expected[:, *region], atol=1e-5)
+        # the scaled box holds everything that resampling makes of the part
+        outside = expected.copy()
+        outside[:, *volumes.scaled_box(box, (8, 9, 10), shape)] = 0
+        np.testing.assert_array_equal(outside, 0)
+
+
+@pytest.mark.parametrize("shape", [(4, 9, 7), (5, 7, 8)])
+def test_resizing_no_part_gives_zeros(shape):
+    nothing = (slice(0, 0),) * 3
+    region = (slice(0, 2), slice(1, 4), slice(0, 1))
+    found = volumes.resize_part(np.zeros((0, 0, 0)), nothing, (5, 6, 7), shape, region)
+    np.testing.assert_array_equal(found, np.zeros((2, 3, 1)))
+
+
 def test_growing_against_scipy():
     array = np.random.default_rng(0).normal(size=(6, 5, 7)).astype(np.float32)
     expected = ndimage.zoom(array, (2, 3, 11 / 7), order=1, mode="nearest", grid_mode=True)
