@@ -287,4 +287,4 @@ def main(options: Options) -> None:
 if __name__ == "__main__":
     # MONAI warns of a DICOM decoder that nothing here uses.
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader", category=UserWarning)
-    main(tyro.cli(Options, description=__doc__))
+    main(tyro.cli(Options, prog="python -m benchmarks.loading", description=__doc__))

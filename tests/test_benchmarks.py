@@ -1,6 +1,7 @@
 """Each benchmark at a tiny size: it runs, its sides agree, and the JSON has the keys. No time is asserted."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,9 +34,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarn
 
 
 @pytest.fixture(autouse=True)
-def _known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Floors of a machine of 100 GFLOP/s: measuring the real one takes seconds."""
+def _known_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Floors of a machine of 100 GFLOP/s (measuring the real one takes seconds), and one thread: the work is tiny."""
     monkeypatch.setattr(basis, "matmul_rate", lambda device, dtype: 1e11)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
