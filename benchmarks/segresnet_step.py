@@ -159,8 +159,8 @@ def time_step(config: Config, device: torch.device, repeats: int) -> list[Row]:
         own,
         work,
         repeats=repeats,
-        floor_s=count / basis.matmul_rate(device, precision),
-        floor=f"{count / 1e9:.0f} GFLOP at the rate of a matrix product",
+        floor_s=count / basis.product_rate(device, precision),
+        floor=f"{count / 1e9:.0f} GFLOP at the machine's rate of products",
         warmup=3 if gpu else 1,
     )
     if gpu:

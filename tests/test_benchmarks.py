@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarn
 @pytest.fixture(autouse=True)
 def _known_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Floors of a machine of 100 GFLOP/s (measuring the real one takes seconds), and one thread: the work is tiny."""
-    monkeypatch.setattr(basis, "matmul_rate", lambda device, dtype: 1e11)
+    monkeypatch.setattr(basis, "product_rate", lambda device, dtype: 1e11)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
