@@ -7,10 +7,10 @@ Probabilities become labels by the same rule. On a GPU both use float16 autocast
 
 By default, on a GPU the paper's network; on the CPU its geometry at half the scale (2 mm, windows of 64 x 64 x 64, as
 many of them as at 1 mm with 128) with half its filters. That flatters ours: PyTorch's CPU convolutions are slow for
-small samples, which ours avoids and which the paper's windows meet less often (``--filters 16 --window 128 --spacing-mm
-1`` measures those, in minutes). Untrained weights take as long as trained ones, but their labels mean nothing. ``--run``
-takes a trained network with its own voxel size and window; then Dice of the whole tumour against the truth stands
-beside both.
+small samples, which ours avoids and which the paper's windows meet less often; those are measured, in minutes, by
+``--filters 16 --window 128 --spacing-mm 1``. Untrained weights take as long as trained ones, but their labels mean
+nothing. ``--run`` takes a trained network with its own voxel size and window; then Dice of the whole tumour against the
+truth stands beside both.
 """
 
 from collections.abc import Callable
