@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import math
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
+
+from common.files import atomic_path
 
 DEFAULT_MAX_BYTES = 4 * 1024**3
 READ_CHUNK = 256 * 1024  # stays in the processor's cache on the way from the decompressor to the array
@@ -116,15 +117,8 @@ def write(path: str | Path, data: np.ndarray, *, like: Scan | nib.Nifti1Header) 
     content = b"".join((header.binaryblock, bytes(4), voxels))
     if _is_gzip(path):
         content = igzip.compress(content, WRITE_LEVEL, mtime=0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def to_axes(volume: np.ndarray, affine: np.ndarray, axes: str = "LPS") -> np.ndarray:

@@ -59,8 +59,9 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "run.lock", "a+")  # noqa: SIM115 (held for the life of the run)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Not flock: loader processes would inherit it, and outlive a killed run by seconds.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             self._lock.close()
             raise RunError(
                 f"{self.folder}: another process is working on this run; wait for it, or choose another --runs folder"

@@ -32,6 +32,8 @@ class Config:
     """Residual blocks per decoder level (D: MONAI's BraTS example)."""
     dropout: float = 0.2
     """Dropout probability after the first convolution (D: MONAI's BraTS example)."""
+    initial_probability: float | None = None
+    """Probability that the untrained network gives every label; None leaves MONAI's own start, near 0.5 (D)."""
 
     loss: Literal["dice", "dice_bce"] = "dice"
     """Dice loss (R, Table 1), or its sum with the binary cross entropy of each channel."""
@@ -93,6 +95,11 @@ class Config:
                 f"{levels - 1} levels, one less than the encoder",
             ),
             (0 <= self.dropout < 1, "dropout", "a probability below 1"),
+            (
+                self.initial_probability is None or 0 < self.initial_probability < 1,
+                "initial_probability",
+                "a probability between 0 and 1, or None",
+            ),
             (self.learning_rate > 0, "learning_rate", "a positive number"),
             (self.batch_size > 0, "batch_size", "a positive number"),
             (self.epochs > 0, "epochs", "a positive number"),

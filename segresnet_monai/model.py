@@ -1,5 +1,7 @@
 """The network: MONAI's SegResNet with one sigmoid channel per tumour label."""
 
+import math
+
 import torch
 from monai.networks.nets import SegResNet
 
@@ -15,10 +17,13 @@ def build_segresnet(
     encoder_blocks: tuple[int, ...] = (1, 2, 2, 4),
     decoder_blocks: tuple[int, ...] = (1, 1, 1),
     dropout: float = 0.2,
+    initial_probability: float | None = None,
     seed: int = 0,
 ) -> SegResNet:
     """SegResNet (Myronenko 2018, without the VAE branch): (n, contrast, x, y, z) to logits (n, NCR/ED/ET, x, y, z).
 
+    initial_probability sets the last bias so that the untrained network gives every label that probability (Lin et al.
+    2017): near the labels' true share, no step is lost on learning that most voxels are background.
     Sides must be multiples of 2 to the power of (levels - 1). The initial weights are a function of ``seed`` and leave
     torch's global random state as it was. The memory is laid out channels last, which the CPU's and the GPU's
     convolutions prefer; shapes do not change.
@@ -33,6 +38,10 @@ def build_segresnet(
             blocks_down=encoder_blocks,
             blocks_up=decoder_blocks,
             dropout_prob=dropout,
+        )
+    if initial_probability is not None:
+        torch.nn.init.constant_(
+            network.conv_final[-1].conv.bias, math.log(initial_probability / (1 - initial_probability))
         )
     for module in network.modules():
         if isinstance(module, torch.nn.Conv3d):

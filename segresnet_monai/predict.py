@@ -34,6 +34,7 @@ def build(config: Config) -> torch.nn.Module:
         encoder_blocks=config.encoder_blocks,
         decoder_blocks=config.decoder_blocks,
         dropout=config.dropout,
+        initial_probability=config.initial_probability,
         seed=config.seed,
     )
 

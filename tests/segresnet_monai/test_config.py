@@ -30,6 +30,7 @@ def test_defaults_are_the_reports_settings():
         ("initial_filters", 12),
         ("decoder_blocks", (1, 1)),
         ("dropout", 1.0),
+        ("initial_probability", 0.0),
         ("loss", "focal"),
         ("crop_from", "tumour"),
         ("learning_rate", 0.0),

@@ -64,6 +64,15 @@ def test_size_is_the_papers():
     assert sum(p.numel() for p in network.parameters()) == encoder + down + up + last == 4_702_227
 
 
+@pytest.mark.parametrize("probability", [0.01, 0.3])
+def test_the_untrained_network_says_the_probability_it_was_given(probability):
+    torch.manual_seed(0)
+    image = torch.randn(2, 4, 16, 16, 16)
+    with torch.inference_mode():
+        logits = build_segresnet(initial_probability=probability, **SIZE).eval()(image)
+    assert logits.median().sigmoid().item() == pytest.approx(probability, rel=0.2)
+
+
 def test_weights_are_a_function_of_the_seed_and_the_global_state_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
