@@ -76,6 +76,11 @@ class Volume:
     def box_shape(self) -> tuple[int, int, int]:
         return self.voxels.shape[1:]
 
+    def overlap(self, start: Sequence[int], size: Sequence[int]) -> tuple[volumes.Box, volumes.Box]:
+        """Where a window at ``start`` of the grid meets the box: in the box's voxels and in the window's."""
+        first = [s - b for s, b in zip(start, self.box_start, strict=True)]
+        return volumes.overlap_of(self.box_shape, first, size)
+
     def window(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """int16 (contrast..., label; x, y, z) at ``start`` of the grid: a view where the window lies in the box."""
         return volumes.window(self.voxels, [s - b for s, b in zip(start, self.box_start, strict=True)], size)
@@ -91,11 +96,21 @@ class Volume:
         return self.voxels[-1].astype(np.uint8)
 
 
-def decode(voxels: np.ndarray, steps: Sequence[float]) -> np.ndarray:
-    """Stored integers (contrast, x, y, z), in any memory order, as float32 z-scores in a new C-ordered array."""
-    image = np.empty(voxels.shape, dtype=np.float32)
+def decode(
+    voxels: np.ndarray, steps: Sequence[float], *, shift: float = 0.0, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Stored integers (contrast, x, y, z), in any memory order, as float32 z-scores plus ``shift``.
+
+    out: where to write them; by default a new C-ordered array.
+    """
+    image = np.empty(voxels.shape, dtype=np.float32) if out is None else out
     for stored, step, decoded in zip(voxels, steps, image, strict=True):
-        np.multiply(stored, np.float32(step), out=decoded, casting="unsafe")
+        # A few planes at a time stay in the processor's cache between the two operations.
+        for first in range(0, len(stored), 8):
+            planes = decoded[first : first + 8]
+            np.multiply(stored[first : first + 8], np.float32(step), out=planes, casting="unsafe")
+            if shift:
+                planes += np.float32(shift)
     return image
 
 

@@ -33,13 +33,16 @@ class Crops(Dataset):
         rng = np.random.default_rng([config.seed, number, zlib.crc32(entry.id.encode())])
         volume = entry.open()
         start = crop_start(volume, config, rng)
-        flips = tuple(1 + np.flatnonzero(rng.random(3) < config.flip_probability))
-        shift = np.float32(rng.uniform(-config.intensity_shift_sd, config.intensity_shift_sd))
+        flips = np.flatnonzero(rng.random(3) < config.flip_probability)
+        shift = float(rng.uniform(-config.intensity_shift_sd, config.intensity_shift_sd))
 
-        crop = np.flip(volume.window(start, config.crop_voxels), flips)
-        image = decode(crop[:-1], volume.steps)
-        image += shift
-        return {"image": torch.from_numpy(image), "labels": torch.from_numpy(crop[-1].astype(np.uint8))}
+        # Outside the brain's box every contrast is 0 and every label background: only the overlap is read.
+        image = np.full((len(volume.steps), *config.crop_voxels), shift, dtype=np.float32)
+        labels = np.zeros(config.crop_voxels, dtype=np.uint8)
+        inside, place = volume.overlap(start, config.crop_voxels)
+        decode(volume.voxels[:-1, *inside], volume.steps, shift=shift, out=np.flip(image, 1 + flips)[:, *place])
+        np.flip(labels, flips)[place] = volume.voxels[-1, *inside]
+        return {"image": torch.from_numpy(image), "labels": torch.from_numpy(labels)}
 
 
 def crop_start(volume: Volume, config: Config, rng: np.random.Generator) -> list[int]:
