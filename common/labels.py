@@ -50,10 +50,14 @@ class LabelConvention:
         Raises ValueError naming the values that this convention lacks and the conventions that have them.
         """
         small = mask.astype(np.uint8, copy=False) if mask.dtype.kind in "bui" else _whole_numbers(mask)
-        table = np.full(256, _UNKNOWN, np.uint8)
-        table[list(self.values)] = range(len(CLASSES))
-        classes = table[small]
-        if (classes == _UNKNOWN).any() or (mask.dtype.itemsize > 1 and not np.array_equal(small, mask)):
+        # Comparing bytes is several times faster than looking every voxel up. A value that is none of ours stays 0.
+        classes = np.zeros_like(small)
+        for index, value in enumerate(self.values[1:], start=1):
+            share = (small == value).view(np.uint8)
+            share *= np.uint8(index)
+            classes += share
+        known = np.count_nonzero(classes) == np.count_nonzero(small)
+        if not known or (mask.dtype.itemsize > 1 and not np.array_equal(small, mask)):
             found = np.unique(mask)
             unknown = [_plain(v) for v in found if v not in self.values]
             raise ValueError(

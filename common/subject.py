@@ -116,13 +116,17 @@ def stack_images(subject: Subject, scans: Mapping[str, Scan]) -> tuple[np.ndarra
 
 @dataclass(frozen=True)
 class Examination:
-    """What a look at every voxel of a subject found.
-
-    labels: classes 0..3, uint8 (x, y, z), None without a mask that can be read. values: which of 1 to 4 the mask holds.
-    """
+    """What a look at every voxel of a subject found. labels: uint8 classes (x, y, z), None without a good mask."""
 
     problems: tuple[Problem, ...]
     labels: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an audit keeps of a subject. values: which of 1 to 4 its mask holds, whatever they mean."""
+
+    problems: tuple[Problem, ...]
     values: frozenset[int]
 
 
@@ -141,16 +145,15 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
         name, _, first = items[0]
         if what := _grid_difference(scan, first.data.shape, first.affine, name):
             problems.append(Problem(subject.id, file, what))
-    values = frozenset() if mask is None else frozenset(value for value in range(1, 5) if (mask.data == value).any())
-    return Examination(tuple(problems), labels, values)
+    return Examination(tuple(problems), labels)
 
 
-def examine(subject: Subject) -> Examination:
+def examine(subject: Subject) -> Findings:
     """Everything wrong with one subject: reads every voxel of every file."""
     scans, mask, failures = _read(subject, CONTRASTS)
     unreadable = tuple(Problem(subject.id, file, str(error)) for file, error in failures.items())
-    found = examine_arrays(subject, scans, mask)
-    return replace(found, problems=unreadable + found.problems)
+    values = frozenset() if mask is None else frozenset(value for value in range(1, 5) if (mask.data == value).any())
+    return Findings(unreadable + examine_arrays(subject, scans, mask).problems, values)
 
 
 def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:

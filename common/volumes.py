@@ -1,20 +1,29 @@
 """Crop, pad, resize and normalise: small pure functions on arrays whose last three axes are (x, y, z)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 Box = tuple[slice, slice, slice]
+_SLAB_VOXELS = 2**17
 
 
 def bounding_box(mask: np.ndarray) -> Box:
     """Smallest box (x, y, z) that holds every true voxel of a 3-D mask; empty slices where there is none."""
-    slices = []
-    for axis in range(3):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        slices.append(slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, 0))
-    return tuple(slices)
+    # Whole planes are combined along the slowest axis in memory; the rest is looked at inside their box only.
+    first = int(np.argmax(np.abs(mask.strides)))
+    second, third = (axis for axis in range(3) if axis != first)
+    plane = mask.any(axis=first)
+    box = [slice(None)] * 3
+    box[second], box[third] = _extent(plane.any(axis=1)), _extent(plane.any(axis=0))
+    box[first] = _extent(mask[tuple(box)].any(axis=(second, third)))
+    return tuple(box)
+
+
+def _extent(inside: np.ndarray) -> slice:
+    found = np.flatnonzero(inside)
+    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
 
 
 def union(*boxes: Box) -> Box:
@@ -23,23 +32,41 @@ def union(*boxes: Box) -> Box:
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 
-def nonzero_mean_and_sd(image: np.ndarray) -> tuple[float, float]:
-    """Mean and population standard deviation over the voxels of one contrast that are not zero.
+def in_memory_order(array: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
+    """A view whose axes run from the slowest in memory to the fastest, so that its planes are read as they lie.
 
-    A sum over all voxels equals the sum over the non-zero ones, so no masked copy is made.
+    other: an array on the same axes, which is then the one that is viewed.
+    """
+    slowest_first = np.argsort(np.abs(array.strides), kind="stable")[::-1]
+    return (array if other is None else other).transpose(slowest_first)
+
+
+def slabs(planes: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Contiguous copies of some planes at a time with their place: few enough to stay in the processor's cache, and
+    enough that threads do not wait for the interpreter's lock between them."""
+    thickness = max(1, _SLAB_VOXELS // max(1, planes[0].size))
+    for first in range(0, len(planes), thickness):
+        place = slice(first, first + thickness)
+        yield place, planes[place].copy(order="C")
+
+
+def nonzero_mean_and_sd(image: np.ndarray) -> tuple[float, float]:
+    """Mean and population standard deviation over the voxels of one contrast (x, y, z) that are not zero.
+
+    A sum over all voxels equals the sum over the non-zero ones, so none is picked out; sums are in double precision.
     Raises ValueError when every voxel is zero.
     """
-    count = np.count_nonzero(image)
+    count, total, squares = 0, 0.0, 0.0
+    for _, values in slabs(in_memory_order(image)):
+        count += np.count_nonzero(values)
+        doubles = values.astype(np.float64)
+        total += float(doubles.sum())
+        np.square(doubles, out=doubles)
+        squares += float(doubles.sum())
     if count == 0:
         raise ValueError("expected an image with non-zero voxels, received one that is zero everywhere")
-    total = squares = 0.0
-    # Plane by plane along the slowest axis: in the order of memory, and small enough for the processor's cache.
-    for plane in np.moveaxis(image, int(np.argmax(np.abs(image.strides))), 0):
-        values = plane.ravel(order="K").astype(np.float64)
-        total += values.sum()
-        squares += values @ values
     mean = total / count
-    return float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0)))
+    return mean, math.sqrt(max(squares / count - mean**2, 0.0))
 
 
 def zscore_nonzero(image: np.ndarray, mean: float, sd: float) -> np.ndarray:

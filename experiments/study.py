@@ -22,7 +22,7 @@ from common.scoring import EmptyPolicy, score_cases, summarise
 from common.subject import Subject
 from experiments import results
 
-PHANTOM_SUBJECTS = 36
+PHANTOM_SUBJECTS = 60
 PHANTOM_SEED = 2021
 
 
@@ -142,7 +142,6 @@ class Study:
                 slices[case] = pictures.tumour_slice(subject, predicted, truth)
                 if self.options.save_predictions:
                     file = self.run.folder / "predictions" / f"{case}.nii.gz"
-                    file.parent.mkdir(exist_ok=True)
                     like = nifti.read_header(subject.label)
                     nifti.write(file, subject.convention.from_classes(predicted), like=like)
                 yield case, predicted, truth, self.store.entries[case].open().source_spacing_mm

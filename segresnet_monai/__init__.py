@@ -2,6 +2,6 @@
 
 import os
 
-# OpenMP threads that spin while they wait take the cores from loader processes and other programs: on two busy cores a
-# training step took 1.2 s with spinning threads and 0.28 s with threads that sleep. It must be set before torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP threads that spin while they wait take the cores from loader processes and other programs; threads that sleep
+# at once wake up late. A short spin is the best of both (docs/LOG.md). GNU OpenMP reads it when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "500")

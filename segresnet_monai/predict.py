@@ -160,7 +160,6 @@ def segment(arguments: Arguments) -> dict[str, float]:
     turned = {name: replace(each, data=nifti.to_axes(each.data, each.affine)) for name, each in scans.items()}
     volume = transform(subject.id, turned, None, config.recipe)
     labels = nifti.from_axes(predict_volume(network, volume, config), scan.affine)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(labels), like=scan)
     return {name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()}
 
