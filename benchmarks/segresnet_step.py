@@ -4,8 +4,8 @@ A step is forward pass, Dice loss, backward pass and Adam on one crop, from the 
 ``segresnet_monai.train`` does: channels-last memory, oneDNN for every convolution on the CPU, fused Adam, and masks
 that become channels within the step. The peer is the plain PyTorch step with MONAI's SegResNet of the same sizes, its
 ``DiceLoss``, PyTorch's default memory format and default Adam; its masks are channels already. Both compute in float32
-on the CPU. On a GPU both use float16 autocast and loss scaling, the peer as MONAI's BraTS example does, with cuDNN's
-search for the fastest algorithm; the peak memory of both is printed. A step's time does not depend on what is in the
+on the CPU. On a GPU both use float16 autocast, loss scaling (as MONAI's BraTS example does) and cuDNN's search
+for the fastest algorithm; the peak memory of both is printed. A step's time does not depend on what is in the
 crop, so crops are noise and ``--data`` changes nothing.
 """
 
@@ -98,9 +98,10 @@ class Ours:
 
     def step(self, batch: Batch) -> torch.Tensor:
         self.optimiser.zero_grad()
-        with torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()):
-            loss = self.loss(batch)
-        self.scaler.scale(loss).backward()
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
+            with torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()):
+                loss = self.loss(batch)
+            self.scaler.scale(loss).backward()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return loss.detach()
@@ -117,10 +118,6 @@ class Monai(Ours):
 
     def loss(self, batch: Batch) -> torch.Tensor:
         return self.criterion(self.network(batch["image"]), batch["channels"])
-
-    def step(self, batch: Batch) -> torch.Tensor:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
-            return super().step(batch)
 
 
 def loss_difference(ours: Ours, peer: Ours, batch: Batch) -> float:

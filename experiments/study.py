@@ -22,7 +22,7 @@ from common.scoring import EmptyPolicy, score_cases, summarise
 from common.subject import Subject
 from experiments import results
 
-PHANTOM_SUBJECTS = 60
+PHANTOM_SUBJECTS = 40
 PHANTOM_SEED = 2021
 
 

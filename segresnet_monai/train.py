@@ -17,7 +17,7 @@ from tqdm import tqdm
 from common.files import atomic_path
 from common.metrics import dice
 from common.prepared import Entry
-from common.runs import Run
+from common.runs import Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
 from segresnet_monai.losses import LOSSES
@@ -37,7 +37,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     """Train, or go on from the run's last finished epoch, and return the path of the chosen weights.
 
     The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
-    started again ends with the same bits as one that was not. Raises ValueError when the last checkpoint is damaged.
+    started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged.
     """
     device = default_device()
     last = run.checkpoints / LAST
@@ -49,6 +49,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
         accelerator=device.type,
         devices=1,
         precision="16-mixed" if config.mixed_precision and device.type == "cuda" else "32-true",
+        benchmark=device.type == "cuda",  # every crop has the same size, so cuDNN's search pays
         max_epochs=config.epochs,
         callbacks=[record],
         logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
@@ -65,7 +66,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
         if record.started:
             raise
-        raise ValueError(f"{last}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
+        raise RunError(f"{last}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
     return run.checkpoints / f"{config.checkpoint}.pt"
 
 

@@ -28,7 +28,7 @@ def run_module(tmp_path):
     def run(module, *arguments):
         command = [sys.executable, "-m", module, *map(str, arguments)]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False
+            command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=1200, check=False
         )
 
     return run

@@ -118,3 +118,15 @@ def test_a_bad_model_setting_is_said_without_a_traceback(run_module, cohort):
     assert refused.returncode != 0
     assert "Traceback" not in refused.stderr
     assert "expected learning_rate to be a positive number, received -1.0" in refused.stderr + refused.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_learns_to_segment_phantoms_it_has_not_seen(run_module, tmp_path):
+    done = run_module(MODULE)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs" / "table1_baseline").iterdir()
+    summary = {line["key"]: line for line in json.loads((folder / "summary.json").read_text())}
+    assert summary["table1_baseline.dice_WT"]["value"] >= 0.80
+    assert summary["table1_baseline.mean_dice"]["value"] >= 0.55
+    assert summary["table1_baseline.mean_dice"]["n"] >= 6
+    assert all(line["synthetic"] for line in summary.values())

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from common.runs import Run  # noqa: E402
+from common.runs import Run, RunError  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.predict import load, predict  # noqa: E402
 from segresnet_monai.train import LAST, fit, validate  # noqa: E402
@@ -164,5 +164,5 @@ def test_a_damaged_checkpoint_is_named(tiny_entries, tmp_path):
     with Run(tmp_path) as run:
         run.checkpoints.mkdir()
         (run.checkpoints / LAST).write_bytes(b"PK\x03\x04 half a file")
-        with pytest.raises(ValueError, match=r"last\.ckpt: expected an intact checkpoint.*--fresh"):
+        with pytest.raises(RunError, match=r"last\.ckpt: expected an intact checkpoint.*--fresh"):
             fit(tiny_entries[:3], tiny_entries[3:], Config(**SMALL), run)
