@@ -26,6 +26,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,13 +60,15 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "run.lock", "a+")  # noqa: SIM115 (held for the life of the run)
         try:
-            # Not flock: loader processes would inherit it, and outlive a killed run by seconds.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             self._lock.close()
             raise RunError(
                 f"{self.folder}: another process is working on this run; wait for it, or choose another --runs folder"
             ) from None
+        # Loader processes outlive a killed run by seconds: they must not hold its lock as long.
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: (run := this()) and run.close())
         if fresh:
             self._empty()
         remove_leftovers(self.folder)

@@ -203,7 +203,7 @@ def test_equals_monai_on_real_masks(real_data):
     torch = pytest.importorskip("torch")
     monai = pytest.importorskip("monai.metrics")
     nibabel = pytest.importorskip("nibabel")
-    file = sorted(real_data.glob("*/*_seg.nii.gz"))[0]
+    file = sorted(real_data.glob("brats/*/*_seg.nii.gz"))[0]
     truth = np.asarray(nibabel.load(file).dataobj) > 0
     prediction = ndimage.binary_dilation(np.roll(truth, (3, -2, 1), (0, 1, 2)))
     prediction[20:26, 40:44, 100:103] = True

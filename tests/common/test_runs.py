@@ -316,3 +316,23 @@ def test_configuration_hash_is_the_same_in_every_process():
         for seed in ("1", "2")
     }
     assert found == {configuration_hash({"a": "c", "b": 1}, "x") + "\n"}
+
+
+def test_a_child_that_outlives_a_killed_run_does_not_hold_it(tmp_path):
+    program = (
+        "import multiprocessing, sys, time; from common.runs import Run; run = Run(sys.argv[1]);"
+        "child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)); child.start();"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with process.stdout:
+        child = int(process.stdout.readline())
+        try:
+            with pytest.raises(RunError):
+                Run(tmp_path)
+            process.kill()
+            process.wait()
+            os.kill(child, 0)  # still alive
+            Run(tmp_path).close()
+        finally:
+            os.kill(child, signal.SIGKILL)

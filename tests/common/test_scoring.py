@@ -202,7 +202,7 @@ def test_scores_of_real_masks(real_data):
     """A real truth against itself, and shifted by two voxels of 1 mm: no distance can be larger than the shift."""
     from common.cohort import find_subjects
 
-    truth = find_subjects(real_data).subjects[0].load_labels()
+    truth = find_subjects(real_data / "brats").subjects[0].load_labels()
     perfect = scoring.score_case(truth, truth, spacing_mm=(1.0, 1.0, 1.0))
     shifted = scoring.score_case(np.roll(truth, 2, axis=0), truth, spacing_mm=(1.0, 1.0, 1.0))
     for name in scoring.MASKS:
