@@ -4,7 +4,7 @@
     python -m experiments.table1_baseline --data FOLDER      BraTS, MSD or nnU-Net folder; the report's recipe, one GPU
 
 Reproduces the report's average Dice of its baseline, trained on 60 / 20 / 20 % of the patients (`python -m experiments`
-prints the number). Cost: demo about 6 minutes on two cores of an AMD EPYC, 4.5 of them training, and 1 GiB of memory;
+prints the number). Cost: demo about 6 minutes on two cores of an AMD EPYC, 4 of them training, and 1 GiB of memory;
 paper needs a GPU and has not been timed. Expect on eight held-out phantoms WT Dice near 0.84 and mean Dice near 0.6,
 NCR the weakest. The same command goes on where a killed run stopped, and shows the table of a finished one.
 """
@@ -34,7 +34,7 @@ DEMO = replace(
     loss="dice_bce",
     learning_rate=3e-3,
     crops_per_epoch=40,
-    epochs=40,
+    epochs=32,
     workers=0,
     probability_threshold=0.3,
 )
