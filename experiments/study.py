@@ -163,6 +163,8 @@ class Study:
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
         print(f"empty masks: {self.options.empty_masks}; counts of empty, missed and invented labels: scores.csv")
+        if self.options.save_predictions and not (self.run.folder / "predictions").exists():
+            print("finished without --save-predictions, so no label maps were written; --fresh starts over")
         print(f"run folder: {self.run.folder}")
 
 
