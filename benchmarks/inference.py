@@ -29,7 +29,8 @@ from benchmarks.segresnet_step import monai_network
 from common import volumes
 from common.labels import REGIONS
 from common.metrics import dice
-from common.prepared import Entry, Volume, decode, prepare
+from common.prepared import Entry, prepare
+from common.recipe import Volume, decode
 from common.subject import Subject
 from segresnet_monai.config import Config
 from segresnet_monai.predict import build, decode_labels, load_run, predict_volume

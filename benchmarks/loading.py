@@ -92,7 +92,7 @@ def monai_random(config: Config) -> list[Callable]:
     from monai import transforms as t
 
     both, shift = ["image", "labels"], config.intensity_shift_sd
-    flips = [t.RandFlipd(both, prob=config.flip_probability, spatial_axis=axis) for axis in range(3)]
+    flips = [t.RandFlipd(both, prob=p, spatial_axis=axis) for axis, p in enumerate(config.flip_probabilities)]
     crop = t.RandSpatialCropd(both, roi_size=config.crop_voxels, random_size=False)
     return [crop, *flips, t.RandShiftIntensityd("image", offsets=shift, prob=1.0)]
 
@@ -133,7 +133,7 @@ class TorchIO(Dataset):
             transform=tio.ZNormalization(masking_method=lambda image: image != 0, copy=False),
         )
         self.sampler = tio.UniformSampler(config.crop_voxels)
-        self.flip = tio.RandomFlip(axes=(0, 1, 2), flip_probability=config.flip_probability, copy=False)
+        self.flip = tio.RandomFlip(axes=(0, 1, 2), flip_probability=config.flip_probabilities[0], copy=False)
 
     def __len__(self) -> int:
         return len(self.subjects)
@@ -158,7 +158,7 @@ def largest_difference_in_steps(entry: Entry, subject: Subject, config: Config) 
     """
     from monai.transforms import Compose
 
-    fixed = replace(config, flip_probability=0, intensity_shift_sd=0)
+    fixed = replace(config, flip_probabilities=(0, 0, 0), intensity_shift_sd=0)
     own = Crops([entry], fixed)[0, 0]
     volume = entry.open()
     start = crop_start(volume, fixed, np.random.default_rng([fixed.seed, 0, zlib.crc32(entry.id.encode())]))

@@ -1,9 +1,4 @@
-"""The prepared store: what a network sees of a scan, made once, one memory-mapped file per subject.
-
-A recipe turns a subject's scans into z-scored contrasts and class labels inside the brain's bounding box. They are kept
-as 16-bit integers with one step per contrast (largest absolute z-score / 32767, finer than the scans' own integers),
-the labels as the last channel. Outside the box every contrast is 0 and the label is background, so a crop taken
-anywhere in the volume is exact, at a third of the volume's bytes.
+"""The prepared store: what a recipe makes of a scan, made once, one memory-mapped file per subject.
 
 ``<subject>-<key>.npy`` holds the voxels, ``<subject>-<key>.json``, written last, the geometry and a checksum of both.
 The key is made from the recipe and the content of the sources: a changed scan has another name. An entry is used only
@@ -16,8 +11,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,91 +21,16 @@ from isal import isal_zlib
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from common import volumes
 from common.files import atomic_path, remove_old_leftovers, write_json
-from common.labels import CLASSES
-from common.nifti import Scan, ScanError
-from common.subject import CONTRASTS, Problem, Subject, examine, examine_arrays
+from common.nifti import ScanError
+from common.recipe import Recipe, Volume, misfit, transform
+from common.subject import Problem, Subject, examine, examine_arrays
 
-FORMAT = 2  # part of every entry's key: raise it when the meaning of the stored numbers changes
-STEPS = np.iinfo(np.int16).max
+FORMAT = 3  # part of every entry's key: raise it when the meaning of the stored numbers changes
 
 
 class StoreError(OSError):
     """The store cannot be written; the message names the folder and the reason."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What is made of a scan. Every field is part of the entries' names."""
-
-    contrasts: tuple[str, ...] = CONTRASTS
-    """Contrasts, in the order of the channels."""
-    spacing_mm: float | None = None
-    """Isotropic voxel size after resampling; None keeps the scan's grid."""
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A prepared subject in memory or in the store: the brain's box of a larger grid.
-
-    voxels: int16 (contrast..., label; x, y, z), the label missing when the subject has none.
-    steps: one float per contrast; voxels * step = z-score. grid_shape: the volume at the recipe's spacing.
-    box_start: the box's first voxel in that grid. source_shape, source_spacing_mm: the scan's own grid.
-    """
-
-    id: str
-    voxels: np.ndarray
-    steps: tuple[float, ...]
-    grid_shape: tuple[int, int, int]
-    box_start: tuple[int, int, int]
-    source_shape: tuple[int, int, int]
-    source_spacing_mm: tuple[float, float, float]
-
-    @property
-    def has_label(self) -> bool:
-        return len(self.voxels) > len(self.steps)
-
-    @property
-    def box_shape(self) -> tuple[int, int, int]:
-        return self.voxels.shape[1:]
-
-    def overlap(self, start: Sequence[int], size: Sequence[int]) -> tuple[volumes.Box, volumes.Box]:
-        """Where a window at ``start`` of the grid meets the box: in the box's voxels and in the window's."""
-        first = [s - b for s, b in zip(start, self.box_start, strict=True)]
-        return volumes.overlap_of(self.box_shape, first, size)
-
-    def window(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-        """int16 (contrast..., label; x, y, z) at ``start`` of the grid: a view where the window lies in the box."""
-        return volumes.window(self.voxels, [s - b for s, b in zip(start, self.box_start, strict=True)], size)
-
-    def image(self) -> np.ndarray:
-        """z-scores of the box, float32 (contrast, x, y, z)."""
-        return decode(self.voxels[: len(self.steps)], self.steps)
-
-    def labels(self) -> np.ndarray:
-        """Classes 0 to 3 of the box, uint8 (x, y, z). Raises ValueError for a subject without labels."""
-        if not self.has_label:
-            raise ValueError(f"{self.id}: expected a subject with labels, this one has none")
-        return self.voxels[-1].astype(np.uint8)
-
-
-def decode(
-    voxels: np.ndarray, steps: Sequence[float], *, shift: float = 0.0, out: np.ndarray | None = None
-) -> np.ndarray:
-    """Stored integers (contrast, x, y, z), in any memory order, as float32 z-scores plus ``shift``.
-
-    out: where to write them; by default a new C-ordered array.
-    """
-    image = np.empty(voxels.shape, dtype=np.float32) if out is None else out
-    for stored, step, decoded in zip(voxels, steps, image, strict=True):
-        # A few planes at a time stay in the processor's cache between the two operations.
-        for first in range(0, len(stored), 8):
-            planes = decoded[first : first + 8]
-            np.multiply(stored[first : first + 8], np.float32(step), out=planes, casting="unsafe")
-            if shift:
-                planes += np.float32(shift)
-    return image
 
 
 @dataclass(frozen=True)
@@ -168,80 +87,6 @@ def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, 
     )
 
 
-def transform(subject: str, scans: Mapping[str, Scan], labels: np.ndarray | None, recipe: Recipe) -> Volume:
-    """Apply a recipe to a subject's checked scans, by contrast, and its classes (x, y, z), where there are any."""
-    first = scans[recipe.contrasts[0]]
-    source_shape, source_spacing = first.data.shape, first.spacing_mm
-    if recipe.spacing_mm is None:
-        shape = source_shape
-    else:
-        lengths = np.multiply(source_shape, source_spacing)
-        shape = tuple(max(1, round(float(length) / recipe.spacing_mm)) for length in lengths)
-    with ThreadPoolExecutor(len(recipe.contrasts)) as threads:
-        boxes = list(threads.map(lambda name: _foreground(scans[name]), recipe.contrasts))
-        if labels is not None:
-            # In real data some labels lie outside a contrast's brain.
-            boxes.append(volumes.bounding_box(labels))
-        source_box = volumes.union(*boxes)
-        box = volumes.scaled_box(source_box, source_shape, shape)
-        voxels = np.empty((len(recipe.contrasts) + (labels is not None), *(s.stop - s.start for s in box)), np.int16)
-
-        def fill(channel: int) -> float:
-            scan = scans[recipe.contrasts[channel]].data
-            mean, sd = volumes.nonzero_mean_and_sd(scan[source_box])
-            if shape == source_shape:
-                return _store_zscores(scan[box], mean, sd, voxels[channel])
-            image = volumes.zscore_nonzero(scan[source_box], mean, sd)
-            image = volumes.resize_part(image, source_box, source_shape, shape, box)
-            step = _step(float(max(image.max(), -image.min())))
-            image *= np.float32(1 / step)
-            np.rint(image, out=image)
-            np.copyto(voxels[channel], image, casting="unsafe")
-            return step
-
-        steps = tuple(threads.map(fill, range(len(recipe.contrasts))))
-    if labels is not None:
-        inside = labels[box] if shape == source_shape else volumes.resize_labels(labels, shape, len(CLASSES))[box]
-        _turn(volumes.in_memory_order(inside), volumes.in_memory_order(inside, voxels[-1]))
-    start = tuple(s.start for s in box)
-    return Volume(subject, voxels, steps, tuple(shape), start, tuple(source_shape), source_spacing)
-
-
-def _step(largest: float) -> float:
-    return max(largest / STEPS, float(np.finfo(np.float32).tiny))
-
-
-def _store_zscores(scan: np.ndarray, mean: float, sd: float, stored: np.ndarray) -> float:
-    """Round a contrast's z-scores (x, y, z) to the steps of ``stored`` (int16); returns the step. Zero stays zero.
-
-    Slab by slab, so that what lies between the scan and the result stays in the processor's cache.
-    """
-    low, high = float(scan.min()), float(scan.max())
-    if low == 0 and mean > high - mean:
-        low = float(scan[scan != 0].min())  # the background has no z-score
-    largest = max(high - mean, mean - low)
-    step = _step(largest / (sd or 1.0))
-    # A brain of one value differs from its mean by rounding only.
-    factor = np.float32(STEPS / largest if largest > abs(mean) * np.finfo(np.float32).eps else 0)
-    planes = volumes.in_memory_order(scan)
-    rounded = np.empty(planes.shape, np.int16)
-    for place, values in volumes.slabs(planes):
-        zscores = values.astype(np.float32)
-        zscores -= np.float32(mean)
-        zscores *= factor
-        np.rint(zscores, out=zscores)
-        np.copyto(rounded[place], zscores, casting="unsafe")
-        rounded[place] *= (values != 0).view(np.int8)
-    _turn(rounded, volumes.in_memory_order(scan, stored))
-    return step
-
-
-def _turn(planes: np.ndarray, target: np.ndarray) -> None:
-    """Copy an array of three axes into one whose memory runs another way: one 2-D turn at a time fits the cache."""
-    for row in range(planes.shape[1]):
-        target[:, row] = planes[:, row]
-
-
 @dataclass(frozen=True)
 class _Outcome:
     entry: Entry | None
@@ -269,6 +114,8 @@ def _bring(subject: Subject, recipe: Recipe, folder: Path) -> _Outcome:
     found = examine_arrays(subject, scans, mask)
     if found.problems:
         return _Outcome(None, found.problems)
+    if reason := misfit(scans, recipe):
+        return _Outcome(None, (Problem(subject.id, None, reason),))
     volume = transform(subject.id, scans, found.labels, recipe)
     geometry = {field: value for field, value in vars(volume).items() if field not in ("id", "voxels")}
     content = (_npy_header(volume.voxels), volume.voxels)
@@ -321,7 +168,3 @@ def _checksum(geometry: Mapping[str, object], content: Iterable[bytes | np.ndarr
     for piece in content:
         crc = isal_zlib.crc32(piece, crc)
     return f"{crc:08x}"
-
-
-def _foreground(scan: Scan) -> volumes.Box:
-    return volumes.bounding_box(scan.data != 0)

@@ -69,16 +69,16 @@ def nonzero_mean_and_sd(image: np.ndarray) -> tuple[float, float]:
     return mean, math.sqrt(max(squares / count - mean**2, 0.0))
 
 
-def zscore_nonzero(image: np.ndarray, mean: float, sd: float) -> np.ndarray:
-    """One contrast (x, y, z) as float32 z-scores; voxels that are zero stay zero.
+def normalise_nonzero(image: np.ndarray, offset: float, scale: float) -> np.ndarray:
+    """One contrast (x, y, z) as float32 (value - offset) / scale; voxels that are zero stay zero.
 
-    mean, sd: of the whole scan's non-zero voxels (image may be a crop of it). A constant image (sd 0) is only centred,
-    as MONAI's ``NormalizeIntensity(nonzero=True)`` does.
+    For z-scores offset and scale are mean and SD of the whole scan's non-zero voxels (image may be a crop of it). A
+    constant image (scale 0) is only centred, as MONAI's ``NormalizeIntensity(nonzero=True)`` does.
     """
     result = np.array(image, dtype=np.float32, order="C")
     background = result == 0
-    result -= np.float32(mean)
-    result *= np.float32(1.0 / sd if sd > 0 else 1.0)
+    result -= np.float32(offset)
+    result *= np.float32(1.0 / scale if scale > 0 else 1.0)
     np.copyto(result, 0, where=background)
     return result
 

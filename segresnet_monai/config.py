@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
-from common.prepared import Recipe
+from common.recipe import Recipe
 from common.subject import CONTRASTS
 
 
@@ -19,8 +19,8 @@ class Config:
     """Training crop and prediction window, (x, y, z) (R)."""
     crop_from: Literal["volume", "brain"] = "volume"
     """Random crop positions anywhere in the volume (D: the report only says "cropping"), or around the brain."""
-    flip_probability: float = 0.5
-    """Probability of a flip, drawn for each axis (flips on all axes: R; probability: D)."""
+    flip_probabilities: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Probability of a flip along x, y and z (flips on all axes: R; probability: D)."""
     intensity_shift_sd: float = 0.1
     """A shift drawn from +-this many standard deviations, the same for all contrasts (shifting: R; size: D)."""
 
@@ -82,7 +82,7 @@ class Config:
                 "crop_voxels",
                 f"positive multiples of {factor} ({levels} levels)",
             ),
-            (0 <= self.flip_probability <= 1, "flip_probability", "a probability"),
+            (all(0 <= p <= 1 for p in self.flip_probabilities), "flip_probabilities", "three probabilities"),
             (self.intensity_shift_sd >= 0, "intensity_shift_sd", "zero or more"),
             (
                 self.initial_filters > 0 and self.initial_filters % 8 == 0,

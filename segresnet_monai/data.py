@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.prepared import Entry, Volume, decode
+from common.prepared import Entry
+from common.recipe import Volume, decode
 from segresnet_monai.config import Config
 
 Position = tuple[int, int]
@@ -33,7 +34,7 @@ class Crops(Dataset):
         rng = np.random.default_rng([config.seed, number, zlib.crc32(entry.id.encode())])
         volume = entry.open()
         start = crop_start(volume, config, rng)
-        flips = np.flatnonzero(rng.random(3) < config.flip_probability)
+        flips = np.flatnonzero(rng.random(3) < config.flip_probabilities)
         shift = float(rng.uniform(-config.intensity_shift_sd, config.intensity_shift_sd))
 
         # Outside the brain's box every contrast is 0 and every label background: only the overlap is read.

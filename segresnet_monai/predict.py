@@ -16,10 +16,11 @@ import torch
 import tyro
 from monai.inferers import sliding_window_inference
 
-from common import nifti, volumes
+from common import nifti
 from common.labels import CONVENTIONS
 from common.metrics import volume_ml
-from common.prepared import Entry, Volume, transform
+from common.prepared import Entry
+from common.recipe import Volume, transform
 from common.scoring import MEMBERS
 from common.subject import Subject, examine_arrays
 from segresnet_monai.config import Config
@@ -87,9 +88,7 @@ def predict_volume(network: torch.nn.Module, volume: Volume, config: Config) -> 
     Where the network works on another voxel size, its probabilities are interpolated linearly before they are decoded.
     """
     probability = probabilities(network, volume, config).cpu().numpy()
-    box = tuple(slice(b, b + n) for b, n in zip(volume.box_start, volume.box_shape, strict=True))
-    region = volumes.scaled_box(box, volume.grid_shape, volume.source_shape)
-    probability = volumes.resize_part(probability, box, volume.grid_shape, volume.source_shape, region)
+    probability, region = volume.on_scan(probability, volume.box)
     labels = np.zeros(volume.source_shape, dtype=np.uint8)
     labels[region] = decode_labels(probability, config.probability_threshold)
     return labels

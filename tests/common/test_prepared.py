@@ -19,7 +19,8 @@ from common import prepared, volumes
 from common.cohort import find_subjects
 from common.labels import BRATS_2018
 from common.nifti import ScanError
-from common.prepared import Recipe, StoreError, decode, prepare
+from common.prepared import StoreError, prepare
+from common.recipe import Recipe, decode
 from common.subject import CONTRASTS, Subject
 
 ROOT = Path(__file__).parents[2]
@@ -431,6 +432,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 from common import prepared
 from common.cohort import find_subjects
+from common.recipe import Recipe
 
 subjects, stores = find_subjects(sys.argv[2]).subjects, Path(sys.argv[3])
 
@@ -450,7 +452,7 @@ def child(store, die_at=None, after=False, wait=None):
     if wait is not None:
         os.read(wait, 1)
     try:
-        prepared.prepare(subjects, prepared.Recipe(), store, n_jobs=1)
+        prepared.prepare(subjects, Recipe(), store, n_jobs=1)
     except BaseException as error:
         print(repr(error), file=sys.stderr, flush=True)
         os._exit(1)

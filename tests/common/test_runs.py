@@ -18,7 +18,7 @@ import pytest
 
 from common import runs
 from common.files import write_json
-from common.prepared import Recipe
+from common.recipe import Recipe
 from common.runs import History, Run, RunError, configuration_hash, environment
 
 ROOT = Path(__file__).parents[2]

@@ -266,7 +266,7 @@ def test_zscores_equal_monai(dtype, order):
     transforms = pytest.importorskip("monai.transforms")
     image = np.array(scan(dtype), order=order)
     kept = image.copy()
-    found = volumes.zscore_nonzero(image, *volumes.nonzero_mean_and_sd(image))
+    found = volumes.normalise_nonzero(image, *volumes.nonzero_mean_and_sd(image))
     expected = transforms.NormalizeIntensity(nonzero=True, channel_wise=True)(image[None].astype(np.float32))[0]
     np.testing.assert_allclose(found, np.asarray(expected), atol=2e-5)
     assert found.dtype == np.float32
@@ -274,7 +274,7 @@ def test_zscores_equal_monai(dtype, order):
     assert (found[image == 0] == 0).all()
     np.testing.assert_array_equal(image, kept)
     # the numbers are the whole scan's, whatever part is asked for
-    crop = volumes.zscore_nonzero(image[3:9, 2:5, 4:], *volumes.nonzero_mean_and_sd(image))
+    crop = volumes.normalise_nonzero(image[3:9, 2:5, 4:], *volumes.nonzero_mean_and_sd(image))
     np.testing.assert_array_equal(crop, found[3:9, 2:5, 4:])
 
 
@@ -283,7 +283,7 @@ def test_a_constant_brain_is_centred_as_in_monai(value, exact_in_float32):
     transforms = pytest.importorskip("monai.transforms")
     image = np.zeros((30, 30, 30), np.float32)
     image[5:25, 5:25, 5:25] = value
-    found = volumes.zscore_nonzero(image, *volumes.nonzero_mean_and_sd(image))
+    found = volumes.normalise_nonzero(image, *volumes.nonzero_mean_and_sd(image))
     np.testing.assert_array_equal(found, np.zeros_like(image))
     if exact_in_float32:  # elsewhere MONAI divides one rounding error by another: -1 everywhere for 0.1
         expected = transforms.NormalizeIntensity(nonzero=True, channel_wise=True)(image[None])[0]

@@ -1,7 +1,8 @@
 import pytest
 
 from common.cohort import find_subjects
-from common.prepared import Recipe, prepare
+from common.prepared import prepare
+from common.recipe import Recipe
 from tests.cohorts import write_cohort
 
 

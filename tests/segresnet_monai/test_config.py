@@ -2,7 +2,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from common.prepared import Recipe
+from common.recipe import Recipe
 from experiments.results import reported
 from segresnet_monai.config import Config
 
@@ -25,7 +25,7 @@ def test_defaults_are_the_reports_settings():
         ("contrasts", ()),
         ("spacing_mm", 0.0),
         ("crop_voxels", (128, 128, 100)),
-        ("flip_probability", 1.5),
+        ("flip_probabilities", (0.5, 1.5, 0.5)),
         ("intensity_shift_sd", -0.1),
         ("initial_filters", 12),
         ("decoder_blocks", (1, 1)),

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.data import Crops, Rounds, crop_start, to_channels, training_loader  # noqa: E402
 
-CONFIG = Config(crop_voxels=(24, 32, 24), intensity_shift_sd=0.0, flip_probability=0.0)
+CONFIG = Config(crop_voxels=(24, 32, 24), intensity_shift_sd=0.0, flip_probabilities=(0.0, 0.0, 0.0))
 
 
 def full_grid(volume):
@@ -46,12 +46,12 @@ def test_a_crop_without_augmentation_stands_in_the_volume_with_its_labels(tiny_e
 
 def test_flips_turn_image_and_labels_together_and_all_axes_occur(tiny_entries):
     plain = Crops(tiny_entries, replace(CONFIG, crop_voxels=(40, 48, 40)))
-    flipped = Crops(tiny_entries, replace(CONFIG, crop_voxels=(40, 48, 40), flip_probability=1.0))
+    flipped = Crops(tiny_entries, replace(CONFIG, crop_voxels=(40, 48, 40), flip_probabilities=(1.0, 1.0, 1.0)))
     item, turned = plain[0, 0], flipped[0, 0]
     # One axis (z, 36 voxels in a crop of 40) leaves a choice of positions, which is the same draw in both.
     np.testing.assert_array_equal(turned["image"], item["image"].flip(1, 2, 3))
     np.testing.assert_array_equal(turned["labels"], item["labels"].flip(0, 1, 2))
-    half = Crops(tiny_entries, replace(CONFIG, crop_voxels=(40, 48, 40), flip_probability=0.5))
+    half = Crops(tiny_entries, replace(CONFIG, crop_voxels=(40, 48, 40), flip_probabilities=(0.5, 0.5, 0.5)))
     seen = set()
     for number in range(40):
         image, reference = half[number, 0]["image"], plain[number, 0]["image"]
@@ -76,7 +76,7 @@ def test_the_shift_is_one_number_for_all_contrasts_within_its_bounds(tiny_entrie
 
 
 def test_items_are_functions_of_seed_round_and_subject(tiny_entries):
-    config = replace(CONFIG, flip_probability=0.5, intensity_shift_sd=0.1)
+    config = replace(CONFIG, flip_probabilities=(0.5, 0.5, 0.5), intensity_shift_sd=0.1)
     first, again = Crops(tiny_entries, config), Crops(tiny_entries[::-1], config)
     torch.testing.assert_close(first[3, 0]["image"], again[3, len(tiny_entries) - 1]["image"], rtol=0, atol=0)
     for other in (first[4, 0], Crops(tiny_entries, replace(config, seed=1))[3, 0]):
@@ -129,7 +129,7 @@ def test_order_depends_on_the_seed_only():
 def test_workers_change_nothing(tiny_entries):
     batches = []
     for workers in (0, 2):
-        loader = training_loader(tiny_entries, replace(CONFIG, workers=workers, flip_probability=0.5))
+        loader = training_loader(tiny_entries, replace(CONFIG, workers=workers, flip_probabilities=(0.5, 0.5, 0.5)))
         epochs = []
         for epoch in (0, 1):
             loader.sampler.set_epoch(epoch)

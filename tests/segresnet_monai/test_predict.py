@@ -15,7 +15,8 @@ from monai.inferers import sliding_window_inference  # noqa: E402
 from common import nifti, volumes  # noqa: E402
 from common.cohort import find_subjects  # noqa: E402
 from common.files import write_json  # noqa: E402
-from common.prepared import Recipe, prepare  # noqa: E402
+from common.prepared import prepare  # noqa: E402
+from common.recipe import Recipe  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.model import build_segresnet  # noqa: E402
 from segresnet_monai.predict import (  # noqa: E402
