@@ -37,12 +37,13 @@ MEMBERS: dict[str, tuple[int, ...]] = {
 
 _MEANS = {"mean_dice": ("NCR", "ED", "ET"), "mean_dice_with_background": ("background", "NCR", "ED", "ET")}
 _HIGHER_IS_BETTER = {"dice": True, "surface_dice": True, "hd": False, "hd95": False}
+_FALSE_POSITIVES = "false_positive_voxels"
 _VOLUMES = ("volume_truth_ml", "volume_predicted_ml")
 
 METRICS = (
     *_MEANS,
     "dice_background",
-    *(f"{stem}_{name}" for stem in (*_HIGHER_IS_BETTER, *_VOLUMES) for name in MASKS),
+    *(f"{stem}_{name}" for stem in (*_HIGHER_IS_BETTER, _FALSE_POSITIVES, *_VOLUMES) for name in MASKS),
 )
 """Every metric of a summary, in its order."""
 
@@ -54,7 +55,8 @@ def score_case(
     spacing_mm: Sequence[float],
     surface_tolerance_mm: float = 1.0,
 ) -> dict[str, float]:
-    """Every score of one case: dice_*, hd_*, hd95_* (mm), surface_dice_*, volume_truth_ml_*, volume_predicted_ml_*.
+    """Every score of one case: dice_*, hd_*, hd95_* (mm), surface_dice_*, false_positive_voxels_* (in the prediction
+    only), volume_truth_ml_*, volume_predicted_ml_*.
 
     prediction, truth: uint8 classes (x, y, z) on the same grid. ``*`` runs over MASKS; Dice also over background.
     Raises ValueError when the shapes differ, a class is not one of CLASSES or spacing_mm is not one positive number
@@ -76,6 +78,8 @@ def score_case(
         row[f"hd95_{name}"] = float("nan") if absent else distances.hausdorff(95)
         row[f"surface_dice_{name}"] = distances.surface_dice(surface_tolerance_mm)
     for name, members in MEMBERS.items():
+        right = together[np.ix_(members, members)].sum()
+        row[f"{_FALSE_POSITIVES}_{name}"] = float(together[members, :].sum() - right)
         row[f"volume_truth_ml_{name}"] = float(together[:, members].sum() * voxel_ml)
         row[f"volume_predicted_ml_{name}"] = float(together[members, :].sum() * voxel_ml)
     return row
@@ -171,7 +175,8 @@ def higher_is_better(metric: str) -> bool | None:
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, received {metric!r}.")
-    return True if metric in _MEANS else _HIGHER_IS_BETTER.get(metric.rpartition("_")[0])
+    stem = metric.rpartition("_")[0]
+    return metric in _MEANS or (_HIGHER_IS_BETTER | {_FALSE_POSITIVES: False}).get(stem)
 
 
 def _row(

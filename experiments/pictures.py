@@ -75,16 +75,27 @@ def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, 
     _save(figure, path)
 
 
+CURVES = {
+    "loss": "loss",
+    "accuracy": "accuracy\n(voxels, background included)",
+    "mean_dice": "Dice\n(mean of NCR, ED, ET)",
+}
+"""What is drawn by epoch, where the history has it for training or for validation."""
+
+
 def draw_history(path: Path, history: pd.DataFrame, *, synthetic: bool) -> None:
-    """Training loss and validation Dice by epoch."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    loss, dice = figure.subplots(1, 2)
-    loss.plot(history["epoch"], history["loss"], color="#0072b2")
-    loss.set(xlabel="epoch", ylabel="training loss")
-    scored = history.dropna(subset="validation_mean_dice")
-    dice.plot(scored["epoch"], scored["validation_mean_dice"], color="#d55e00", marker=".")
-    dice.set(xlabel="epoch", ylabel="validation Dice\n(mean of NCR, ED, ET)", ylim=(0, 1))
-    for axis in (loss, dice):
+    """Loss, accuracy and Dice by epoch, in training and in validation, as far as the run recorded them."""
+    curves = {name: label for name, label in CURVES.items() if {name, f"validation_{name}"} & set(history)}
+    figure = Figure(figsize=(4 * len(curves), 3), layout="constrained")
+    for axis, (name, label) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for column, part, colour in ((name, "training", "#0072b2"), (f"validation_{name}", "validation", "#d55e00")):
+            if column in history:
+                known = history.dropna(subset=column)
+                axis.plot(known["epoch"], known[column], color=colour, marker=".", markersize=3, label=part)
+        axis.set(xlabel="epoch", ylabel=label)
+        if name != "loss":
+            axis.set_ylim(0, 1)
+        axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
     if synthetic:
         figure.suptitle("Synthetic phantoms", x=0.01, ha="left", fontsize=10)

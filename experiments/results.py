@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+OF_VIEWS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "false_positive_voxels_WT")
 SYNTHETIC_NOTE = "synthetic: measured on the embedded phantoms; it says nothing about patients"
 
 
@@ -47,21 +48,29 @@ def reported(kind: str = "results") -> Mapping[str, Mapping[str, Reported]]:
 
 
 def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bool) -> list[Result]:
-    """A cohort's scores (``common.scoring.summarise``) as results; volumes describe the cohort and are left out."""
+    """A cohort's scores (``common.scoring.summarise``) as results; volumes describe the cohort and are left out.
+
+    Of a further ``view`` of the predictions, Dice and false positives are results too, as ``<view>.<metric>``.
+    """
     known = reported().get(experiment, {})
-    return [
-        Result(
-            key=f"{experiment}.{row.metric}",
-            reported=known[row.metric].value if row.metric in known else None,
-            value=finite(row.mean),
-            low=finite(row.low),
-            high=finite(row.high),
-            n=int(row.n),
-            synthetic=synthetic,
+    found = []
+    for row in scores.itertuples():
+        view = getattr(row, "view", "")
+        if row.metric.startswith("volume_") or (view and row.metric not in OF_VIEWS):
+            continue
+        name = f"{view}.{row.metric}" if view else row.metric
+        found.append(
+            Result(
+                key=f"{experiment}.{name}",
+                reported=known[name].value if name in known else None,
+                value=finite(row.mean),
+                low=finite(row.low),
+                high=finite(row.high),
+                n=int(row.n),
+                synthetic=synthetic,
+            )
         )
-        for row in scores.itertuples()
-        if not row.metric.startswith("volume_")
-    ]
+    return found
 
 
 def read_summary(path: Path) -> list[Result]:

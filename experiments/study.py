@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 import tyro
 from tqdm import tqdm
 
-from common import nifti, prepared, splits
+from common import costs, nifti, prepared, splits
 from common.cohort import Cohort, CohortError, find_subjects
 from common.files import write_csv, write_json
 from common.nifti import ScanError
@@ -24,6 +26,7 @@ from experiments import results
 
 PHANTOM_SUBJECTS = 40
 PHANTOM_SEED = 2021
+VIEW_MARK = "/"  # between case and view while both are scored; no subject's id holds it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,8 @@ class Study:
     split: splits.Split
     run: Run
     left_out: tuple[str, ...]
+    minimum_mask_fraction: float
+    excluded: tuple[str, ...]
 
     @property
     def synthetic(self) -> bool:
@@ -125,35 +130,60 @@ class Study:
     def test(self) -> list[Entry]:
         return [self.store.entries[subject] for subject in self.split.test]
 
-    def score(self, predictions: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Score (case id, labels on the scan's grid) against the masks as the cohort stores them; write the results.
+    def score(self, predictions: Iterable[tuple]) -> None:
+        """Score predictions against the masks as the cohort stores them; write the results.
 
-        cases.csv, scores.csv, pictures, and last of all summary.json, which marks the run as finished.
+        predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item
+        {view: labels}. A network that sees a part of the scan is also scored there, as the view ``inside_crop``.
+        Writes cases.csv, scores.csv (a column ``view`` in both, empty for the labels themselves), costs.json, pictures,
+        and last of all summary.json, which marks the run as finished.
         """
         from experiments import pictures
 
-        subjects = {subject.id: subject for subject in self.cohort.subjects}
         slices: dict[str, pictures.Slice] = {}
-
-        def cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
-            for case, predicted in tqdm(predictions, total=len(self.split.test), desc="predicting", unit="case"):
-                subject = subjects[case]
-                truth = subject.load_labels()
-                slices[case] = pictures.tumour_slice(subject, predicted, truth)
-                if self.options.save_predictions:
-                    file = self.run.folder / "predictions" / f"{case}.nii.gz"
-                    like = nifti.read_header(subject.label)
-                    nifti.write(file, subject.convention.from_classes(predicted), like=like)
-                yield case, predicted, truth, self.store.entries[case].open().source_spacing_mm
-
-        scored = score_cases(cases(), n_jobs=self.options.jobs)
+        seconds: list[float] = []
+        cases = self._cases(predictions, slices, seconds)
+        scored = score_cases(cases, n_jobs=self.options.jobs)
+        parts = scored["case"].str.partition(VIEW_MARK)
+        scored["case"], scored["view"] = parts[0], parts[2]
+        scores = pd.concat(
+            summarise(rows.drop(columns="view"), policy=self.options.empty_masks).assign(view=view)
+            for view, rows in scored.groupby("view", sort=True)
+        )
         write_csv(self.run.folder / "cases.csv", scored)
-        scores = summarise(scored, policy=self.options.empty_masks)
         write_csv(self.run.folder / "scores.csv", scores)
-        pictures.draw_overlays(self.run.figures / "overlays.png", slices, scored, synthetic=self.synthetic)
+        costs.record(self.run, seconds_per_case=float(np.median(seconds)))
+        labels = scored[scored["view"] == ""]
+        pictures.draw_overlays(self.run.figures / "overlays.png", slices, labels, synthetic=self.synthetic)
         pictures.draw_history(self.run.figures / "history.png", self.run.history.frame(), synthetic=self.synthetic)
         summary = results.segmentation_results(self.experiment, scores, synthetic=self.synthetic)
         write_json(self.run.folder / "summary.json", results.as_rows(summary))
+
+    def _cases(
+        self, predictions: Iterable[tuple], slices: dict[str, Any], seconds: list[float]
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
+        """Each prediction with its truth, and each view of it; fills the pictures' slices and the seconds per case."""
+        from experiments import pictures
+
+        subjects = {subject.id: subject for subject in self.cohort.subjects}
+        started = time.monotonic()
+        for case, predicted, *views in tqdm(predictions, total=len(self.split.test), desc="predicting", unit="case"):
+            seconds.append(time.monotonic() - started)
+            subject, volume = subjects[case], self.store.entries[case].open()
+            truth = subject.load_labels()
+            slices[case] = pictures.tumour_slice(subject, predicted, truth)
+            if self.options.save_predictions:
+                file = self.run.folder / "predictions" / f"{case}.nii.gz"
+                like = nifti.read_header(subject.label)
+                nifti.write(file, subject.convention.from_classes(predicted), like=like)
+            spacing_mm = volume.source_spacing_mm
+            yield case, predicted, truth, spacing_mm
+            for view, labels in (views[0] if views else {}).items():
+                yield f"{case}{VIEW_MARK}{view}", labels, truth, spacing_mm
+            if volume.crop_shape != volume.source_shape:
+                inside = (np.ascontiguousarray(labels[volume.crop]) for labels in (predicted, truth))
+                yield f"{case}{VIEW_MARK}inside_crop", *inside, spacing_mm
+            started = time.monotonic()
 
     def show(self) -> None:
         """Print the table *reported | this run | 95 % interval | n* and where everything lies."""
@@ -162,6 +192,10 @@ class Study:
             print(results.SYNTHETIC_NOTE)
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
+        if self.minimum_mask_fraction:
+            print(
+                f"excluded with less than {self.minimum_mask_fraction:.0%} labelled: {len(self.excluded)} (data.json)"
+            )
         print(f"empty masks: {self.options.empty_masks}; counts of empty, missed and invented labels: scores.csv")
         if self.options.save_predictions and not (self.run.folder / "predictions").exists():
             print("finished without --save-predictions, so no label maps were written; --fresh starts over")
@@ -169,21 +203,36 @@ class Study:
 
 
 @contextmanager
-def study(experiment: str, options: Options, config: Any) -> Iterator[Study]:
+def study(
+    experiment: str,
+    options: Options,
+    config: Any,
+    *,
+    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    minimum_mask_fraction: float = 0.0,
+) -> Iterator[Study]:
     """Find, check and prepare the cohort, split it, and open the run's folder, in which everything is recorded.
 
+    fractions: of the patients, to train, validate and test. minimum_mask_fraction: subjects with a smaller share of
+    labelled voxels in the recipe's crop are excluded before the split; their ids go into data.json.
     What the user can mend (bad subjects, too few of them, a full disk, a run in use) ends the program with a message
     and exit status 1.
     """
     try:
-        with _open(experiment, options, config) as opened:
+        with _open(experiment, options, config, fractions, minimum_mask_fraction) as opened:
             yield opened
     except (Refused, CohortError, ScanError, StoreError, RunError) as error:
         sys.exit(f"error: {error}")
 
 
 @contextmanager
-def _open(experiment: str, options: Options, config: Any) -> Iterator[Study]:
+def _open(
+    experiment: str,
+    options: Options,
+    config: Any,
+    fractions: tuple[float, float, float],
+    minimum_mask_fraction: float,
+) -> Iterator[Study]:
     folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
     cohort = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
@@ -200,8 +249,16 @@ def _open(experiment: str, options: Options, config: Any) -> Iterator[Study]:
             )
         print(f"left out {len(left_out)} subjects:\n{listing}", file=sys.stderr)
     good = [subject for subject in cohort.subjects if subject.id in store.entries]
+    shares = {subject.id: store.entries[subject.id].geometry["labelled_fraction"] for subject in good}
+    excluded = {subject: share for subject, share in shares.items() if share < minimum_mask_fraction}
+    good = [subject for subject in good if subject.id not in excluded]
+    if excluded and not good:
+        raise Refused(
+            f"{cohort.folder}: expected subjects with at least {minimum_mask_fraction:.1%} of the crop labelled, found "
+            f"none; the largest share is {max(excluded.values()):.2%}"
+        )
     try:
-        split = _split(good, options)
+        split = _split(good, options, fractions)
     except (ValueError, OSError) as error:
         raise Refused(str(error)) from error
     fingerprints = {subject.id: subject.fingerprint() for subject in good}
@@ -212,6 +269,7 @@ def _open(experiment: str, options: Options, config: Any) -> Iterator[Study]:
         "fingerprint": hashlib.sha256(repr(sorted(fingerprints.items())).encode()).hexdigest()[:16],
         "subjects": fingerprints,
         "left_out": [str(problem) for problem in problems],
+        "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
     name = configuration_hash(config, split.hash, data["fingerprint"], options.empty_masks)
     source = "phantoms" if options.data is None else cohort.folder.resolve().name
@@ -220,7 +278,9 @@ def _open(experiment: str, options: Options, config: Any) -> Iterator[Study]:
         if not run.is_finished:
             settings = {"experiment": experiment, "options": asdict(options), "model": asdict(config)}
             run.describe(config=settings, data=data, split=split.as_dict())
-        yield Study(experiment, options, cohort, store, split, run, left_out)
+        yield Study(
+            experiment, options, cohort, store, split, run, left_out, minimum_mask_fraction, tuple(sorted(excluded))
+        )
 
 
 def phantom_cohort(folder: Path, *, jobs: int) -> Path:
@@ -231,11 +291,11 @@ def phantom_cohort(folder: Path, *, jobs: int) -> Path:
     return write_cohort(folder, n_subjects=PHANTOM_SUBJECTS, seed=PHANTOM_SEED, n_jobs=jobs)
 
 
-def _split(subjects: list[Subject], options: Options) -> splits.Split:
+def _split(subjects: list[Subject], options: Options, fractions: tuple[float, float, float]) -> splits.Split:
     if options.subjects is not None:
         return splits.read_published(options.subjects, subjects)
     if options.folds is not None:
         if not 1 <= options.fold <= options.folds:
             raise ValueError(f"expected --fold between 1 and {options.folds}, received {options.fold}")
         return splits.k_folds(subjects, k=options.folds, seed=options.split_seed)[options.fold - 1]
-    return splits.split_by_fractions(subjects, seed=options.split_seed)
+    return splits.split_by_fractions(subjects, fractions=fractions, seed=options.split_seed)

@@ -1,10 +1,12 @@
 """The network: MONAI's SegResNet with one sigmoid channel per tumour label."""
 
+import copy
 import math
 
 import torch
 from monai.networks.nets import SegResNet
 
+from common.costs import Convolution
 from common.labels import CLASSES
 
 TUMOUR_CLASSES = CLASSES[1:]
@@ -48,6 +50,28 @@ def build_segresnet(
             module.register_forward_pre_hook(_to_onednn)
             module.register_forward_hook(_from_onednn)
     return network.to(memory_format=torch.channels_last_3d)
+
+
+def convolutions(network: torch.nn.Module, input_shape: tuple[int, ...]) -> list[Convolution]:
+    """Every convolution of one forward pass over one sample of shape (contrast, x, y, z). Leaves the network alone."""
+    network = copy.deepcopy(network).to("meta").eval()  # shapes without arithmetic
+    found = []
+
+    def note(module: torch.nn.Conv3d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        found.append(
+            Convolution(
+                positions=output.shape[2:].numel(),
+                kernel=module.kernel_size,
+                in_channels=module.in_channels,
+                out_channels=module.out_channels,
+            )
+        )
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(note)
+    network(torch.empty(1, *input_shape, device="meta"))
+    return found
 
 
 # On the CPU PyTorch sends a convolution of one small sample (contrast * x * y of at most this many values) to a plain

@@ -7,22 +7,17 @@ import json
 import pickle
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 import tyro
 from monai.inferers import sliding_window_inference
 
-from common import nifti
-from common.labels import CONVENTIONS
-from common.metrics import volume_ml
+from common.patient import PatientArguments, report, segment
 from common.prepared import Entry
-from common.recipe import Volume, transform
-from common.scoring import MEMBERS
-from common.subject import Subject, examine_arrays
+from common.recipe import Volume
 from segresnet_monai.config import Config
 from segresnet_monai.model import build_segresnet
 
@@ -115,63 +110,25 @@ def load_run(folder: str | Path, *, device: str | torch.device | None = None) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(PatientArguments):
     """Segment one's own patient with a trained SegResNet: four scans in, one segmentation and its volumes in ml out.
 
     The scans must be as in BraTS: co-registered on one grid, skull-stripped (background exactly 0), 1 mm isotropic; the
     order and direction of the axes are read from the files. Research software: not for diagnosis.
     """
 
-    run: Path
-    """Folder of the training run, for example runs/table1_baseline/..."""
-    flair: Path
-    """FLAIR scan, .nii or .nii.gz."""
-    t1: Path
-    """T1 scan."""
-    t1ce: Path
-    """T1 scan with contrast agent."""
-    t2: Path
-    """T2 scan."""
-    output: Path
-    """Segmentation to write, .nii or .nii.gz, on the scans' grid."""
-    labels: Literal["brats2018", "brats2023", "msd"] = "brats2018"
-    """Label values of the segmentation: NCR/ED/ET are 1/2/4, 1/2/3 or 2/1/3."""
     device: str | None = None
     """Torch device; by default the GPU where there is one."""
-
-
-def segment(arguments: Arguments) -> dict[str, float]:
-    """Write the segmentation and return the volume of each label and region in ml.
-
-    Raises ValueError when the scans cannot be trusted or are not as the network expects them.
-    """
-    images = {"FLAIR": arguments.flair, "T1": arguments.t1, "T1ce": arguments.t1ce, "T2": arguments.t2}
-    subject = Subject(id="patient", images=images)
-    network, config = load_run(arguments.run, device=arguments.device)
-    scans, _ = subject.read(config.contrasts)
-    if problems := examine_arrays(subject, scans, None).problems:
-        raise ValueError("; ".join(str(problem) for problem in problems))
-    scan = scans[config.contrasts[0]]
-    if not np.allclose(scan.spacing_mm, 1, atol=0.05):
-        spacing = " x ".join(f"{side:.3g}" for side in scan.spacing_mm)
-        raise ValueError(f"{images[config.contrasts[0]]}: expected voxels of 1 mm as in BraTS, found {spacing} mm")
-    # The network has only seen brains that lie as BraTS stores them; the answer goes back to the scan's own axes.
-    turned = {name: replace(each, data=nifti.to_axes(each.data, each.affine)) for name, each in scans.items()}
-    volume = transform(subject.id, turned, None, config.recipe)
-    labels = nifti.from_axes(predict_volume(network, volume, config), scan.affine)
-    nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(labels), like=scan)
-    return {name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()}
 
 
 def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m segresnet_monai.predict")
     try:
-        volumes_ml = segment(arguments)
+        network, config = load_run(arguments.run, device=arguments.device)
+        volumes_ml = segment(arguments, config.recipe, lambda volume: predict_volume(network, volume, config))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    for name, millilitres in volumes_ml.items():
-        print(f"{name:>4}  {millilitres:8.2f} ml")
-    print(f"written: {arguments.output}")
+    report(volumes_ml, arguments.output)
 
 
 if __name__ == "__main__":

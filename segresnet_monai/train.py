@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tqdm import tqdm
 
+from common import costs
 from common.files import atomic_path
 from common.metrics import dice
 from common.prepared import Entry
@@ -21,6 +22,7 @@ from common.runs import Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
 from segresnet_monai.losses import LOSSES
+from segresnet_monai.model import convolutions
 from segresnet_monai.predict import build, decode_labels, default_device, probabilities
 
 # Weights, optimiser, schedule, loss scale and best score; Lightning keeps no random state and none is needed.
@@ -67,6 +69,13 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
         if record.started:
             raise
         raise RunError(f"{last}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
+    network = build(config)
+    costs.record_training(
+        run,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        convolutions=convolutions(network, (len(config.contrasts), *config.crop_voxels)),
+        gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+    )
     return run.checkpoints / f"{config.checkpoint}.pt"
 
 
@@ -147,7 +156,7 @@ class Record(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, module: Training) -> None:
         epoch = trainer.current_epoch + 1
         row = {"epoch": epoch, "learning_rate": self.learning_rate, "loss": float(torch.stack(self.losses).mean())}
-        row["seconds"] = round(time.monotonic() - self.epoch_began, 3)
+        row |= {"steps": trainer.num_training_batches, "seconds": round(time.monotonic() - self.epoch_began, 3)}
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
             row["validation_mean_dice"] = validate(module.network, self.validation, self.config)
             if row["validation_mean_dice"] > self.best:

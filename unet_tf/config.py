@@ -1,0 +1,137 @@
+"""Every setting of the U-Nets, their training and prediction; the defaults are the report's 3D network."""
+
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
+
+from common.recipe import Recipe
+from common.subject import CONTRASTS
+
+Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+CENTRAL: Ranges = ((56, 184), (56, 184), (13, 141))
+"""128 voxels around the middle, at 1 mm."""
+CROP_THEN_RESIZE: Ranges = ((24, 216), (24, 216), (13, 141))
+"""The ranges that the report states, 192 x 192 x 128 voxels, for its network of 128 x 128 x 128."""
+SLICES: Ranges = ((0, 240), (0, 240), (60, 135))
+"""The report's 75 axial slices, whole in-plane."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """U-Net on BraTS: the report's 3D network. R: stated in the report; D: our decision where it is silent."""
+
+    spatial_dims: Literal[2, 3] = 3
+    """3: whole crops; 2: axial slices, with their neighbours as further channels (2.5D)."""
+    contrasts: tuple[str, ...] = CONTRASTS
+    """Contrasts given to the network, in this order, each divided by its scan's maximum (R for 3D, D for 2.5D)."""
+    crop: Ranges = CENTRAL
+    """Part of the scan that the network sees, first voxel and the one after the last along x, y and z (D: the report's
+    24 216 24 216 13 141 contradicts its network's size; with those the crop is resized)."""
+    shape: tuple[int, int, int] = (128, 128, 128)
+    """Voxels (x, y, z) that the crop is resized to (R)."""
+    context: int = 0
+    """2.5D: neighbouring slices on each side, given as further channels; at the ends the last slice is repeated (D)."""
+    minimum_mask_fraction: float = 0.01
+    """Subjects with a smaller share of labelled voxels in the crop are left out (R; of the crop: D)."""
+
+    filters: int = 16
+    """Filters of the first level, doubled at each further level (D)."""
+    levels: int = 4
+    """Encoder blocks, and decoder blocks; between them lies the bottom block (R)."""
+    dropout: float = 0.2
+    """Dropout probability between the two convolutions of a block (dropout: R; place and rate: D)."""
+
+    loss: Literal["dice_focal", "cross_entropy"] = "dice_focal"
+    """Dice plus focal loss (R; their sum, gamma 2 and equal class weights: D), or categorical cross-entropy."""
+    learning_rate: float = 1e-4
+    """Adam's learning rate (R)."""
+    batch_size: int = 2
+    """Subjects per step (R)."""
+    epochs: int = 100
+    """Length of the training (R)."""
+    patience: int | None = 5
+    """Epochs without a better validation loss after which training stops (R); None trains to the end."""
+    minimum_delta: float = 1e-3
+    """How much lower a validation loss must be to count as better (R)."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Weights used for the test: lowest validation loss, or those of the last epoch (R for 2.5D, D for 3D)."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """Keras' dtype policy (D); mixed_float16 needs a GPU, losses and outputs are float32 in all."""
+    jit_compile: bool = False
+    """Compile with XLA (TensorFlow; JAX always does); on a CPU the compilation costs more than a demo gains (D)."""
+    devices: int = 1
+    """GPUs of this host that share each step."""
+    workers: int = 2
+    """Loader threads that read ahead from the memory maps."""
+    seed: int = 0
+    """Initial weights, order and dropout are functions of this seed."""
+
+    probability_threshold: float = 0.5
+    """Post-processing: a voxel takes the most probable label if that exceeds this, else background (R; value: D)."""
+    opening_voxels: int = 1
+    """Post-processing: radius of the opening of the whole tumour (R; radius and what is opened: D)."""
+    closing_voxels: int = 1
+    """Post-processing: radius of the closing of the whole tumour (R; radius and what is closed: D)."""
+    minimum_component_voxels: int = 100
+    """Post-processing: smaller connected parts of the whole tumour are removed (D)."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
+                choices = ", ".join(map(str, get_args(field.type)))
+                raise ValueError(
+                    f"expected {field.name} to be one of {choices}, received {getattr(self, field.name)!r}"
+                )
+        factor = 2**self.levels
+        contrasts = f"one or more of {', '.join(CONTRASTS)}, each once"
+        checks = (
+            (
+                bool(self.contrasts)
+                and set(self.contrasts) <= set(CONTRASTS)
+                and len(set(self.contrasts)) == len(self.contrasts),
+                "contrasts",
+                contrasts,
+            ),
+            (
+                len(self.crop) == 3 and all(0 <= first < stop for first, stop in self.crop),
+                "crop",
+                "three ranges of voxels",
+            ),
+            (self.levels > 0, "levels", "a positive number"),
+            (
+                len(self.shape) == 3
+                and min(self.shape) > 0
+                and all(side % factor == 0 for side in self.shape[: self.spatial_dims]),
+                "shape",
+                f"positive, multiples of {factor} along the network's axes ({self.levels} levels)",
+            ),
+            (self.context >= 0, "context", "zero or more"),
+            (self.context == 0 or self.spatial_dims == 2, "context", "0 in 3D, where every slice is seen anyway"),
+            (0 <= self.minimum_mask_fraction < 1, "minimum_mask_fraction", "a fraction below 1"),
+            (self.filters > 0, "filters", "a positive number"),
+            (0 <= self.dropout < 1, "dropout", "a probability below 1"),
+            (self.learning_rate > 0, "learning_rate", "a positive number"),
+            (self.batch_size > 0, "batch_size", "a positive number"),
+            (self.epochs > 0, "epochs", "a positive number"),
+            (self.patience is None or self.patience > 0, "patience", "a positive number or None"),
+            (self.minimum_delta >= 0, "minimum_delta", "zero or more"),
+            (self.devices > 0, "devices", "a positive number"),
+            (self.workers >= 0, "workers", "zero or more"),
+            (0 <= self.probability_threshold < 1, "probability_threshold", "a probability below 1"),
+            (self.opening_voxels >= 0, "opening_voxels", "zero or more"),
+            (self.closing_voxels >= 0, "closing_voxels", "zero or more"),
+            (self.minimum_component_voxels >= 0, "minimum_component_voxels", "zero or more"),
+        )
+        for holds, field, wanted in checks:
+            if not holds:
+                raise ValueError(f"expected {field} to be {wanted}, received {getattr(self, field)!r}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the prepared store keeps for this network."""
+        return Recipe(contrasts=self.contrasts, intensity="maximum", crop=self.crop, shape=self.shape)
+
+    @property
+    def channels(self) -> int:
+        """Input channels: the contrasts of a slice and of its neighbours."""
+        return len(self.contrasts) * (2 * self.context + 1)

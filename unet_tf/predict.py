@@ -1,0 +1,164 @@
+"""Whole volumes through a trained U-Net, and the command for one's own patient.
+
+``python -m unet_tf.predict --run RUN --flair F --t1 T --t1ce C --t2 T2 --output seg.nii.gz``
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import tyro
+
+from common.labels import CLASSES
+from common.patient import PatientArguments, report, segment
+from common.prepared import Entry
+from common.recipe import Volume
+from unet_tf.config import Config
+from unet_tf.data import network_input, network_labels
+from unet_tf.model import build_unet
+from unet_tf.postprocess import clean, decode_labels
+
+
+def build(config: Config) -> keras.Model:
+    """The network that a configuration describes, with its initial weights."""
+    return build_unet(
+        spatial_dims=config.spatial_dims,
+        in_channels=config.channels,
+        filters=config.filters,
+        levels=config.levels,
+        dropout=config.dropout,
+        precision=config.precision,
+        seed=config.seed,
+    )
+
+
+def load(config: Config, weights: str | Path) -> keras.Model:
+    """The network with trained weights (``.weights.h5``), ready to predict.
+
+    The network is built from the configuration and only numbers are read, so no file can bring code along. Raises
+    ValueError when the file is damaged, holds anything but numbers, or fits another network.
+    """
+    network = build(config)
+    try:
+        _check_numbers_only(Path(weights))
+        network.load_weights(weights)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{weights}: expected intact weights of this configuration's U-Net, found: {error}") from None
+    return network
+
+
+def probabilities(network: keras.Model, volume: Volume, config: Config) -> np.ndarray:
+    """Softmax probabilities (class, x, y, z), float32, over the grid that the network sees."""
+    predicted = np.asarray(network.predict_on_batch(network_input(volume, config)))
+    return np.moveaxis(predicted[0], -1, 0) if config.spatial_dims == 3 else predicted.transpose(3, 1, 2, 0)
+
+
+def on_scan(grid: np.ndarray, volume: Volume, threshold: float) -> np.ndarray:
+    """Probabilities (class, x, y, z) of the grid as classes, uint8 (x, y, z), on the scan's own grid.
+
+    Probabilities are interpolated linearly before they are decoded; outside the crop is background.
+    """
+    resampled, region = volume.on_scan(grid, tuple(slice(0, n) for n in volume.grid_shape))
+    labels = np.zeros(volume.source_shape, dtype=np.uint8)
+    labels[region] = decode_labels(resampled, threshold)
+    return labels
+
+
+def predict_volume(network: keras.Model, volume: Volume, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Classes, uint8 (x, y, z), on the scan's own grid: after post-processing, and before it (argmax)."""
+    grid = probabilities(network, volume, config)
+    cleaned = clean(
+        on_scan(grid, volume, config.probability_threshold),
+        opening_voxels=config.opening_voxels,
+        closing_voxels=config.closing_voxels,
+        minimum_component_voxels=config.minimum_component_voxels,
+    )
+    return cleaned, on_scan(grid, volume, 0.0)
+
+
+def predict(
+    network: keras.Model, entries: Iterable[Entry], config: Config
+) -> Iterator[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
+    """Case id, labels uint8 (x, y, z) on the scan's own grid, and two label maps to compare them with.
+
+    ``before_postprocessing``: argmax alone. ``geometric_ceiling``: the truth after the crop, the resizing and the way
+    back, the best that any network on this grid can do.
+    """
+    for entry in entries:
+        volume = entry.open()
+        after, before = predict_volume(network, volume, config)
+        yield entry.id, after, {"before_postprocessing": before, "geometric_ceiling": ceiling(volume, config)}
+
+
+def ceiling(volume: Volume, config: Config) -> np.ndarray:
+    """The truth as this network's grid holds it, back on the scan's own grid: classes uint8 (x, y, z)."""
+    labels = network_labels(volume, config)
+    truth = labels[0] if config.spatial_dims == 3 else np.moveaxis(labels, 0, -1)
+    return on_scan((truth == np.arange(len(CLASSES)).reshape(-1, 1, 1, 1)).astype(np.float32), volume, 0.0)
+
+
+def load_run(folder: str | Path) -> tuple[keras.Model, Config]:
+    """Network and configuration of a run's folder. Raises ValueError when the run has no trained weights yet."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"{folder}: expected the folder of a run, found no config.json in it")
+    settings = json.loads(path.read_text(encoding="utf-8"))["model"]
+    config = Config(**{name: _tuples(value) for name, value in settings.items()})
+    weights = folder / "checkpoints" / f"{config.checkpoint}.weights.h5"
+    if not weights.exists():
+        raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
+    return load(config, weights), config
+
+
+def _tuples(value: object) -> object:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_numbers_only(path: Path) -> None:
+    """Raises ValueError unless every dataset of the HDF5 file lies in it and holds plain numbers."""
+    if not path.name.endswith(".weights.h5"):
+        raise ValueError(f"a file called {path.name} where a .weights.h5 was expected (a .keras file may carry code)")
+
+    def walk(group: h5py.Group) -> None:
+        for name in group:
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise ValueError(f"{group.name}{name} is a link out of the file or to another place in it")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                walk(item)
+            elif item.dtype.kind not in "fiu" or item.external:
+                raise ValueError(f"{item.name} holds {item.dtype}, not numbers of the file itself")
+
+    with h5py.File(path) as file:
+        walk(file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(PatientArguments):
+    """Segment one's own patient with a trained U-Net: the scans that it was trained on in, one segmentation out.
+
+    The scans must be as in BraTS: co-registered on one grid of 240 x 240 x 155 voxels of 1 mm, skull-stripped
+    (background exactly 0); the order and direction of the axes are read from the files. Outside the network's crop
+    everything is background. Research software: not for diagnosis.
+    """
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, prog="python -m unet_tf.predict")
+    try:
+        network, config = load_run(arguments.run)
+        volumes_ml = segment(arguments, config.recipe, lambda volume: predict_volume(network, volume, config)[0])
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    report(volumes_ml, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

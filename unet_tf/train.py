@@ -1,0 +1,218 @@
+"""Training with Keras' ``fit``: order and dropout are functions of (seed, epoch), so a killed run resumes exactly."""
+
+import contextlib
+import importlib.util
+import json
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from common import costs
+from common.files import atomic_path
+from common.prepared import Entry
+from common.runs import Run, RunError
+from unet_tf.config import Config
+from unet_tf.data import Batches
+from unet_tf.losses import LOSSES, accuracy, mean_dice
+from unet_tf.model import convolutions
+from unet_tf.predict import build
+
+LAST = "last.npz"
+
+
+def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run: Run) -> Path:
+    """Train, or go on from the run's last finished epoch, and return the path of the chosen weights.
+
+    The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
+    started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged,
+    ValueError when the backend cannot train as the configuration asks.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        # Without it two runs on the same GPU differ in the last bits.
+        tensorflow.config.experimental.enable_op_determinism()
+    with _devices(config):
+        network = build(config)
+        network.compile(
+            optimizer=keras.optimizers.Adam(config.learning_rate),
+            loss=LOSSES[config.loss],
+            metrics=[accuracy, mean_dice],
+            jit_compile=config.jit_compile or keras.backend.backend() == "jax",
+        )
+        network.optimizer.build(network.trainable_variables)
+    batches = Batches(train, config, shuffle=True)
+    stopper = keras.callbacks.EarlyStopping(
+        monitor="val_loss", mode="min", patience=config.patience or config.epochs, min_delta=config.minimum_delta
+    )
+    record = Record(run, config, batches, stopper)
+    callbacks: list[keras.callbacks.Callback] = [stopper, record]
+    if importlib.util.find_spec("tensorflow"):  # Keras' TensorBoard callback writes with it on every backend
+        callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
+    first = record.restore(network)
+    if first < config.epochs:
+        network.fit(
+            batches,
+            validation_data=Batches(validation, config, shuffle=False),
+            initial_epoch=first,
+            epochs=config.epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=callbacks,
+        )
+    one_slice = convolutions(build(config), (*config.shape[: config.spatial_dims], config.channels))
+    costs.record_training(
+        run,
+        parameters=network.count_params(),
+        convolutions=one_slice * (config.shape[2] if config.spatial_dims == 2 else 1),
+        gpu_peak_mib=_gpu_peak_mib(),
+    )
+    return run.checkpoints / f"{config.checkpoint}.weights.h5"
+
+
+class Record(keras.callbacks.Callback):
+    """Before each epoch: order and dropout. After it: best and last weights, history.csv, last.npz, progress.
+
+    last.npz is written last of all. A kill between two of these files therefore repeats the epoch, which gives the same
+    weights, and writes the same files again.
+    """
+
+    def __init__(self, run: Run, config: Config, batches: Batches, stopper: keras.callbacks.EarlyStopping) -> None:
+        super().__init__()
+        self.run, self.config, self.batches, self.stopper = run, config, batches, stopper
+        self.progress = {"epoch": 0, "best_loss": None, "stopper_best": None, "stopper_wait": 0, "stopped": False}
+
+    def restore(self, network: keras.Model) -> int:
+        """Take up last.npz, where there is one; returns the first epoch to train (all of them when training is over).
+
+        Raises RunError when the file is damaged or belongs to another network.
+        """
+        path = self.run.checkpoints / LAST
+        if not path.exists():
+            return 0
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                progress = json.loads(str(saved["progress"]))
+                values = [saved[str(index)] for index in range(len(_state(network)))]
+            for variable, value in zip(_state(network), values, strict=True):
+                variable.assign(value)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise RunError(f"{path}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
+        self.progress = progress
+        return self.config.epochs if progress["stopped"] else progress["epoch"]
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if self.progress["epoch"]:  # the stopper has just forgotten what it knew
+            self.stopper.best, self.stopper.wait = self.progress["stopper_best"], self.progress["stopper_wait"]
+        steps = len(self.batches)
+        self.bar = tqdm(
+            total=self.config.epochs * steps,
+            initial=self.progress["epoch"] * steps,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.batches.epoch = epoch
+        for index, layer in enumerate(self.model.layers):
+            if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+                seeds = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(2)
+                layer.seed_generator.state.assign(seeds)
+        self.began = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.bar.update()
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self.seconds = time.monotonic() - self.began
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        row = {"epoch": epoch + 1, "learning_rate": self.config.learning_rate}
+        row |= {name.replace("val_", "validation_"): float(value) for name, value in logs.items()}
+        row |= {"steps": len(self.batches), "seconds": round(self.seconds, 3)}
+        best = self.progress["best_loss"]
+        if best is None or row["validation_loss"] < best:
+            best = row["validation_loss"]
+            save_weights(self.run.checkpoints / "best.weights.h5", self.model)
+        save_weights(self.run.checkpoints / "last.weights.h5", self.model)
+        self.run.history.append(row)
+        self.progress = {
+            "epoch": epoch + 1,
+            "best_loss": best,
+            "stopper_best": float(self.stopper.best),
+            "stopper_wait": self.stopper.wait,
+            "stopped": bool(self.model.stop_training),
+        }
+        with atomic_path(self.run.checkpoints / LAST) as temporary, temporary.open("wb") as file:
+            state = {str(index): keras.ops.convert_to_numpy(v) for index, v in enumerate(_state(self.model))}
+            np.savez(file, progress=json.dumps(self.progress), **state)
+        self.bar.set_postfix(epoch=epoch + 1, loss=f"{row['loss']:.3f}", dice=f"{row['validation_mean_dice']:.3f}")
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.bar.close()
+
+
+def save_weights(path: Path, network: keras.Model) -> None:
+    """Weights without the optimiser, as Keras writes them."""
+    with atomic_path(path) as temporary:
+        named = temporary.with_suffix(".weights.h5")  # Keras insists on the name
+        try:
+            network.save_weights(named)
+            named.rename(temporary)
+        finally:
+            named.unlink(missing_ok=True)
+
+
+def _state(network: keras.Model) -> list[keras.Variable]:
+    """Weights and what the optimiser keeps, in a fixed order."""
+    return [*network.variables, *network.optimizer.variables]
+
+
+def _devices(config: Config) -> contextlib.AbstractContextManager:
+    """Where the network is made: on several GPUs of this host by the route that Keras supports for its backend."""
+    if config.devices == 1:
+        return contextlib.nullcontext()
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        names = [device.name for device in tensorflow.config.list_logical_devices("GPU")]
+        if len(names) >= config.devices:
+            return tensorflow.distribute.MirroredStrategy(names[: config.devices]).scope()
+    elif backend == "jax":
+        names = keras.distribution.list_devices("gpu")
+        if len(names) >= config.devices:
+            return keras.distribution.DataParallel(devices=names[: config.devices]).scope()
+    else:
+        raise ValueError(f"expected the TensorFlow or JAX backend for {config.devices} devices, found {backend}")
+    raise ValueError(f"expected {config.devices} GPUs, found {len(names)}")
+
+
+def _gpu_peak_mib() -> float | None:
+    """The most memory that this process has used on one GPU, in MiB; None without a GPU."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        if not tensorflow.config.list_physical_devices("GPU"):
+            return None
+        peak = tensorflow.config.experimental.get_memory_info("GPU:0")["peak"]
+    elif backend == "jax":
+        import jax
+
+        if jax.default_backend() != "gpu":
+            return None
+        peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+    else:
+        import torch
+
+        if not torch.cuda.is_available():
+            return None
+        peak = torch.cuda.max_memory_allocated()
+    return peak / 2**20
