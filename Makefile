@@ -5,10 +5,14 @@ TORCH_INDEX ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo demo-unet test lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python -m experiments.table1_baseline
+
+demo-unet: $(VENV)/unet.done
+	$(BIN)/python -m experiments.unet25d
+	$(BIN)/python -m experiments.unet3d
 
 test: lint
 	$(BIN)/python -m pytest
@@ -29,8 +33,12 @@ $(VENV)/demo.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet]'
 	touch $@
 
+$(VENV)/unet.done: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[unet]'
+	touch $@
+
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,test]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,unet,test]'
 	touch $@
 
 clean:

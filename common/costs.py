@@ -5,6 +5,7 @@ seconds_per_epoch (medians, validation not included), seconds_per_case (median, 
 peak_memory_mib (of the training process; gpu_peak_memory_mib where a GPU was used).
 """
 
+import contextlib
 import json
 import resource
 import statistics
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 from common.files import write_json
 from common.runs import Run
@@ -42,6 +44,10 @@ def gflop(convolutions: Iterable[Convolution]) -> float:
 
 def peak_memory_mib() -> float:
     """The largest resident memory that this process has had, in MiB."""
+    with contextlib.suppress(OSError, StopIteration):
+        # Linux: getrusage starts from the peak of the process that started this one.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 2**10
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -56,8 +56,9 @@ def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volu
         raise ValueError(f"{images[recipe.contrasts[0]]}: expected voxels of 1 mm as in BraTS, found {spacing} mm")
     # The network has only seen brains that lie as BraTS stores them; the answer goes back to the scan's own axes.
     turned = {name: replace(each, data=nifti.to_axes(each.data, each.affine)) for name, each in scans.items()}
-    if reason := misfit(turned, recipe):
-        raise ValueError(f"{images[recipe.contrasts[0]]}: {reason}")
+    for name, file in images.items():
+        if reason := misfit(turned, replace(recipe, contrasts=(name,))):
+            raise ValueError(f"{file}: {reason}")
     labels = nifti.from_axes(predict(transform(subject.id, turned, None, recipe)), scan.affine)
     nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(labels), like=scan)
     return {name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()}

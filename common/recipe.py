@@ -1,9 +1,9 @@
 """Recipes: what is made of a scan before a network sees it.
 
 A recipe cuts, resamples and normalises a subject's scans into a small grid. Of that grid a :class:`Volume` keeps the
-brain's bounding box: 16-bit integers with one step per contrast (largest absolute value / 32767, finer than the scans'
-own integers), the labels as the last channel. Outside the box every contrast is 0 and the label is background, so a
-window taken anywhere in the grid is exact, at a third of its bytes.
+brain's bounding box: 16-bit integers with one step per contrast (largest absolute value / 32767, or little more, which
+is finer than the scans' own integers), the labels as the last channel. Outside the box every contrast is 0 and the
+label is background, so a window taken anywhere in the grid is exact, at a third of its bytes.
 """
 
 import math
@@ -198,7 +198,7 @@ def transform(subject: str, scans: Mapping[str, Scan], labels: np.ndarray | None
         crop_shape=crop_shape,
         source_shape=tuple(first.data.shape),
         source_spacing_mm=first.spacing_mm,
-        labelled_fraction=None if labels is None else np.count_nonzero(labels[crop_box]) / math.prod(crop_shape),
+        labelled_fraction=None if labels is None else int(np.count_nonzero(labels[crop_box])) / math.prod(crop_shape),
     )
 
 
@@ -228,6 +228,8 @@ def _store(scan: np.ndarray, offset: float, scale: float, stored: np.ndarray) ->
     if low == 0 and offset > high - offset:
         low = float(scan[scan != 0].min())  # the background is not shifted
     largest = max(high - offset, offset - low)
+    if offset == 0 and scan.dtype.kind in "iu" and 0 < largest <= STEPS:
+        largest = STEPS / (STEPS // largest)  # a whole number of steps to the scan's unit keeps its integers exact
     step = _step(largest / (scale or 1.0))
     # A brain of one value differs from its mean by rounding only.
     factor = np.float32(STEPS / largest if largest > abs(offset) * np.finfo(np.float32).eps else 0)

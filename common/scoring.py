@@ -111,14 +111,15 @@ def apply_empty_policy(cases: pd.DataFrame, policy: EmptyPolicy) -> pd.DataFrame
     """The same rows with empty masks valued by the policy and the two mean-of-Dice columns added.
 
     cases: the frame of :func:`score_cases`; it is left as it is. nan in the result means: left out of that mean.
-    Raises ValueError when the policy is unknown, a volume is missing, or a score is nan or inf although its mask exists
-    in both; the cases are named.
+    Raises ValueError when the policy is unknown, a volume or a count of false positives is missing, or a score is nan
+    or inf although its mask exists in both; the cases are named.
     """
     if policy not in get_args(EmptyPolicy):
         raise ValueError(f"policy must be one of {get_args(EmptyPolicy)}, received {policy!r}.")
     valued = cases.copy()
     for name in MASKS:
         in_truth, predicted = _presence(cases, name)
+        _require_finite(cases, f"{_FALSE_POSITIVES}_{name}", np.ones(len(cases), bool))
         neither, one = ~in_truth & ~predicted, in_truth != predicted
         for metric, higher in _HIGHER_IS_BETTER.items():
             column = f"{metric}_{name}"

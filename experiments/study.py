@@ -193,9 +193,8 @@ class Study:
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
         if self.minimum_mask_fraction:
-            print(
-                f"excluded with less than {self.minimum_mask_fraction:.0%} labelled: {len(self.excluded)} (data.json)"
-            )
+            minimum = f"{100 * self.minimum_mask_fraction:g} %"
+            print(f"excluded with less than {minimum} labelled: {len(self.excluded)} (data.json)")
         print(f"empty masks: {self.options.empty_masks}; counts of empty, missed and invented labels: scores.csv")
         if self.options.save_predictions and not (self.run.folder / "predictions").exists():
             print("finished without --save-predictions, so no label maps were written; --fresh starts over")
@@ -252,15 +251,17 @@ def _open(
     shares = {subject.id: store.entries[subject.id].geometry["labelled_fraction"] for subject in good}
     excluded = {subject: share for subject, share in shares.items() if share < minimum_mask_fraction}
     good = [subject for subject in good if subject.id not in excluded]
+    minimum = f"{100 * minimum_mask_fraction:g} %"
     if excluded and not good:
         raise Refused(
-            f"{cohort.folder}: expected subjects with at least {minimum_mask_fraction:.1%} of the crop labelled, found "
-            f"none; the largest share is {max(excluded.values()):.2%}"
+            f"{cohort.folder}: expected subjects with at least {minimum} of the crop labelled, found none; the largest "
+            f"share is {max(excluded.values()):.2%}"
         )
     try:
         split = _split(good, options, fractions)
     except (ValueError, OSError) as error:
-        raise Refused(str(error)) from error
+        also = f" ({len(excluded)} subjects are excluded with less than {minimum} labelled)" if excluded else ""
+        raise Refused(f"{error}{also}") from error
     fingerprints = {subject.id: subject.fingerprint() for subject in good}
     data = {
         "folder": cohort.folder,

@@ -29,10 +29,12 @@ PAPER = replace(
 
 DEMO = replace(
     PAPER,
-    shape=(80, 80, 75),
-    filters=8,
+    intensity="zscore",
+    shape=(64, 64, 32),
     dropout=0.0,
-    epochs=12,
+    initial_probability=0.01,
+    epochs=30,
+    probability_threshold=0.0,
 )
 
 

@@ -16,12 +16,16 @@ PAPER = Config()
 
 DEMO = replace(
     PAPER,
+    intensity="zscore",
     shape=(48, 48, 48),
     filters=8,
     dropout=0.0,
+    initial_probability=0.01,
     learning_rate=1e-3,
-    epochs=30,
-    minimum_mask_fraction=0.01,
+    batch_size=1,
+    epochs=40,
+    patience=12,
+    probability_threshold=0.0,
 )
 
 

@@ -23,7 +23,9 @@ class Config:
     spatial_dims: Literal[2, 3] = 3
     """3: whole crops; 2: axial slices, with their neighbours as further channels (2.5D)."""
     contrasts: tuple[str, ...] = CONTRASTS
-    """Contrasts given to the network, in this order, each divided by its scan's maximum (R for 3D, D for 2.5D)."""
+    """Contrasts given to the network, in this order (R)."""
+    intensity: Literal["maximum", "zscore"] = "maximum"
+    """Each contrast divided by its scan's maximum (R for 3D, D for 2.5D), or its z-score over non-zero voxels."""
     crop: Ranges = CENTRAL
     """Part of the scan that the network sees, first voxel and the one after the last along x, y and z (D: the report's
     24 216 24 216 13 141 contradicts its network's size; with those the crop is resized)."""
@@ -40,13 +42,15 @@ class Config:
     """Encoder blocks, and decoder blocks; between them lies the bottom block (R)."""
     dropout: float = 0.2
     """Dropout probability between the two convolutions of a block (dropout: R; place and rate: D)."""
+    initial_probability: float | None = None
+    """Probability that the untrained network gives every tumour label; None leaves all four classes near 0.25 (D)."""
 
     loss: Literal["dice_focal", "cross_entropy"] = "dice_focal"
     """Dice plus focal loss (R; their sum, gamma 2 and equal class weights: D), or categorical cross-entropy."""
     learning_rate: float = 1e-4
     """Adam's learning rate (R)."""
     batch_size: int = 2
-    """Subjects per step (R)."""
+    """Subjects per step (R); in 2.5D Dice is that of a step's slices together."""
     epochs: int = 100
     """Length of the training (R)."""
     patience: int | None = 5
@@ -110,6 +114,11 @@ class Config:
             (0 <= self.minimum_mask_fraction < 1, "minimum_mask_fraction", "a fraction below 1"),
             (self.filters > 0, "filters", "a positive number"),
             (0 <= self.dropout < 1, "dropout", "a probability below 1"),
+            (
+                self.initial_probability is None or 0 < self.initial_probability < 1 / 3,
+                "initial_probability",
+                "a probability below 1/3 or None",
+            ),
             (self.learning_rate > 0, "learning_rate", "a positive number"),
             (self.batch_size > 0, "batch_size", "a positive number"),
             (self.epochs > 0, "epochs", "a positive number"),
@@ -129,7 +138,7 @@ class Config:
     @property
     def recipe(self) -> Recipe:
         """What the prepared store keeps for this network."""
-        return Recipe(contrasts=self.contrasts, intensity="maximum", crop=self.crop, shape=self.shape)
+        return Recipe(contrasts=self.contrasts, intensity=self.intensity, crop=self.crop, shape=self.shape)
 
     @property
     def channels(self) -> int:

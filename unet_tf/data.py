@@ -28,6 +28,8 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         n, size = len(self.entries), self.config.batch_size
         order = np.random.default_rng([self.config.seed, self.epoch]).permutation(n) if self.shuffle else np.arange(n)
+        if self.config.devices > 1:
+            order = np.resize(order, len(self) * size)  # no device may find itself without a share of the last batch
         volumes = [self.entries[index].open() for index in order[step * size : (step + 1) * size]]
         samples = [(network_input(volume, self.config), network_labels(volume, self.config)) for volume in volumes]
         images, labels = zip(*samples, strict=True)

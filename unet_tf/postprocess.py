@@ -1,9 +1,11 @@
 """From class probabilities to labels, and morphological clean-up of label maps: numpy and scipy only."""
 
+from itertools import product
+
 import numpy as np
 from scipy import ndimage
 
-from common.volumes import bounding_box
+from common.volumes import Box, bounding_box
 
 
 def decode_labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
@@ -20,37 +22,50 @@ def decode_labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarr
 def clean(
     labels: np.ndarray, *, opening_voxels: int = 0, closing_voxels: int = 0, minimum_component_voxels: int = 0
 ) -> np.ndarray:
-    """Open, then close the whole tumour, then drop its small parts; returns new classes, uint8 (x, y, z).
+    """Open, then close the whole tumour, then drop its small parts; labels and the new result are classes (x, y, z).
 
     Radii count steps between face neighbours (the structuring element is the cross, repeated); 0 leaves the step out.
-    What the closing adds takes the class of the nearest tumour voxel. Parts are connected through faces, edges and
-    corners; those of fewer than ``minimum_component_voxels`` voxels become background.
+    At the border of the volume only the neighbours that exist count, so a tumour cut off there is not eroded. What the
+    closing adds takes the class of the nearest tumour voxel; of several, the one with the lowest z, then y, then x.
+    Parts are connected through faces, edges and corners; those of fewer than ``minimum_component_voxels`` voxels become
+    background. Returns uint8.
     """
-    cleaned = labels.copy()
-    tumour = labels != 0
-    if not tumour.any():
-        return cleaned
-    margin = closing_voxels + 1
-    near = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in bounding_box(tumour))
-    cleaned[near] = _clean(labels[near], opening_voxels, closing_voxels, minimum_component_voxels)
+    cleaned = labels.astype(np.uint8)
+    if opening_voxels:
+        near = _around(cleaned, margin=1)
+        tumour = cleaned[near] != 0
+        core = ndimage.binary_erosion(tumour, iterations=opening_voxels, border_value=1)
+        cleaned[near][~ndimage.binary_dilation(core, iterations=opening_voxels)] = 0
+    if closing_voxels:
+        near = _around(cleaned, margin=closing_voxels + 1)
+        tumour = cleaned[near] != 0
+        grown = ndimage.binary_dilation(tumour, iterations=closing_voxels)
+        closed = ndimage.binary_erosion(grown, iterations=closing_voxels, border_value=1)
+        _fill(cleaned[near], closed & ~tumour, closing_voxels)
+    if minimum_component_voxels:
+        near = _around(cleaned, margin=0)
+        parts, _ = ndimage.label(cleaned[near], structure=np.ones((3, 3, 3)))
+        small = np.bincount(parts.ravel()) < minimum_component_voxels
+        cleaned[near][small[parts]] = 0
     return cleaned
 
 
-def _clean(labels: np.ndarray, opening_voxels: int, closing_voxels: int, minimum_component_voxels: int) -> np.ndarray:
-    tumour = labels != 0
-    if opening_voxels:
-        # The tumour may reach the border of the scan: what lies beyond counts as tumour for the erosion.
-        eroded = ndimage.binary_erosion(tumour, iterations=opening_voxels, border_value=1)
-        tumour = ndimage.binary_dilation(eroded, iterations=opening_voxels) & tumour
-    labels = np.where(tumour, labels, np.uint8(0))
-    if closing_voxels and tumour.any():
-        grown = ndimage.binary_dilation(tumour, iterations=closing_voxels)
-        closed = ndimage.binary_erosion(grown, iterations=closing_voxels, border_value=1) | tumour
-        nearest = ndimage.distance_transform_edt(~tumour, return_distances=False, return_indices=True)
-        labels = np.where(closed, labels[tuple(nearest)], np.uint8(0))
-    if minimum_component_voxels:
-        parts, _ = ndimage.label(labels != 0, structure=np.ones((3, 3, 3)))
-        sizes = np.bincount(parts.ravel())
-        sizes[0] = 0
-        labels = np.where(sizes[parts] >= max(minimum_component_voxels, 1), labels, np.uint8(0))
-    return labels.astype(np.uint8)
+def _around(labels: np.ndarray, *, margin: int) -> Box:
+    """The box of what is not background, with a margin where the volume has one. Empty when all is background."""
+    return tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in bounding_box(labels != 0))
+
+
+def _fill(labels: np.ndarray, added: np.ndarray, radius: int) -> None:
+    """Give each added voxel, in place, the class of the nearest tumour voxel; there is one within ``radius`` voxels.
+
+    Looks around the added voxels only: a distance transform of a whole scan takes seconds.
+    """
+    tumour = np.pad(labels, radius)
+    steps = [step for step in product(range(-radius, radius + 1), repeat=3) if sum(s * s for s in step) <= radius**2]
+    steps.sort(key=lambda step: (sum(s * s for s in step), step[::-1]))
+    missing = np.argwhere(added)
+    for step in steps:
+        classes = tumour[tuple((missing + radius + step).T)]
+        found = classes != 0
+        labels[tuple(missing[found].T)] = classes[found]
+        missing = missing[~found]

@@ -4,7 +4,9 @@
 """
 
 import json
+import math
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ def build(config: Config) -> keras.Model:
         filters=config.filters,
         levels=config.levels,
         dropout=config.dropout,
+        initial_probability=config.initial_probability,
         precision=config.precision,
         seed=config.seed,
     )
@@ -41,12 +44,17 @@ def load(config: Config, weights: str | Path) -> keras.Model:
     """The network with trained weights (``.weights.h5``), ready to predict.
 
     The network is built from the configuration and only numbers are read, so no file can bring code along. Raises
-    ValueError when the file is damaged, holds anything but numbers, or fits another network.
+    ValueError when the file cannot be read to its end, holds anything but numbers, or fits another network.
     """
     network = build(config)
+    # Left alone, Keras would compile with XLA on a TensorFlow GPU.
+    network.jit_compile = config.jit_compile or keras.backend.backend() == "jax"
     try:
-        _check_numbers_only(Path(weights))
-        network.load_weights(weights)
+        _check_numbers_only(Path(weights), most=max(math.prod(v.shape) for v in network.variables))
+        with warnings.catch_warnings():
+            # Before its error Keras warns of what it will not load.
+            warnings.simplefilter("ignore", UserWarning)
+            network.load_weights(weights)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"{weights}: expected intact weights of this configuration's U-Net, found: {error}") from None
     return network
@@ -103,13 +111,19 @@ def ceiling(volume: Volume, config: Config) -> np.ndarray:
 
 
 def load_run(folder: str | Path) -> tuple[keras.Model, Config]:
-    """Network and configuration of a run's folder. Raises ValueError when the run has no trained weights yet."""
+    """Network and configuration of a run's folder.
+
+    Raises ValueError when the folder is not a U-Net's run, or has no (intact) trained weights yet.
+    """
     folder = Path(folder)
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{folder}: expected the folder of a run, found no config.json in it")
-    settings = json.loads(path.read_text(encoding="utf-8"))["model"]
-    config = Config(**{name: _tuples(value) for name, value in settings.items()})
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["model"]
+        config = Config(**{name: _tuples(value) for name, value in settings.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: expected the configuration of a U-Net's run, found: {error!r}") from None
     weights = folder / "checkpoints" / f"{config.checkpoint}.weights.h5"
     if not weights.exists():
         raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
@@ -120,24 +134,28 @@ def _tuples(value: object) -> object:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _check_numbers_only(path: Path) -> None:
-    """Raises ValueError unless every dataset of the HDF5 file lies in it and holds plain numbers."""
+def _check_numbers_only(path: Path, *, most: int) -> None:
+    """Raises ValueError unless every dataset of the HDF5 file lies in it and holds at most ``most`` plain numbers."""
     if not path.name.endswith(".weights.h5"):
         raise ValueError(f"a file called {path.name} where a .weights.h5 was expected (a .keras file may carry code)")
 
-    def walk(group: h5py.Group) -> None:
-        for name in group:
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise ValueError(f"{group.name}{name} is a link out of the file or to another place in it")
-            item = group[name]
-            if isinstance(item, h5py.Group):
-                walk(item)
-            elif item.dtype.kind not in "fiu" or item.external:
-                raise ValueError(f"{item.name} holds {item.dtype}, not numbers of the file itself")
+    def problem(place: str, link: object) -> str | None:
+        if not isinstance(link, h5py.HardLink):
+            return f"{place} is a link out of the file or to another place in it"
+        item = file[place]
+        if isinstance(item, h5py.Group):
+            return None
+        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
+            return f"{place} holds {item.dtype}, not numbers"
+        if item.external or item.is_virtual:
+            return f"{place} lies in another file"
+        if item.size is None or item.size > most:
+            return f"{place} claims {item.size} numbers, the network's largest weights have {most}"
+        return None
 
     with h5py.File(path) as file:
-        walk(file)
+        if found := file.visititems_links(problem):
+            raise ValueError(found)
 
 
 @dataclass(frozen=True, kw_only=True)

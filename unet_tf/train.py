@@ -4,8 +4,8 @@ import contextlib
 import importlib.util
 import json
 import time
-import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from common import costs
 from common.files import atomic_path
+from common.labels import CLASSES
 from common.prepared import Entry
 from common.runs import Run, RunError
 from unet_tf.config import Config
@@ -30,22 +31,11 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
 
     The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
     started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged,
-    ValueError when the backend cannot train as the configuration asks.
+    ValueError when the backend or this host cannot train as the configuration asks.
     """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow
-
-        # Without it two runs on the same GPU differ in the last bits.
-        tensorflow.config.experimental.enable_op_determinism()
-    with _devices(config):
-        network = build(config)
-        network.compile(
-            optimizer=keras.optimizers.Adam(config.learning_rate),
-            loss=LOSSES[config.loss],
-            metrics=[accuracy, mean_dice],
-            jit_compile=config.jit_compile or keras.backend.backend() == "jax",
-        )
-        network.optimizer.build(network.trainable_variables)
+    # One subject at a time (the same one on every device), so that Keras' mean over batches is the mean over subjects.
+    one_by_one = replace(config, batch_size=config.devices)
+    repeated = [entry for entry in validation for _ in range(config.devices)]
     batches = Batches(train, config, shuffle=True)
     stopper = keras.callbacks.EarlyStopping(
         monitor="val_loss", mode="min", patience=config.patience or config.epochs, min_delta=config.minimum_delta
@@ -53,26 +43,54 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     record = Record(run, config, batches, stopper)
     callbacks: list[keras.callbacks.Callback] = [stopper, record]
     if importlib.util.find_spec("tensorflow"):  # Keras' TensorBoard callback writes with it on every backend
-        callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
-    first = record.restore(network)
-    if first < config.epochs:
-        network.fit(
-            batches,
-            validation_data=Batches(validation, config, shuffle=False),
-            initial_epoch=first,
-            epochs=config.epochs,
-            shuffle=False,
-            verbose=0,
-            callbacks=callbacks,
+        # Before the record: an epoch that a kill repeats is written twice, none is missing.
+        callbacks.insert(1, keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
+    with _devices(config):
+        network = compiled(config)
+        first = record.restore(network)
+        if first < config.epochs:
+            network.fit(
+                batches,
+                validation_data=Batches(repeated, one_by_one, shuffle=False),
+                initial_epoch=first,
+                epochs=config.epochs,
+                shuffle=False,
+                verbose=0,
+                callbacks=callbacks,
+            )
+    if first < config.epochs or not (run.folder / "costs.json").exists():  # the memory is that of a training
+        one_slice = convolutions(build(config), (*config.shape[: config.spatial_dims], config.channels))
+        costs.record_training(
+            run,
+            parameters=network.count_params(),
+            convolutions=one_slice * (config.shape[2] if config.spatial_dims == 2 else 1),
+            gpu_peak_mib=_gpu_peak_mib(),
         )
-    one_slice = convolutions(build(config), (*config.shape[: config.spatial_dims], config.channels))
-    costs.record_training(
-        run,
-        parameters=network.count_params(),
-        convolutions=one_slice * (config.shape[2] if config.spatial_dims == 2 else 1),
-        gpu_peak_mib=_gpu_peak_mib(),
-    )
     return run.checkpoints / f"{config.checkpoint}.weights.h5"
+
+
+def compiled(config: Config) -> keras.Model:
+    """The network with its initial weights, ready to be trained."""
+    network = build(config)
+    optimiser = keras.optimizers.Adam(config.learning_rate)
+    if config.precision == "mixed_float16":  # Keras does it only where the whole model, not each layer, has this policy
+        optimiser = keras.optimizers.LossScaleOptimizer(optimiser)
+    network.compile(
+        optimizer=optimiser,
+        # (1,), for Keras divides a vector's mean among the devices, but not a scalar
+        loss=lambda labels, probabilities: keras.ops.reshape(LOSSES[config.loss](labels, probabilities), (1,)),
+        metrics=[accuracy, mean_dice],
+        jit_compile=config.jit_compile or keras.backend.backend() == "jax",
+    )
+    optimiser.build(network.trainable_variables)
+    # Loss and metrics are built here, on one voxel. Else fit builds them from a batch of its loader (JAX, torch), whose
+    # threads have then read ahead: the first epoch would begin in the middle of the order of epoch 0.
+    voxel = (1,) * (config.spatial_dims + 1)
+    labels = keras.ops.zeros(voxel, "uint8")
+    probabilities = keras.ops.full((*voxel, len(CLASSES)), 1 / len(CLASSES))
+    network.compute_loss(y=labels, y_pred=probabilities)
+    network.compute_metrics(None, labels, probabilities)
+    return network
 
 
 class Record(keras.callbacks.Callback):
@@ -96,12 +114,14 @@ class Record(keras.callbacks.Callback):
         if not path.exists():
             return 0
         try:
-            with np.load(path, allow_pickle=False) as saved:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 progress = json.loads(str(saved["progress"]))
-                values = [saved[str(index)] for index in range(len(_state(network)))]
+                values = [saved[str(index)] for index in range(len(saved.files) - 1)]
+            if [value.shape for value in values] != [tuple(variable.shape) for variable in _state(network)]:
+                raise ValueError("the weights of another network")
             for variable, value in zip(_state(network), values, strict=True):
                 variable.assign(value)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # numpy, zipfile and zlib have a dozen ways to say that bytes are wrong
             raise RunError(f"{path}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
         self.progress = progress
         return self.config.epochs if progress["stopped"] else progress["epoch"]
@@ -128,9 +148,7 @@ class Record(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.bar.update()
-
-    def on_test_begin(self, logs: dict | None = None) -> None:
-        self.seconds = time.monotonic() - self.began
+        self.seconds = time.monotonic() - self.began  # after the last batch: all but the validation
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         row = {"epoch": epoch + 1, "learning_rate": self.config.learning_rate}
@@ -159,14 +177,13 @@ class Record(keras.callbacks.Callback):
 
 
 def save_weights(path: Path, network: keras.Model) -> None:
-    """Weights without the optimiser, as Keras writes them."""
+    """Weights without the optimiser, which Keras writes along with a compiled network: three times the bytes."""
+    # Keras insists on the suffix. Always the same name: what a kill leaves here, the repeated epoch overwrites.
+    unfinished = path.with_name(".unfinished.weights.h5")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keras.Model(network.inputs, network.outputs).save_weights(unfinished)
     with atomic_path(path) as temporary:
-        named = temporary.with_suffix(".weights.h5")  # Keras insists on the name
-        try:
-            network.save_weights(named)
-            named.rename(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+        unfinished.rename(temporary)
 
 
 def _state(network: keras.Model) -> list[keras.Variable]:
@@ -175,44 +192,58 @@ def _state(network: keras.Model) -> list[keras.Variable]:
 
 
 def _devices(config: Config) -> contextlib.AbstractContextManager:
-    """Where the network is made: on several GPUs of this host by the route that Keras supports for its backend."""
+    """Where the network is trained: on several GPUs of this host by the route that Keras supports for its backend."""
+    backend, gpus = keras.backend.backend(), _gpus()
+    if config.precision == "mixed_float16" and backend == "tensorflow" and not gpus:
+        raise ValueError("expected a GPU for mixed_float16 on TensorFlow, found none; a CPU can do mixed_bfloat16")
     if config.devices == 1:
         return contextlib.nullcontext()
+    if backend == "torch":
+        raise ValueError(f"expected the TensorFlow or JAX backend for {config.devices} devices, found {backend}")
+    if len(gpus) < config.devices:
+        raise ValueError(f"expected {config.devices} GPUs, found {len(gpus)}")
+    if config.batch_size % config.devices:
+        raise ValueError(
+            f"expected batch_size to be a multiple of the {config.devices} devices, received {config.batch_size}"
+        )
+    if backend == "tensorflow":
+        import tensorflow
+
+        return tensorflow.distribute.MirroredStrategy(gpus[: config.devices]).scope()
+    return keras.distribution.DataParallel(devices=gpus[: config.devices]).scope()
+
+
+def _gpus() -> list[str]:
+    """Names of this host's GPUs, as the backend calls them."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow
 
-        names = [device.name for device in tensorflow.config.list_logical_devices("GPU")]
-        if len(names) >= config.devices:
-            return tensorflow.distribute.MirroredStrategy(names[: config.devices]).scope()
-    elif backend == "jax":
-        names = keras.distribution.list_devices("gpu")
-        if len(names) >= config.devices:
-            return keras.distribution.DataParallel(devices=names[: config.devices]).scope()
-    else:
-        raise ValueError(f"expected the TensorFlow or JAX backend for {config.devices} devices, found {backend}")
-    raise ValueError(f"expected {config.devices} GPUs, found {len(names)}")
+        return [device.name for device in tensorflow.config.list_logical_devices("GPU")]
+    if backend == "jax":
+        import jax
+
+        return keras.distribution.list_devices("gpu") if jax.default_backend() == "gpu" else []
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
 def _gpu_peak_mib() -> float | None:
     """The most memory that this process has used on one GPU, in MiB; None without a GPU."""
+    if not _gpus():
+        return None
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow
 
-        if not tensorflow.config.list_physical_devices("GPU"):
-            return None
         peak = tensorflow.config.experimental.get_memory_info("GPU:0")["peak"]
     elif backend == "jax":
         import jax
 
-        if jax.default_backend() != "gpu":
-            return None
         peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
     else:
         import torch
 
-        if not torch.cuda.is_available():
-            return None
         peak = torch.cuda.max_memory_allocated()
     return peak / 2**20

@@ -55,6 +55,35 @@ def test_scores_equal_the_metric_of_each_mask_by_itself(seed):
     assert row["dice_background"] == pytest.approx(metrics.dice(prediction == 0, truth == 0))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_false_positives_are_the_voxels_of_the_prediction_that_the_truth_lacks(seed):
+    prediction, truth = random_pair(seed, shape=(5, 4, 6))
+    row = scoring.score_case(prediction, truth, spacing_mm=SPACING_MM)
+    for name, members in {"NCR": {1}, "ED": {2}, "ET": {3}, "TC": {1, 3}, "WT": {1, 2, 3}}.items():
+        wrong = sum(p in members and t not in members for p, t in zip(prediction.flat, truth.flat, strict=True))
+        assert row[f"false_positive_voxels_{name}"] == wrong > 0
+    nothing = np.zeros_like(truth)
+    assert scoring.score_case(nothing, truth, spacing_mm=SPACING_MM)["false_positive_voxels_WT"] == 0
+    invented = scoring.score_case(prediction, nothing, spacing_mm=SPACING_MM)
+    assert invented["false_positive_voxels_WT"] == np.count_nonzero(prediction)
+
+
+@pytest.mark.parametrize("policy", ["brats", "ignore"])
+def test_false_positives_count_in_every_case_whatever_the_empty_masks_are_worth(policy):
+    frame = rows(n_both=2, n_missed=1, n_false=1, n_empty=1)
+    # "both": 4 voxels predicted, 3 of them true; "false": all 4 are wrong; the others predict no NCR
+    assert frame["false_positive_voxels_NCR"].tolist() == [1, 1, 0, 4, 0]
+    summary = scoring.summarise(frame, policy=policy, n_resamples=200).set_index("metric")
+    row = summary.loc["false_positive_voxels_NCR"]
+    assert (row["mean"], row["median"], row["n"], row["n_left_out"]) == (6 / 5, 1, 5, 0)
+    assert row["sd"] == pytest.approx(math.sqrt((0.04 + 0.04 + 1.44 + 7.84 + 1.44) / 4))
+    assert row[["n_empty", "n_missed", "n_false"]].tolist() == [1, 1, 1]
+    assert 0 <= row["low"] < 6 / 5 < row["high"] <= 4
+    assert row["higher_is_better"] is False
+    assert summary.loc["false_positive_voxels_WT", "mean"] == 6 / 5
+    assert (summary.loc[["false_positive_voxels_ED", "false_positive_voxels_ET"], "mean"] == 0).all()
+
+
 def test_members_follow_the_label_conventions():
     assert {name: scoring.MEMBERS[name] for name in REGIONS} == dict(REGIONS)
     assert [CLASSES[members[0]] for name, members in scoring.MEMBERS.items() if name in CLASSES] == ["NCR", "ED", "ET"]
@@ -191,7 +220,9 @@ def test_a_score_that_is_lost_is_never_averaged_away():
     frame = rows(n_both=3)
     with pytest.raises(ValueError, match=r"policy must be one of .*, received 'brat'"):
         scoring.apply_empty_policy(frame, "brat")
-    for column, lost in itertools.product(("dice_NCR", "hd_WT", "volume_truth_ml_ED"), (math.nan, math.inf)):
+    for column, lost in itertools.product(
+        ("dice_NCR", "hd_WT", "volume_truth_ml_ED", "false_positive_voxels_ET"), (math.nan, math.inf)
+    ):
         damaged = frame.copy()
         damaged.loc[1, column] = lost
         with pytest.raises(ValueError, match=rf"{column} must be finite for cases \['both1'\]"):

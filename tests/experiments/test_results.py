@@ -23,6 +23,22 @@ def test_what_is_not_defined_is_null_and_volumes_are_no_result(tmp_path):
     assert set(as_rows([result])[0]) == {"key", "reported", "value", "low", "high", "n", "synthetic"}
 
 
+def test_a_view_is_part_of_the_key_and_brings_overlap_and_false_positives_only():
+    frame = pd.concat(
+        scores(metric=metric, view=view)
+        for view in ("", "raw")
+        for metric in ("mean_dice", "dice_WT", "hd_WT", "surface_dice_WT", "false_positive_voxels_WT")
+    )
+    keys = [result.key for result in segmentation_results("x", frame, synthetic=False)]
+    assert keys == [
+        "x.mean_dice", "x.dice_WT", "x.hd_WT", "x.surface_dice_WT", "x.false_positive_voxels_WT",
+        "x.raw.mean_dice", "x.raw.dice_WT", "x.raw.false_positive_voxels_WT",
+    ]  # fmt: skip
+    (whole,) = segmentation_results("table1_baseline", scores(metric="mean_dice", view=""), synthetic=False)
+    (view,) = segmentation_results("table1_baseline", scores(metric="mean_dice", view="raw"), synthetic=False)
+    assert (view.reported, view.value) == (None, whole.value)  # the report's number is not this view's
+
+
 def test_the_table_keeps_reported_and_measured_apart_and_marks_synthetic():
     text = table([
         Result("e.mean_dice", 0.809, 0.7512, 0.7, 0.8, 9, True),

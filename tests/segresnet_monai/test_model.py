@@ -4,7 +4,8 @@ torch = pytest.importorskip("torch")
 
 from monai.networks.nets import SegResNet  # noqa: E402
 
-from segresnet_monai.model import build_segresnet  # noqa: E402
+from common.costs import gflop  # noqa: E402
+from segresnet_monai.model import build_segresnet, convolutions  # noqa: E402
 
 SIZE = {"initial_filters": 8, "encoder_blocks": (1, 2, 2, 4), "decoder_blocks": (1, 1, 1)}
 
@@ -62,6 +63,50 @@ def test_size_is_the_papers():
     last = 2 * 16 + conv(16, 3, 1) + 3
     network = build_segresnet()
     assert sum(p.numel() for p in network.parameters()) == encoder + down + up + last == 4_702_227
+
+
+@pytest.mark.parametrize(("side", "expected"), [(128, 296), (64, 37)])
+def test_operations_of_the_papers_network_counted_layer_by_layer(side, expected):
+    """A convolution does two operations per weight and place; each level has an eighth of the places above."""
+    places = [(side >> level) ** 3 for level in range(4)]
+    widths, blocks = (16, 32, 64, 128), (1, 2, 2, 4)
+    encoder = sum(2 * n * 27 * c * c * p for n, c, p in zip(blocks, widths, places, strict=True))
+    down = sum(27 * c * 2 * c * p for c, p in zip(widths, places[1:], strict=False))
+    # on the way up: channels halved at the coarse level, then one block of two convolutions at the fine one
+    up = sum(2 * c * c * places[k + 1] + 2 * 27 * c * c * places[k] for k, c in enumerate(widths[:-1]))
+    ends = (27 * 4 * 16 + 16 * 3) * places[0]
+    found = gflop(convolutions(build_segresnet(), (4, side, side, side)))
+    assert found == pytest.approx(2 * (encoder + down + up + ends) / 1e9, rel=1e-12)
+    assert found == pytest.approx(expected, rel=0.01)
+
+
+def test_operations_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        plain().to("meta")(torch.empty(1, 4, 32, 48, 16))
+    ours = gflop(convolutions(build_segresnet(**SIZE), (4, 32, 48, 16)))
+    assert ours == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-12)
+
+
+def test_counting_operations_leaves_the_network_alone():
+    network = build_segresnet(**SIZE)
+    image = torch.randn(1, 4, 16, 16, 16)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    hooks = [len(module._forward_hooks) for module in network.modules()]
+    torch.manual_seed(1)
+    expected = network(image)
+    state = torch.random.get_rng_state()
+    first = convolutions(network, (4, 16, 16, 16))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert network.training
+    assert {parameter.device.type for parameter in network.parameters()} == {"cpu"}
+    assert [len(module._forward_hooks) for module in network.modules()] == hooks
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    torch.manual_seed(1)
+    torch.testing.assert_close(network(image), expected, rtol=0, atol=0)
+    assert convolutions(network.eval(), (4, 16, 16, 16)) == first
+    assert not network.training
 
 
 @pytest.mark.parametrize("probability", [0.01, 0.3])

@@ -15,6 +15,7 @@ from monai.inferers import sliding_window_inference  # noqa: E402
 from common import nifti, volumes  # noqa: E402
 from common.cohort import find_subjects  # noqa: E402
 from common.files import write_json  # noqa: E402
+from common.patient import segment  # noqa: E402
 from common.prepared import prepare  # noqa: E402
 from common.recipe import Recipe  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
@@ -24,9 +25,9 @@ from segresnet_monai.predict import (  # noqa: E402
     build,
     decode_labels,
     load,
+    load_run,
     predict_volume,
     probabilities,
-    segment,
 )
 from segresnet_monai.train import save_weights  # noqa: E402
 from tests.cohorts import make_subject  # noqa: E402
@@ -112,6 +113,12 @@ def test_weights_that_cannot_be_trusted_are_refused_and_nothing_runs(tmp_path, c
     assert not marker.exists()
 
 
+def segment_with_run(arguments):
+    """What the command does between its arguments and its report."""
+    network, config = load_run(arguments.run)
+    return segment(arguments, config.recipe, lambda volume: predict_volume(network, volume, config))
+
+
 @pytest.fixture
 def patient(tmp_path):
     """A finished run's folder and four scans of a patient, with the arguments that name them."""
@@ -134,7 +141,7 @@ def patient(tmp_path):
 
 def test_own_patient_gets_a_segmentation_on_the_scans_grid_and_its_volumes(patient):
     arguments, images, affine = patient
-    volumes_ml = segment(arguments)
+    volumes_ml = segment_with_run(arguments)
     written = nib.load(arguments.output)
     data = np.asarray(written.dataobj)
     np.testing.assert_array_equal(written.affine, affine)
@@ -147,7 +154,7 @@ def test_own_patient_gets_a_segmentation_on_the_scans_grid_and_its_volumes(patie
 
 def test_scans_with_other_axes_get_the_same_answer_in_their_own_axes(patient):
     arguments, _, _ = patient
-    segment(arguments)
+    segment_with_run(arguments)
     expected = nib.as_closest_canonical(nib.load(arguments.output))
     for name in ("flair", "t1", "t1ce", "t2"):
         file = getattr(arguments, name)
@@ -155,7 +162,7 @@ def test_scans_with_other_axes_get_the_same_answer_in_their_own_axes(patient):
         turned = image.as_reoriented(nib.orientations.axcodes2ornt(("A", "R", "I")).astype(int))
         nib.save(nib.Nifti1Image(np.asarray(turned.dataobj), turned.affine), file)
     assert nib.aff2axcodes(nib.load(file).affine) != ("L", "P", "S")
-    segment(arguments)
+    segment_with_run(arguments)
     written = nib.load(arguments.output)
     np.testing.assert_array_equal(written.affine, nib.load(file).affine)
     np.testing.assert_array_equal(np.asarray(nib.as_closest_canonical(written).dataobj), np.asarray(expected.dataobj))
@@ -165,14 +172,14 @@ def test_scans_that_the_network_cannot_take_are_refused(patient, tmp_path):
     arguments, images, affine = patient
     nib.save(nib.Nifti1Image(images["t1"], affine @ np.diag([2.0, 1, 1, 1])), arguments.t1)
     with pytest.raises(ValueError, match=r"affine differs.*t1\.nii\.gz"):
-        segment(arguments)
+        segment_with_run(arguments)
     for name, data in images.items():
         nib.save(nib.Nifti1Image(data, affine @ np.diag([2.0, 1, 1, 1])), getattr(arguments, name))
     with pytest.raises(ValueError, match="expected voxels of 1 mm as in BraTS, found 2 x 1 x 1 mm"):
-        segment(arguments)
+        segment_with_run(arguments)
     arguments.flair.write_bytes(arguments.flair.read_bytes()[:-20])
     with pytest.raises(nifti.ScanError, match=r"flair\.nii\.gz"):
-        segment(arguments)
+        segment_with_run(arguments)
     assert not arguments.output.exists()
 
 
@@ -180,10 +187,10 @@ def test_a_run_without_weights_is_named(patient):
     arguments, _, _ = patient
     (arguments.run / "checkpoints" / "best.pt").unlink()
     with pytest.raises(ValueError, match="has the run finished"):
-        segment(arguments)
+        segment_with_run(arguments)
     (arguments.run / "config.json").unlink()
     with pytest.raises(ValueError, match="expected the folder of a run"):
-        segment(arguments)
+        segment_with_run(arguments)
 
 
 def test_configuration_survives_the_runs_folder(tmp_path):

@@ -1,0 +1,139 @@
+"""The U-Nets' training: ``python -m benchmarks.unet_step [--data FOLDER] [--json PATH] [--repeats N] [--preset paper]``.
+
+First, whether the loader is the limit: an epoch of ``fit`` on batches from the prepared store against the same epoch on
+the same batches held in memory, as arrays. A ratio (in memory / store) of 1 means that loading costs nothing.
+
+Second, how TensorFlow, JAX or torch (KERAS_BACKEND) runs the step best: as a graph, which the suite does, against eager
+and against XLA, tracing and compilation included, over as many steps as a training of the preset on the embedded cohort
+has. A few steps of each are timed, the rest is their median.
+"""
+
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import keras
+import numpy as np
+import torch
+import tyro
+
+from benchmarks import basis
+from benchmarks.compare import Row, compare, report, seconds
+from common.costs import gflop
+from common.prepared import Entry, prepare
+from experiments import unet3d, unet25d
+from experiments.study import PHANTOM_SUBJECTS
+from unet_tf.config import Config
+from unet_tf.data import Batches
+from unet_tf.model import convolutions
+from unet_tf.predict import build
+from unet_tf.train import compiled
+
+EXPERIMENTS = {"2.5D": unet25d, "3D": unet3d}
+EXECUTIONS = {
+    "graph": {"run_eagerly": False, "jit_compile": False},
+    "eager": {"run_eagerly": True, "jit_compile": False},
+    "XLA": {"run_eagerly": False, "jit_compile": True},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Time the U-Nets' training from the store, and ways to run its step."""
+
+    data: Path | None = None
+    """Folder of scans; without it the first of the embedded phantoms."""
+    json: Path | None = None
+    """Where to write the rows as JSON."""
+    repeats: int = 5
+    """Rounds; each times every side once."""
+    subjects: int = 6
+    """Subjects in the timed epoch."""
+    preset: Literal["demo", "paper"] = "demo"
+    """Sizes of the networks and of the training."""
+    prepared: Path = Path("prepared")
+    """Folder of the prepared store."""
+
+
+class InMemory(keras.utils.PyDataset):
+    """The batches of a data set, made once."""
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__()
+        self.batches = [batches[step] for step in range(len(batches))]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.batches[step]
+
+
+def floor(config: Config, steps: int) -> tuple[float, str]:
+    """Seconds of the convolutions' forward and backward pass (three times forward) at the machine's rate of products."""
+    slices = config.shape[2] if config.spatial_dims == 2 else 1
+    sample = gflop(convolutions(build(config), (*config.shape[: config.spatial_dims], config.channels))) * slices
+    count = 3 * sample * config.batch_size * steps
+    return count * 1e9 / basis.product_rate(torch.device("cpu"), torch.float32), f"{count:.0f} GFLOP, rate of products"
+
+
+def time_loading(name: str, entries: list[Entry], config: Config, repeats: int) -> list[Row]:
+    """An epoch from the store against the same in memory, by the same compiled step."""
+    network, store = compiled(config), Batches(entries, config, shuffle=True)
+    memory = InMemory(store)
+    floor_s, what = floor(config, len(store))
+    return compare(
+        f"{name}, epoch of {len(store)} steps from the store",
+        lambda: network.fit(store, shuffle=False, verbose=0),
+        {"in memory": lambda: network.fit(memory, shuffle=False, verbose=0)},
+        repeats=repeats,
+        floor_s=floor_s,
+        floor=what,
+    )
+
+
+def time_execution(name: str, entries: list[Entry], config: Config, steps: int) -> list[Row]:
+    """The length of a whole training, graph against eager and XLA, from the first step and the median of some more."""
+    batch = Batches(entries, config, shuffle=True)[0]
+    totals = {}
+    for execution, settings in EXECUTIONS.items():
+        network = compiled(config)
+        network.compile(optimizer=network.optimizer, loss=network.loss, **settings)
+        taken = [seconds(lambda: network.train_on_batch(*batch)) for _ in range(6)]  # noqa: B023 (called at once)
+        totals[execution] = taken[0] + (steps - 1) * statistics.median(taken[1:])
+        print(f"{name}, {execution}: first step {taken[0]:.2f} s, then {statistics.median(taken[1:]):.3f} s per step")
+    ours = totals.pop("graph")
+    floor_s, what = floor(config, steps)
+    return [
+        Row(
+            name=f"{name}, {steps} steps, {keras.backend.backend()}",
+            ours_s=ours,
+            peer=execution,
+            peer_s=total,
+            ratio=total / ours,
+            ratio_low=total / ours,
+            ratio_high=total / ours,
+            floor_s=floor_s,
+            floor=what,
+        )
+        for execution, total in totals.items()
+    ]
+
+
+def main(options: Options) -> None:
+    subjects = basis.find(options.data, options.subjects)
+    rows: list[Row] = []
+    for name, experiment in EXPERIMENTS.items():
+        config = replace(experiment.DEMO if options.preset == "demo" else experiment.PAPER, minimum_mask_fraction=0.0)
+        store = prepare(subjects, config.recipe, options.prepared)
+        entries = list(store.entries.values())
+        trained = round(experiment.FRACTIONS[0] * PHANTOM_SUBJECTS)
+        steps = config.epochs * -(-trained // config.batch_size)
+        rows += time_loading(name, entries, config, options.repeats)
+        rows += time_execution(name, entries, config, steps)
+    report(rows, options.json)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="python -m benchmarks.unet_step", description=__doc__))

@@ -1,0 +1,114 @@
+"""One's own patient, for a network that is nothing but a rule: what is refused, and where the answer is written."""
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from common.patient import PatientArguments, report, segment
+from common.recipe import Recipe
+from tests.cohorts import LPS_AFFINE, make_subject
+
+CROP = ((4, 30), (6, 40), (3, 33))
+RECIPE = Recipe(contrasts=("FLAIR", "T1ce"), crop=CROP, intensity="maximum")
+
+
+def save(path, data, affine=LPS_AFFINE):
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+@pytest.fixture
+def patient(tmp_path):
+    """Arguments with the two scans that the recipe needs, and the scans' voxels."""
+    images, _ = make_subject(3)
+    files = {name: save(tmp_path / f"{name}.nii.gz", images[name]) for name in ("flair", "t1ce")}
+    return PatientArguments(run=tmp_path / "run", output=tmp_path / "seg.nii.gz", **files), images
+
+
+def bright(volume):
+    """Class 3 where T1ce, divided by its maximum, exceeds 0.6; 1 where FLAIR does; on the scan's own grid."""
+    values, region = volume.on_scan(volume.image(), volume.box)
+    labels = np.zeros(volume.source_shape, np.uint8)
+    labels[region] = np.select([values[1] > 0.6, values[0] > 0.6], [3, 1])
+    return labels
+
+
+def expected_labels(images):
+    """The same rule on the scans themselves: nothing is found outside the crop."""
+    inside = np.zeros(images["flair"].shape, bool)
+    inside[tuple(slice(*ends) for ends in CROP)] = True
+    flair, t1ce = (images[name] / images[name].max() > 0.6 for name in ("flair", "t1ce"))
+    return np.select([t1ce & inside, flair & inside], [3, 1])
+
+
+@pytest.mark.parametrize(("convention", "ncr", "et"), [("brats2018", 1, 4), ("brats2023", 1, 3), ("msd", 2, 3)])
+def test_the_answer_is_written_in_the_wanted_labels_at_the_crops_place(patient, convention, ncr, et, capsys):
+    arguments, images = patient
+    arguments = replace(arguments, labels=convention)
+    volumes_ml = segment(arguments, RECIPE, bright)
+    classes = expected_labels(images)
+    written = np.asarray(nib.load(arguments.output).dataobj)
+    np.testing.assert_array_equal(written, np.select([classes == 3, classes == 1], [et, ncr]))
+    counts = [np.count_nonzero(classes == value) for value in (1, 3)]
+    assert min(counts) > 20
+    assert volumes_ml == pytest.approx({
+        "NCR": counts[0] / 1000, "ED": 0, "ET": counts[1] / 1000, "TC": sum(counts) / 1000, "WT": sum(counts) / 1000,
+    })  # fmt: skip
+    report(volumes_ml, arguments.output)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["ET", f"{counts[1] / 1000:.2f}", "ml"]
+    assert lines[-1] == f"written: {arguments.output}"
+
+
+def test_the_crop_is_cut_in_the_axes_of_brats_however_the_scans_lie(patient):
+    arguments, images = patient
+    for name in ("flair", "t1ce"):
+        image = nib.Nifti1Image(images[name], LPS_AFFINE)
+        turned = image.as_reoriented(nib.orientations.io_orientation(LPS_AFFINE)).as_reoriented(
+            nib.orientations.axcodes2ornt(("S", "R", "A")).astype(int)
+        )
+        save(getattr(arguments, name), np.asarray(turned.dataobj), turned.affine)
+    assert nib.load(arguments.flair).shape != images["flair"].shape
+    segment(arguments, RECIPE, bright)
+    written = nib.load(arguments.output)
+    np.testing.assert_array_equal(written.affine, nib.load(arguments.flair).affine)
+    back = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(written.affine), nib.orientations.io_orientation(LPS_AFFINE)
+    )
+    found = nib.orientations.apply_orientation(np.asarray(written.dataobj), back)
+    np.testing.assert_array_equal(np.where(found == 4, 3, found), expected_labels(images))
+
+
+def test_a_missing_contrast_is_named_with_the_options_that_are_needed(patient, tmp_path):
+    arguments, _ = patient
+    with pytest.raises(ValueError, match="expected --flair, --t1ce for this network, received no T1ce"):
+        segment(replace(arguments, t1ce=None), RECIPE, bright)
+    with pytest.raises(ValueError, match=r"expected --t1, --t2 for this network, received no T1, T2"):
+        segment(arguments, Recipe(contrasts=("T1", "T2")), bright)
+    # one that the network does not need is not even looked for
+    segment(replace(arguments, t2=tmp_path / "nowhere.nii.gz"), RECIPE, bright)
+
+
+def test_a_scan_that_does_not_hold_the_crop_is_named(patient):
+    arguments, images = patient
+    for name in ("flair", "t1ce"):
+        save(getattr(arguments, name), images[name][:, :, :32])
+    wanted = r"flair\.nii\.gz: expected a volume that holds the crop \[4:30\] x \[6:40\] x \[3:33\]"
+    with pytest.raises(ValueError, match=wanted + ", found 40 x 48 x 32 voxels"):
+        segment(arguments, RECIPE, bright)
+    assert not arguments.output.exists()
+
+
+def test_the_scan_without_brain_in_the_crop_is_the_one_that_is_named(patient):
+    arguments, images = patient
+    corner = np.zeros_like(images["t1ce"])
+    corner[:3] = images["t1ce"][18:21]
+    save(arguments.t1ce, corner)
+    with pytest.raises(ValueError, match=r"t1ce\.nii\.gz: T1ce: expected brain inside the crop, found zeros only"):
+        segment(arguments, RECIPE, bright)
+    save(arguments.t1ce, -images["t1ce"])
+    with pytest.raises(ValueError, match=r"t1ce\.nii\.gz: T1ce: expected a positive maximum to divide by, found 0"):
+        segment(arguments, RECIPE, bright)
+    assert not arguments.output.exists()
