@@ -1,4 +1,4 @@
-"""The U-Nets' training: ``python -m benchmarks.unet_step [--data FOLDER] [--json PATH] [--repeats N] [--preset paper]``.
+"""The U-Nets' training: ``python -m benchmarks.unet_step [--data FOLDER] [--json PATH] [--repeats N]``.
 
 First, whether the loader is the limit: an epoch of ``fit`` on batches from the prepared store against the same epoch on
 the same batches held in memory, as arrays. A ratio (in memory / store) of 1 means that loading costs nothing.
@@ -71,7 +71,7 @@ class InMemory(keras.utils.PyDataset):
 
 
 def floor(config: Config, steps: int) -> tuple[float, str]:
-    """Seconds of the convolutions' forward and backward pass (three times forward) at the machine's rate of products."""
+    """Seconds of the convolutions, forward and backward (three times forward), at the machine's rate of products."""
     slices = config.shape[2] if config.spatial_dims == 2 else 1
     sample = gflop(convolutions(build(config), (*config.shape[: config.spatial_dims], config.channels))) * slices
     count = 3 * sample * config.batch_size * steps

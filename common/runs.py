@@ -40,7 +40,7 @@ PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal", "torch", "monai", "li
 
 
 class RunError(RuntimeError):
-    """A run's folder cannot be used as asked; the message says why and what to do."""
+    """A run cannot be made or gone on with as asked; the message says why and what to do."""
 
 
 def configuration_hash(*parts: object) -> str:

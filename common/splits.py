@@ -6,8 +6,8 @@ So it does not depend on the order of files, on numpy's version or on which mach
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +38,13 @@ class Split:
         """Twelve hexadecimal digits that change with any subject's place, not with the split's name."""
         parts = json.dumps([self.train, self.validation, self.test])
         return hashlib.sha256(parts.encode()).hexdigest()[:12]
+
+    def without(self, subjects: Container[str]) -> "Split":
+        """The same split less some subjects. Raises ValueError when a part has none left."""
+        kept = {part: tuple(id for id in getattr(self, part) if id not in subjects) for part in PARTS}
+        if empty := [part for part in PARTS if not kept[part]]:
+            raise ValueError(f"expected subjects in every part of {self.name}, found only excluded ones in {empty[0]}")
+        return replace(self, **kept)
 
     def as_dict(self) -> dict:
         return {**asdict(self), "hash": self.hash}

@@ -133,8 +133,8 @@ class Study:
     def score(self, predictions: Iterable[tuple]) -> None:
         """Score predictions against the masks as the cohort stores them; write the results.
 
-        predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item
-        {view: labels}. A network that sees a part of the scan is also scored there, as the view ``inside_crop``.
+        predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item that
+        makes {view: labels}. A network that sees a part of the scan is also scored there: view ``inside_crop``.
         Writes cases.csv, scores.csv (a column ``view`` in both, empty for the labels themselves), costs.json, pictures,
         and last of all summary.json, which marks the run as finished.
         """
@@ -176,13 +176,15 @@ class Study:
                 file = self.run.folder / "predictions" / f"{case}.nii.gz"
                 like = nifti.read_header(subject.label)
                 nifti.write(file, subject.convention.from_classes(predicted), like=like)
-            spacing_mm = volume.source_spacing_mm
-            yield case, predicted, truth, spacing_mm
-            for view, labels in (views[0] if views else {}).items():
-                yield f"{case}{VIEW_MARK}{view}", labels, truth, spacing_mm
+            compared = {"": predicted} | (views[0]() if views else {})
+            for view, labels in compared.items():
+                mark = f"{VIEW_MARK}{view}" if view else ""
+                yield f"{case}{mark}", labels, truth, volume.source_spacing_mm
             if volume.crop_shape != volume.source_shape:
-                inside = (np.ascontiguousarray(labels[volume.crop]) for labels in (predicted, truth))
-                yield f"{case}{VIEW_MARK}inside_crop", *inside, spacing_mm
+                for view in [view for view in ("", "geometric_ceiling") if view in compared]:
+                    name = f"{view}_inside_crop".removeprefix("_")
+                    inside = (np.ascontiguousarray(labels[volume.crop]) for labels in (compared[view], truth))
+                    yield f"{case}{VIEW_MARK}{name}", *inside, volume.source_spacing_mm
             started = time.monotonic()
 
     def show(self) -> None:
@@ -250,19 +252,18 @@ def _open(
     good = [subject for subject in cohort.subjects if subject.id in store.entries]
     shares = {subject.id: store.entries[subject.id].geometry["labelled_fraction"] for subject in good}
     excluded = {subject: share for subject, share in shares.items() if share < minimum_mask_fraction}
-    good = [subject for subject in good if subject.id not in excluded]
     minimum = f"{100 * minimum_mask_fraction:g} %"
-    if excluded and not good:
+    if excluded and len(excluded) == len(good):
         raise Refused(
             f"{cohort.folder}: expected subjects with at least {minimum} of the crop labelled, found none; the largest "
             f"share is {max(excluded.values()):.2%}"
         )
     try:
-        split = _split(good, options, fractions)
+        split = _split(good, set(excluded), options, fractions)
     except (ValueError, OSError) as error:
         also = f" ({len(excluded)} subjects are excluded with less than {minimum} labelled)" if excluded else ""
         raise Refused(f"{error}{also}") from error
-    fingerprints = {subject.id: subject.fingerprint() for subject in good}
+    fingerprints = {subject.id: subject.fingerprint() for subject in good if subject.id not in excluded}
     data = {
         "folder": cohort.folder,
         "layout": cohort.layout,
@@ -292,9 +293,13 @@ def phantom_cohort(folder: Path, *, jobs: int) -> Path:
     return write_cohort(folder, n_subjects=PHANTOM_SUBJECTS, seed=PHANTOM_SEED, n_jobs=jobs)
 
 
-def _split(subjects: list[Subject], options: Options, fractions: tuple[float, float, float]) -> splits.Split:
+def _split(
+    subjects: list[Subject], excluded: set[str], options: Options, fractions: tuple[float, float, float]
+) -> splits.Split:
     if options.subjects is not None:
-        return splits.read_published(options.subjects, subjects)
+        # A published split knows nothing of the exclusion rule: its excluded subjects leave their parts.
+        return splits.read_published(options.subjects, subjects).without(excluded)
+    subjects = [subject for subject in subjects if subject.id not in excluded]
     if options.folds is not None:
         if not 1 <= options.fold <= options.folds:
             raise ValueError(f"expected --fold between 1 and {options.folds}, received {options.fold}")

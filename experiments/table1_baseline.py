@@ -36,7 +36,7 @@ DEMO = replace(
     loss="dice_bce",
     learning_rate=3e-3,
     crops_per_epoch=40,
-    epochs=32,
+    epochs=34,
     workers=0,
     probability_threshold=0.3,
 )

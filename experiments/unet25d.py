@@ -31,10 +31,10 @@ DEMO = replace(
     PAPER,
     intensity="zscore",
     shape=(64, 64, 32),
+    filters=8,
     dropout=0.0,
     initial_probability=0.01,
-    epochs=30,
-    probability_threshold=0.0,
+    learning_rate=2e-3,
 )
 
 

@@ -23,9 +23,8 @@ DEMO = replace(
     initial_probability=0.01,
     learning_rate=1e-3,
     batch_size=1,
-    epochs=40,
+    epochs=45,
     patience=12,
-    probability_threshold=0.0,
 )
 
 

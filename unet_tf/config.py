@@ -71,7 +71,8 @@ class Config:
     """Initial weights, order and dropout are functions of this seed."""
 
     probability_threshold: float = 0.5
-    """Post-processing: a voxel takes the most probable label if that exceeds this, else background (R; value: D)."""
+    """Post-processing: a voxel is tumour, of the most probable label, where the three labels' probabilities together
+    exceed this (thresholding: R; of what, and the value: D)."""
     opening_voxels: int = 1
     """Post-processing: radius of the opening of the whole tumour (R; radius and what is opened: D)."""
     closing_voxels: int = 1

@@ -8,14 +8,16 @@ from scipy import ndimage
 from common.volumes import Box, bounding_box
 
 
-def decode_labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
-    """(class, x, y, z) to classes uint8 (x, y, z): the most probable one where it exceeds the threshold, else 0.
+def decode_labels(probabilities: np.ndarray, threshold: float | None = None) -> np.ndarray:
+    """Probabilities (class, x, y, z) to classes uint8 (x, y, z): the most probable of all four (argmax).
 
-    A threshold of 0 is plain argmax.
+    With a threshold: the most probable tumour label where the tumour labels together exceed it, else background. So no
+    gap opens between two labels of which neither is as probable as the background.
     """
-    labels = probabilities.argmax(axis=0).astype(np.uint8)
-    if threshold > 0:
-        labels[probabilities.max(axis=0) <= threshold] = 0
+    if threshold is None:
+        return probabilities.argmax(axis=0).astype(np.uint8)
+    labels = probabilities[1:].argmax(axis=0).astype(np.uint8) + np.uint8(1)
+    labels[probabilities[1:].sum(axis=0) <= threshold] = 0
     return labels
 
 

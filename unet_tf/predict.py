@@ -7,8 +7,9 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -66,7 +67,7 @@ def probabilities(network: keras.Model, volume: Volume, config: Config) -> np.nd
     return np.moveaxis(predicted[0], -1, 0) if config.spatial_dims == 3 else predicted.transpose(3, 1, 2, 0)
 
 
-def on_scan(grid: np.ndarray, volume: Volume, threshold: float) -> np.ndarray:
+def on_scan(grid: np.ndarray, volume: Volume, threshold: float | None = None) -> np.ndarray:
     """Probabilities (class, x, y, z) of the grid as classes, uint8 (x, y, z), on the scan's own grid.
 
     Probabilities are interpolated linearly before they are decoded; outside the crop is background.
@@ -77,37 +78,44 @@ def on_scan(grid: np.ndarray, volume: Volume, threshold: float) -> np.ndarray:
     return labels
 
 
-def predict_volume(network: keras.Model, volume: Volume, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Classes, uint8 (x, y, z), on the scan's own grid: after post-processing, and before it (argmax)."""
-    grid = probabilities(network, volume, config)
-    cleaned = clean(
+def postprocess(grid: np.ndarray, volume: Volume, config: Config) -> np.ndarray:
+    """Probabilities (class, x, y, z) of the grid as thresholded, cleaned classes uint8 (x, y, z) on the scan's grid."""
+    return clean(
         on_scan(grid, volume, config.probability_threshold),
         opening_voxels=config.opening_voxels,
         closing_voxels=config.closing_voxels,
         minimum_component_voxels=config.minimum_component_voxels,
     )
-    return cleaned, on_scan(grid, volume, 0.0)
+
+
+def predict_volume(network: keras.Model, volume: Volume, config: Config) -> np.ndarray:
+    """Classes after post-processing, uint8 (x, y, z), on the scan's own grid."""
+    return postprocess(probabilities(network, volume, config), volume, config)
 
 
 def predict(
     network: keras.Model, entries: Iterable[Entry], config: Config
-) -> Iterator[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
-    """Case id, labels uint8 (x, y, z) on the scan's own grid, and two label maps to compare them with.
+) -> Iterator[tuple[str, np.ndarray, Callable[[], dict[str, np.ndarray]]]]:
+    """Case id, labels uint8 (x, y, z) on the scan's own grid, and what makes two label maps to compare them with.
 
     ``before_postprocessing``: argmax alone. ``geometric_ceiling``: the truth after the crop, the resizing and the way
     back, the best that any network on this grid can do.
     """
     for entry in entries:
         volume = entry.open()
-        after, before = predict_volume(network, volume, config)
-        yield entry.id, after, {"before_postprocessing": before, "geometric_ceiling": ceiling(volume, config)}
+        grid = probabilities(network, volume, config)
+        yield entry.id, postprocess(grid, volume, config), partial(_views, grid, volume, config)
+
+
+def _views(grid: np.ndarray, volume: Volume, config: Config) -> dict[str, np.ndarray]:
+    return {"before_postprocessing": on_scan(grid, volume), "geometric_ceiling": ceiling(volume, config)}
 
 
 def ceiling(volume: Volume, config: Config) -> np.ndarray:
     """The truth as this network's grid holds it, back on the scan's own grid: classes uint8 (x, y, z)."""
     labels = network_labels(volume, config)
     truth = labels[0] if config.spatial_dims == 3 else np.moveaxis(labels, 0, -1)
-    return on_scan((truth == np.arange(len(CLASSES)).reshape(-1, 1, 1, 1)).astype(np.float32), volume, 0.0)
+    return on_scan((truth == np.arange(len(CLASSES)).reshape(-1, 1, 1, 1)).astype(np.float32), volume)
 
 
 def load_run(folder: str | Path) -> tuple[keras.Model, Config]:
@@ -172,7 +180,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m unet_tf.predict")
     try:
         network, config = load_run(arguments.run)
-        volumes_ml = segment(arguments, config.recipe, lambda volume: predict_volume(network, volume, config)[0])
+        volumes_ml = segment(arguments, config.recipe, lambda volume: predict_volume(network, volume, config))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     report(volumes_ml, arguments.output)

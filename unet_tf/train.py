@@ -30,8 +30,8 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     """Train, or go on from the run's last finished epoch, and return the path of the chosen weights.
 
     The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
-    started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged,
-    ValueError when the backend or this host cannot train as the configuration asks.
+    started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged or of
+    another backend, or when the backend or this host cannot train as the configuration asks.
     """
     # One subject at a time (the same one on every device), so that Keras' mean over batches is the mean over subjects.
     one_by_one = replace(config, batch_size=config.devices)
@@ -103,12 +103,12 @@ class Record(keras.callbacks.Callback):
     def __init__(self, run: Run, config: Config, batches: Batches, stopper: keras.callbacks.EarlyStopping) -> None:
         super().__init__()
         self.run, self.config, self.batches, self.stopper = run, config, batches, stopper
-        self.progress = {"epoch": 0, "best_loss": None, "stopper_best": None, "stopper_wait": 0, "stopped": False}
+        self.progress = {"epoch": 0, "best_loss": None, "stopped": False, "backend": keras.backend.backend()}
 
     def restore(self, network: keras.Model) -> int:
         """Take up last.npz, where there is one; returns the first epoch to train (all of them when training is over).
 
-        Raises RunError when the file is damaged or belongs to another network.
+        Raises RunError when the file is damaged or belongs to another network or backend.
         """
         path = self.run.checkpoints / LAST
         if not path.exists():
@@ -116,13 +116,17 @@ class Record(keras.callbacks.Callback):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 progress = json.loads(str(saved["progress"]))
+                if (backend := progress["backend"]) != keras.backend.backend():
+                    raise ValueError(f"a training on the {backend} backend, this is {keras.backend.backend()}")
                 values = [saved[str(index)] for index in range(len(saved.files) - 1)]
             if [value.shape for value in values] != [tuple(variable.shape) for variable in _state(network)]:
                 raise ValueError("the weights of another network")
             for variable, value in zip(_state(network), values, strict=True):
                 variable.assign(value)
         except Exception as error:  # numpy, zipfile and zlib have a dozen ways to say that bytes are wrong
-            raise RunError(f"{path}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
+            raise RunError(
+                f"{path}: expected an intact checkpoint of this training, found: {error}; --fresh starts over"
+            ) from error
         self.progress = progress
         return self.config.epochs if progress["stopped"] else progress["epoch"]
 
@@ -160,7 +164,7 @@ class Record(keras.callbacks.Callback):
             save_weights(self.run.checkpoints / "best.weights.h5", self.model)
         save_weights(self.run.checkpoints / "last.weights.h5", self.model)
         self.run.history.append(row)
-        self.progress = {
+        self.progress |= {
             "epoch": epoch + 1,
             "best_loss": best,
             "stopper_best": float(self.stopper.best),
@@ -195,15 +199,15 @@ def _devices(config: Config) -> contextlib.AbstractContextManager:
     """Where the network is trained: on several GPUs of this host by the route that Keras supports for its backend."""
     backend, gpus = keras.backend.backend(), _gpus()
     if config.precision == "mixed_float16" and backend == "tensorflow" and not gpus:
-        raise ValueError("expected a GPU for mixed_float16 on TensorFlow, found none; a CPU can do mixed_bfloat16")
+        raise RunError("expected a GPU for mixed_float16 on TensorFlow, found none; a CPU can do mixed_bfloat16")
     if config.devices == 1:
         return contextlib.nullcontext()
     if backend == "torch":
-        raise ValueError(f"expected the TensorFlow or JAX backend for {config.devices} devices, found {backend}")
+        raise RunError(f"expected the TensorFlow or JAX backend for {config.devices} devices, found {backend}")
     if len(gpus) < config.devices:
-        raise ValueError(f"expected {config.devices} GPUs, found {len(gpus)}")
+        raise RunError(f"expected {config.devices} GPUs, found {len(gpus)}")
     if config.batch_size % config.devices:
-        raise ValueError(
+        raise RunError(
             f"expected batch_size to be a multiple of the {config.devices} devices, received {config.batch_size}"
         )
     if backend == "tensorflow":

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from common.splits import PARTS, k_folds, read_published, split_by_fractions
+from common.splits import PARTS, Split, k_folds, read_published, split_by_fractions
 
 
 @dataclass(frozen=True)
@@ -208,3 +208,10 @@ def test_many_unknown_ids_are_counted(tmp_path):
     path = published(tmp_path, "id,part\n" + "".join(f"x{number},train\n" for number in range(8)))
     with pytest.raises(ValueError, match=r"8 ids are not in the cohort of 3: x0, x1, x2, x3, x4 and 3 more$"):
         read_published(path, cohort(3))
+
+
+def test_excluded_subjects_leave_their_parts_and_no_part_may_be_emptied():
+    split = Split("published", ("a", "b", "c"), ("d", "e"), ("f",))
+    assert split.without({"b", "e", "x"}) == Split("published", ("a", "c"), ("d",), ("f",))
+    with pytest.raises(ValueError, match=r"published.*test"):
+        split.without({"f"})

@@ -17,6 +17,7 @@ from tests.cohorts import write_cohort
 CROP = ((10, 30), (12, 36), (8, 28))
 INSIDE = tuple(slice(*ends) for ends in CROP)
 FRACTIONS = (0.3, 0.2, 0.5)
+VIEWS = ("thin", "inside_crop", "geometric_ceiling", "geometric_ceiling_inside_crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,10 @@ def scored(cohort, tmp_path):
     with study("stub", options_for(cohort, tmp_path), Stub(), fractions=FRACTIONS) as opened:
         opened.run.history.append({"epoch": 1, "loss": 0.5})
         truths = {entry.id: truth_of(cohort, entry.id) for entry in opened.test}
-        opened.score((case, moved(truth), {"thin": thinned(truth)}) for case, truth in truths.items())
+        opened.score(
+            (case, moved(truth), lambda truth=truth: {"thin": thinned(truth), "geometric_ceiling": truth})
+            for case, truth in truths.items()
+        )
         yield opened, truths
 
 
@@ -69,11 +73,17 @@ def test_every_view_of_a_prediction_is_scored_and_the_crop_by_itself(scored):
     opened, truths = scored
     assert len(truths) == 3
     cases = pd.read_csv(opened.run.folder / "cases.csv", keep_default_na=False).set_index(["view", "case"])
-    assert set(cases.index) == {(view, case) for view in ("", "thin", "inside_crop") for case in truths}
+    assert set(cases.index) == {(view, case) for view in ("", *VIEWS) for case in truths}
     for case, truth in truths.items():
         crop_truth, crop_moved = truth[INSIDE], moved(truth)[INSIDE]
         assert (crop_truth > 0).sum() < (truth > 0).sum() or (crop_moved > 0).sum() < (moved(truth) > 0).sum()
-        pairs = {"": (moved(truth), truth), "thin": (thinned(truth), truth), "inside_crop": (crop_moved, crop_truth)}
+        pairs = {
+            "": (moved(truth), truth),
+            "thin": (thinned(truth), truth),
+            "inside_crop": (crop_moved, crop_truth),
+            "geometric_ceiling": (truth, truth),
+            "geometric_ceiling_inside_crop": (crop_truth, crop_truth),
+        }
         for view, (predicted, true) in pairs.items():
             row = cases.loc[(view, case)]
             assert float(row["dice_WT"]) == pytest.approx(dice(predicted > 0, true > 0))
@@ -86,7 +96,7 @@ def test_every_view_of_a_prediction_is_scored_and_the_crop_by_itself(scored):
 def test_views_are_results_under_their_own_name(scored):
     opened, truths = scored
     summary = {line["key"]: line for line in json.loads((opened.run.folder / "summary.json").read_text())}
-    for view in ("thin", "inside_crop"):
+    for view in VIEWS:
         assert {key for key in summary if key.startswith(f"stub.{view}.")} == {f"stub.{view}.{m}" for m in OF_VIEWS}
     of_labels = {key.removeprefix("stub.") for key in summary if key.count(".") == 1}
     assert of_labels >= {"mean_dice_with_background", "hd95_WT", "surface_dice_TC", "false_positive_voxels_NCR"}
@@ -131,7 +141,7 @@ def test_seconds_per_case_are_the_predictions_alone(cohort, tmp_path, monkeypatc
     def predictions(entries):
         for entry, seconds in zip(entries, (0.0, 0.1, 0.2), strict=True):
             time.sleep(seconds)
-            yield entry.id, truth_of(cohort, entry.id), {"again": truth_of(cohort, entry.id)}
+            yield entry.id, truth_of(cohort, entry.id), lambda: time.sleep(0.6) or {}
 
     with study("stub", options_for(cohort, tmp_path), Stub(), fractions=FRACTIONS) as opened:
         opened.run.history.append({"epoch": 1, "loss": 0.5})

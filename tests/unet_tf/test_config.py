@@ -11,10 +11,11 @@ def test_defaults_are_the_reports_settings_of_the_3d_network():
     config, said = Config(), reported("settings")["unet3d"]
     shared = {field.name for field in fields(Config)} & set(said)
     assert {"contrasts", "minimum_mask_fraction", "learning_rate", "batch_size", "epochs", "minimum_delta"} <= shared
-    for name in shared - {"loss"}:
+    for name in shared - {"loss", "intensity"}:
         value = getattr(config, name)
         assert (list(value) if isinstance(value, tuple) else value) == said[name].value, name
     assert (config.loss, said["loss"].value) == ("dice_focal", "Dice loss + focal loss")
+    assert (config.intensity, said["intensity"].value) == ("maximum", "divided by the maximum")
     assert config.patience == said["patience_epochs"].value
     assert config.levels == reported("settings")["unet25d"]["levels"].value
     assert [*config.shape, config.channels] == said["input_shape"].value

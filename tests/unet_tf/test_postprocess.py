@@ -72,11 +72,13 @@ def test_decoding_takes_the_most_probable_class():
         assert p[labels[voxel]] == max(p)
 
 
-def test_decoding_leaves_out_what_does_not_exceed_the_threshold():
-    probabilities = np.array([[0.1, 0.1, 0.9], [0.5, 0.2, 0.1], [0.2, 0.1, 0.0], [0.2, 0.6, 0.0]]).reshape(4, 3, 1, 1)
-    assert decode_labels(probabilities, 0.4).ravel().tolist() == [1, 3, 0]
-    assert decode_labels(probabilities, 0.5).ravel().tolist() == [0, 3, 0]
-    assert decode_labels(probabilities, 0.6).ravel().tolist() == [0, 0, 0]
+def test_a_voxel_is_tumour_where_its_labels_together_exceed_the_threshold():
+    voxels = [(0.40, 0.10, 0.25, 0.25), (0.45, 0.30, 0.25, 0.00), (0.80, 0.00, 0.05, 0.15), (0.50, 0.50, 0.00, 0.00)]
+    probabilities = np.array(voxels).T.reshape(4, 4, 1, 1)  # together 0.60, 0.55, 0.20, 0.50
+    assert decode_labels(probabilities).ravel().tolist() == [0, 0, 0, 0]
+    assert decode_labels(probabilities, 0.5).ravel().tolist() == [2, 1, 0, 0]
+    assert decode_labels(probabilities, 0.58).ravel().tolist() == [2, 0, 0, 0]
+    assert decode_labels(probabilities, 0.1).ravel().tolist() == [2, 1, 3, 1]
 
 
 @pytest.mark.parametrize(

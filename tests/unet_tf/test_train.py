@@ -444,7 +444,7 @@ def test_the_loss_scale_is_part_of_the_saved_state(tmp_path):
     scale = float(optimiser.dynamic_scale)
     (tmp_path / "checkpoints").mkdir()
     state = {str(index): keras.ops.convert_to_numpy(value) for index, value in enumerate(train._state(network))}
-    progress = json.dumps({"epoch": 1, "stopped": False})
+    progress = json.dumps({"epoch": 1, "stopped": False, "backend": keras.backend.backend()})
     np.savez(tmp_path / "checkpoints" / LAST, progress=progress, **state)
     other = compiled(config)
     assert float(other.optimizer.dynamic_scale) != scale
@@ -462,7 +462,7 @@ def test_the_loss_scale_is_part_of_the_saved_state(tmp_path):
 @pytest.mark.skipif(not TENSORFLOW, reason="the other backends' CPU kernels know float16")
 def test_float16_without_a_gpu_is_refused_before_training(cohort, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_gpus", list)
-    with Run(tmp_path) as run, pytest.raises(ValueError, match=r"expected a GPU for mixed_float16.*mixed_bfloat16"):
+    with Run(tmp_path) as run, pytest.raises(RunError, match=r"expected a GPU for mixed_float16.*mixed_bfloat16"):
         fit(cohort[3][:3], cohort[3][3:], Config(**{**SMALL, "precision": "mixed_float16"}), run)
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
 
@@ -478,7 +478,7 @@ def test_too_many_devices_are_refused_before_training(cohort, tmp_path, monkeypa
     if keras.backend.backend() == "torch":
         message = "expected the TensorFlow or JAX backend for 2 devices, found torch"
     monkeypatch.setattr(train, "_gpus", lambda: gpus)
-    with Run(tmp_path) as run, pytest.raises(ValueError, match=message):
+    with Run(tmp_path) as run, pytest.raises(RunError, match=message):
         fit(cohort[3][:3], cohort[3][3:], Config(**{**SMALL, **settings}), run)
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
 
