@@ -5,7 +5,7 @@
 
 Reproduces the report's average Dice of its baseline, trained on 60 / 20 / 20 % of the patients (`python -m experiments`
 prints the number). Cost: demo about 6 minutes on two cores of an AMD EPYC, 4 of them training, and 1 GiB of memory;
-paper needs a GPU and has not been timed. Expect on eight held-out phantoms WT Dice near 0.83 and mean Dice near 0.59,
+paper needs a GPU and has not been timed. Expect on eight held-out phantoms WT Dice near 0.82 and mean Dice near 0.56,
 NCR the weakest. The same command goes on where a killed run stopped, and shows the table of a finished one.
 """
 

@@ -1,7 +1,12 @@
-"""3D U-Net (Keras): the report's second segmentation network.
+"""3D U-Net (Keras): the report's second segmentation network, from a folder of scans to a table with intervals.
 
-python -m experiments.unet3d                    embedded phantoms, demo preset, two CPU cores
-python -m experiments.unet3d --data FOLDER      BraTS folder; the report's recipe, one GPU
+    python -m experiments.unet3d                    embedded phantoms, demo preset, two CPU cores
+    python -m experiments.unet3d --data FOLDER      BraTS folder; the report's recipe, one GPU
+
+Reproduces the report's Dice of NCR, ED and ET and its Hausdorff distances, trained on 70 / 15 / 15 % of the patients
+with at least 1 % of the crop labelled. Cost: demo about 3 minutes on two cores of an AMD EPYC, half of it training, and
+1.2 GiB of memory; paper needs a GPU and has not been timed. Expect on six held-out phantoms WT Dice near 0.79 on the
+whole scan and 0.80 inside the crop, where the grid allows 0.95. The same command resumes, or shows a finished table.
 """
 
 from dataclasses import replace
@@ -12,8 +17,12 @@ from unet_tf.config import Config
 EXPERIMENT = "unet3d"
 FRACTIONS = (0.70, 0.15, 0.15)
 
+# The package's defaults are this network; every field says whether the report states it.
 PAPER = Config()
 
+# The same path for two CPU cores and a few minutes: the crop at 2.7 mm, half the filters, no dropout, one subject per
+# step and a higher learning rate. Divided by the maximum, scanners differ more than tissues do, and a start at equal
+# probabilities first learns that most voxels are background: both take more steps than a demo has (docs/LOG.md).
 DEMO = replace(
     PAPER,
     intensity="zscore",
