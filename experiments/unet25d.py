@@ -4,9 +4,9 @@
     python -m experiments.unet25d --data FOLDER      BraTS folder; the report's recipe, one GPU
 
 Reproduces the report's Dice of ET, ED and NCR, trained on 68 / 20 / 12 % of the patients. Cost: demo about 2 minutes on
-two cores of an AMD EPYC, half of it training, and 1.2 GiB of memory; paper needs a GPU and has not been timed. Expect on
-five held-out phantoms WT Dice near 0.76 inside the slices (0.72 on the whole scan, where slices 60 to 134 allow 0.90).
-The same command resumes, or shows the table of a finished run.
+two cores of an AMD EPYC, half of it training, and 1.2 GiB of memory; paper needs a GPU and has not been timed. Expect
+on five held-out phantoms WT Dice near 0.76 inside the slices (0.72 on the whole scan, where slices 60 to 134 allow
+0.90). The same command resumes, or shows the table of a finished run.
 """
 
 from dataclasses import replace
@@ -33,8 +33,8 @@ PAPER = replace(
     patience=None,
 )
 
-# The same path for two CPU cores and a few minutes: coarser slices, half the filters, no dropout, twice the learning rate.
-# For z-scores and the start see the 3D network's demo.
+# The same path for two CPU cores and a few minutes: coarser slices, half the filters, no dropout, twice the learning
+# rate. For z-scores and the start see the 3D network's demo.
 DEMO = replace(
     PAPER,
     intensity="zscore",
