@@ -389,7 +389,7 @@ def test_damaged_or_foreign_checkpoints_are_named(whole, tmp_path):
     run, config, entries, _ = whole[3]
     path = tmp_path / "checkpoints" / LAST
     path.parent.mkdir()
-    message = r"last\.npz: expected an intact checkpoint, found: .*--fresh starts over"
+    message = r"last\.npz: expected an intact checkpoint of this training, found: .*--fresh starts over"
     intact = (run.checkpoints / LAST).read_bytes()
     for content in (b"", intact[: len(intact) // 2], intact[:-1]):
         path.write_bytes(content)
