@@ -11,23 +11,18 @@ anatomy -> deformation (`phantom_anatomy`) -> tumour (`phantom_tumour`) -> contr
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import time
-import uuid
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import nibabel
 import numpy as np
 from scipy import ndimage, special
-from tqdm import tqdm
 
 from common import nifti
 from common.labels import BRATS_2018
 from common.phantom_anatomy import BOX, Anatomy, draw_pose, noise, sample_anatomy
+from common.phantom_folder import fill
 from common.phantom_tumour import Tumour, grow_tumour, place_foci, push_tissue
 
 GENERATOR_VERSION = 2
@@ -95,7 +90,7 @@ def make_phantom(subject: int, *, seed: int) -> Phantom:
     anatomy = sample_anatomy(rng, push_tissue(rng, pose, foci))
     tumour = grow_tumour(rng, anatomy, foci, case)
     images = {}
-    for contrast, vector in _contrasts(rng, anatomy, tumour).items():
+    for contrast, vector in draw_contrasts(rng, anatomy, tumour).items():
         images[contrast] = np.zeros(SHAPE, np.int16)
         images[contrast][BOX] = _acquire(rng, contrast, anatomy.whole(vector), anatomy.brain, case)
     labels = np.zeros(SHAPE, np.uint8)
@@ -110,12 +105,12 @@ def _name(subject: int) -> str:
 # --- contrasts --------------------------------------------------------------------------------------------------------
 
 
-def _contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> dict[str, np.ndarray]:
-    """Noise-free contrasts, vectors over brain voxels, relative to the median of normal brain."""
+def draw_contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> dict[str, np.ndarray]:
+    """Noise-free FLAIR, T1, T1ce and T2: vectors over brain voxels, relative to the median of normal brain."""
     wm, gm, csf, depth, ventricle = anatomy.wm, anatomy.gm, anatomy.csf, anatomy.depth, anatomy.ventricle
 
-    def texture(spacing: int) -> np.ndarray:
-        return noise(rng, anatomy.brain.shape, spacing)[anatomy.brain]
+    def texture(spacing_mm: int) -> np.ndarray:
+        return anatomy.noise(rng, spacing_mm)[anatomy.brain]
 
     fine, mottle, patches, regions = texture(2), texture(3), texture(6), texture(12)
 
@@ -221,47 +216,19 @@ def write_cohort(folder: Path | str, *, n_subjects: int, seed: int, n_jobs: int 
     """
     if n_subjects < 1:
         raise ValueError(f"n_subjects must be at least 1, got {n_subjects}.")
-    folder = Path(folder)
-    partial = folder / ".partial"
-    partial.mkdir(parents=True, exist_ok=True)
-    _claim(folder, {"generator": "phantom", "version": GENERATOR_VERSION, "seed": seed})
-    for leftover in partial.iterdir():  # of a killed run; the age spares what another process is writing now
-        if time.time() - leftover.stat().st_mtime > 3600:
-            shutil.rmtree(leftover, ignore_errors=True)
-    missing = [subject for subject in range(n_subjects) if not (folder / _name(subject)).exists()]
-    jobs = (joblib.delayed(_write_subject)(folder, subject, seed) for subject in missing)
-    with joblib.Parallel(n_jobs=min(n_jobs, len(missing)) or 1, return_as="generator_unordered") as parallel:
-        for _ in tqdm(parallel(jobs), total=len(missing), desc="synthetic subjects", disable=not missing):
-            pass
-    return folder
+    return fill(
+        Path(folder),
+        [_name(subject) for subject in range(n_subjects)],
+        functools.partial(_write_subject, seed=seed),
+        identity={"generator": "phantom", "version": GENERATOR_VERSION, "seed": seed},
+        n_jobs=n_jobs,
+        what="synthetic subjects",
+    )
 
 
-def _claim(folder: Path, identity: dict[str, object]) -> None:
-    """Write cohort.json if there is none; otherwise check that it says the same."""
-    target = folder / "cohort.json"
-    temporary = folder / ".partial" / f"{uuid.uuid4().hex}.json"
-    temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-    try:
-        os.link(temporary, target)  # unlike a rename, fails when another process was first
-    except FileExistsError:
-        found = json.loads(target.read_text(encoding="utf-8"))
-        if found != identity:
-            raise ValueError(f"{folder} holds another cohort: wanted {identity}, found {found}.") from None
-    finally:
-        temporary.unlink()
-
-
-def _write_subject(folder: Path, subject: int, seed: int) -> None:
+def _write_subject(subject: int, folder: Path, *, seed: int) -> None:
     phantom = make_phantom(subject, seed=seed)
     header = nibabel.Nifti1Image(phantom.labels, phantom.affine).header
-    partial = folder / ".partial" / f"{phantom.id}-{uuid.uuid4().hex}"
-    partial.mkdir(parents=True)
     for contrast, image in phantom.images.items():
-        nifti.write(partial / f"{phantom.id}_{contrast.lower()}.nii.gz", image, like=header)
-    nifti.write(partial / f"{phantom.id}_seg.nii.gz", BRATS_2018.from_classes(phantom.labels), like=header)
-    try:
-        partial.rename(folder / phantom.id)
-    except OSError:  # another process was first: same seed, same voxels
-        if not (folder / phantom.id).exists():
-            raise
-        shutil.rmtree(partial)
+        nifti.write(folder / f"{phantom.id}_{contrast.lower()}.nii.gz", image, like=header)
+    nifti.write(folder / f"{phantom.id}_seg.nii.gz", BRATS_2018.from_classes(phantom.labels), like=header)

@@ -1,7 +1,8 @@
 """Anatomy of a phantom: the MNI152 template that nilearn carries, smooth random fields, and each subject's deformation.
 
-All work is done inside BOX, a part of BraTS's grid that holds every brain. A field is either an array of BOX's shape
-or, once the brain is known, a vector with one number per brain voxel (`field[brain]`), which is a third of the work.
+All work is done inside BOX, a part of BraTS's grid that holds every brain, on its voxels of 1 mm or on every second
+one. A field is either an array of the box's shape on that grid or, once the brain is known, a vector with one number
+per brain voxel (`field[brain]`), which is a third of the work.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Pose:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A subject's anatomy. brain: bool, BOX's shape. Vectors over brain voxels: wm, gm, csf (fractions that sum to 1),
-    t1 (the template's, 0..1), depth (mm below the surface), ventricle (mm, negative inside), plexus (0..1, the likely
-    place of choroid plexus), sinus (0..1, along the superior sagittal sinus). age: 0 young .. 1 old."""
+    """A subject's anatomy. brain: bool, the box's shape. Vectors over brain voxels: wm, gm, csf (fractions that sum to
+    1), t1 (the template's, 0..1), depth (mm below the surface), ventricle (mm, negative inside), plexus (0..1, the
+    likely place of choroid plexus), sinus (0..1, along the superior sagittal sinus). age: 0 young .. 1 old."""
 
     brain: np.ndarray
     wm: np.ndarray
@@ -48,12 +49,17 @@ class Anatomy:
     plexus: np.ndarray
     sinus: np.ndarray
     age: float
+    voxel_mm: int
 
     def whole(self, vector: np.ndarray) -> np.ndarray:
-        """The vector as a field of BOX's shape, 0 outside the brain."""
+        """The vector as a field of the box's shape, 0 outside the brain."""
         field = np.zeros(self.brain.shape, vector.dtype)
         field[self.brain] = vector
         return field
+
+    def noise(self, rng: np.random.Generator, spacing_mm: int) -> np.ndarray:
+        """Smooth Gaussian noise of the box's shape; features are about 2 * spacing_mm wide."""
+        return noise(rng, self.brain.shape, spacing_mm / self.voxel_mm)
 
 
 @functools.cache
@@ -91,7 +97,7 @@ def look_up(name: str, coordinates: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _spline_matrix(n: int, spacing: int) -> sparse.csr_array:
+def _spline_matrix(n: int, spacing: float) -> sparse.csr_array:
     """(n, nodes): cubic B-spline weights, node k lying at voxel (k - 1) * spacing. Reproduces linear fields exactly."""
     position = np.arange(n) / spacing
     first = np.floor(position).astype(int)
@@ -101,12 +107,12 @@ def _spline_matrix(n: int, spacing: int) -> sparse.csr_array:
     return sparse.csr_array((weights.ravel(), (np.repeat(np.arange(n), 4), columns.ravel())), shape=(n, first[-1] + 4))
 
 
-def node_shape(shape: tuple[int, ...], spacing: int) -> tuple[int, ...]:
+def node_shape(shape: tuple[int, ...], spacing: float) -> tuple[int, ...]:
     """How many nodes `upsample` needs per axis for a field of `shape`."""
     return tuple(_spline_matrix(n, spacing).shape[1] for n in shape)
 
 
-def upsample(nodes: np.ndarray, shape: tuple[int, ...], spacing: int) -> np.ndarray:
+def upsample(nodes: np.ndarray, shape: tuple[int, ...], spacing: float) -> np.ndarray:
     """Cubic B-spline field of `shape` from its nodes. Sparse products, since BLAS may round differently per thread."""
     for axis in (2, 1, 0):
         moved = np.moveaxis(nodes, axis, 0)
@@ -115,7 +121,7 @@ def upsample(nodes: np.ndarray, shape: tuple[int, ...], spacing: int) -> np.ndar
     return nodes
 
 
-def noise(rng: np.random.Generator, shape: tuple[int, ...], spacing: int) -> np.ndarray:
+def noise(rng: np.random.Generator, shape: tuple[int, ...], spacing: float) -> np.ndarray:
     """Smooth Gaussian noise (float32) of SD about 1, whose features are about 2 * spacing voxels wide."""
     nodes = rng.standard_normal(node_shape(shape, spacing), np.float32)
     return upsample(nodes / np.float32(_SPLINE_SD), shape, spacing)
@@ -145,26 +151,31 @@ def _rotation(x: float, y: float, z: float) -> np.ndarray:
     return about_x @ about_y @ about_z
 
 
-def sample_anatomy(rng: np.random.Generator, mapped: np.ndarray) -> Anatomy:
-    """The subject's anatomy from the template coordinates of its nodes (3, *nodes).
+def sample_anatomy(rng: np.random.Generator, mapped: np.ndarray, *, voxel_mm: int = 1) -> Anatomy:
+    """The subject's anatomy from the template coordinates of its nodes (3, *nodes), on every voxel_mm-th voxel of BOX.
 
     The template is an average of 152 heads: its folds are blurred. The maps are sharpened at a level that smooth noise
     moves about, so that each subject gets crisp folds of its own where the average is unsure.
     """
+    shape = tuple(-(-n // voxel_mm) for n in SHAPE)
+
+    def texture(spacing_mm: int) -> np.ndarray:
+        return noise(rng, shape, spacing_mm / voxel_mm)
+
     age = rng.beta(1.2, 1.2)
-    coordinates = np.stack([upsample(axis.astype(np.float32), SHAPE, NODE) for axis in mapped])
+    coordinates = np.stack([upsample(axis.astype(np.float32), shape, NODE / voxel_mm) for axis in mapped])
     half = np.ascontiguousarray(coordinates[:, ::2, ::2, ::2])
-    depth = _double(look_up("depth", half), SHAPE)
-    brain = depth + 0.8 * noise(rng, SHAPE, 3) > 0.6
+    depth = _double(look_up("depth", half), shape)
+    brain = depth + 0.8 * texture(3) > 0.6
     points, depth = coordinates[:, brain], depth[brain]
-    ventricle = _double(look_up("ventricle", half), SHAPE)[brain]
+    ventricle = _double(look_up("ventricle", half), shape)[brain]
     wm, gm, t1 = look_up("wm", points), look_up("gm", points), look_up("t1", points)
     csf = np.clip(1 - wm - gm, 0, 1)
 
     cortical = special.expit((24 - depth) / 4) * special.expit((ventricle - 4) / 2)
-    folds = noise(rng, SHAPE, 4)[brain] + 0.6 * noise(rng, SHAPE, 3)[brain]
+    folds = texture(4)[brain] + 0.6 * texture(3)[brain]
     sharp_wm = special.expit(12 * (wm - 0.5 + 0.13 * folds))
-    sharp_csf = special.expit(34 * (csf - 0.26 + 0.10 * age + 0.07 * noise(rng, SHAPE, 3)[brain]))
+    sharp_csf = special.expit(34 * (csf - 0.26 + 0.10 * age + 0.07 * texture(3)[brain]))
     ventricle = ventricle - np.float32(-0.5 + 4.0 * age * rng.uniform(0.3, 1))
     csf = np.maximum(cortical * sharp_csf + (1 - cortical) * csf, special.expit(-2.5 * ventricle))
     wm = (cortical * sharp_wm + (1 - cortical) * wm) * (1 - csf)
@@ -181,7 +192,8 @@ def sample_anatomy(rng: np.random.Generator, mapped: np.ndarray) -> Anatomy:
     sinus = np.exp(-np.square(off_midline / 2.5)) * surface
     vectors = {"wm": wm, "gm": 1 - wm - csf, "csf": csf, "t1": t1, "depth": depth, "ventricle": ventricle}
     vectors |= {"plexus": plexus, "sinus": sinus}
-    return Anatomy(brain=brain, age=age, **{name: v[kept].astype(np.float32) for name, v in vectors.items()})
+    vectors = {name: v[kept].astype(np.float32) for name, v in vectors.items()}
+    return Anatomy(brain=brain, age=age, voxel_mm=voxel_mm, **vectors)
 
 
 def _double(half: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from common.phantom_anatomy import SHAPE, Anatomy, Pose, look_up, node_shape, noise, upsample
+from common.phantom_anatomy import Anatomy, Pose, look_up, node_shape, noise, upsample
 
-_COARSE = 3  # mm, grid on which oedema spreads
+_COARSE = 3  # mm, grid on which oedema spreads (4 when a voxel has 2 mm)
 _STEPS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, -1, 0), (1, 0, 1), (1, 0, -1), (0, 1, 1), (0, 1, -1)]
 
 
 @dataclass(frozen=True)
 class Focus:
-    """One tumour core: centre in voxels of the box, mean radius in mm."""
+    """One tumour core: centre in mm from the box's first voxel, mean radius in mm."""
 
     centre: np.ndarray
     radius: float
@@ -69,21 +69,25 @@ def push_tissue(rng: np.random.Generator, pose: Pose, foci: list[Focus]) -> np.n
 def grow_tumour(rng: np.random.Generator, anatomy: Anatomy, foci: list[Focus], case: str) -> Tumour:
     """Core, rim and oedema as smooth level sets, and the labels that a rater would draw along them."""
     brain, tissue = anatomy.brain, anatomy.csf < 0.6
-    core = np.full(SHAPE, 1e3, np.float32)
+
+    def texture(spacing_mm: int) -> np.ndarray:
+        return anatomy.noise(rng, spacing_mm)
+
+    core = np.full(brain.shape, 1e3, np.float32)
     for focus in foci:
         stretch = np.exp(rng.normal(0, 0.13, 3)).astype(np.float32)
         x, y, z = (
-            np.square((np.arange(n, dtype=np.float32) - c) / s)
-            for n, c, s in zip(SHAPE, focus.centre.astype(np.float32), stretch, strict=True)
+            np.square((np.arange(n, dtype=np.float32) * anatomy.voxel_mm - c) / s)
+            for n, c, s in zip(brain.shape, focus.centre.astype(np.float32), stretch, strict=True)
         )
         core = np.minimum(core, np.sqrt(x[:, None, None] + y[:, None] + z) - np.float32(focus.radius))
     radius = np.float32(foci[0].radius)
-    core += radius * (0.16 * noise(rng, SHAPE, 8) + 0.055 * noise(rng, SHAPE, 4)) + 0.4 * noise(rng, SHAPE, 2)
+    core += radius * (0.16 * texture(8) + 0.055 * texture(4)) + 0.4 * texture(2)
     core_in = core[brain] + 6 * anatomy.csf * (anatomy.ventricle < 6)  # stays out of the ventricles
 
-    rim = np.float32(rng.uniform(3.5, 7.5)) * np.exp(0.4 * noise(rng, SHAPE, 5)[brain])
-    gap = noise(rng, SHAPE, 6)[brain] - rng.uniform(1.5, 2.5)  # positive where the rim does not enhance
-    pocket = noise(rng, SHAPE, 3)[brain] - rng.uniform(1.4, 2.4)  # positive in enhancing islands of the core
+    rim = np.float32(rng.uniform(3.5, 7.5)) * np.exp(0.4 * texture(5)[brain])
+    gap = texture(6)[brain] - rng.uniform(1.5, 2.5)  # positive where the rim does not enhance
+    pocket = texture(3)[brain] - rng.uniform(1.4, 2.4)  # positive in enhancing islands of the core
     enhancing = np.minimum(np.maximum(core_in + rim, 2.5 * pocket), -2.5 * gap)
     if case == "no_et":
         enhancing[:] = -5
@@ -98,14 +102,16 @@ def grow_tumour(rng: np.random.Generator, anatomy: Anatomy, foci: list[Focus], c
 def _spread_oedema(rng: np.random.Generator, anatomy: Anatomy, core: np.ndarray) -> np.ndarray:
     """Level set, vector over brain voxels, negative in the oedema: travel time of water from the core, less its extent.
 
-    Water runs along white matter, hardly into cortex, not through fluid. The time is relaxed on a 3 mm grid over all
+    Water runs along white matter, hardly into cortex, not through fluid. The time is relaxed on a coarse grid over all
     neighbours (Bellman-Ford), far enough for any oedema; the extent is the time that holds the volume drawn.
     """
-    step = (slice(None, None, _COARSE),) * 3
+    every = round(_COARSE / anatomy.voxel_mm)
+    coarse = every * anatomy.voxel_mm
+    step = (slice(None, None, every),) * 3
     wm, csf, brain = anatomy.whole(anatomy.wm)[step], anatomy.whole(anatomy.csf)[step], anatomy.brain[step]
     passable = brain & (csf < 0.6)
     speed = 0.08 + 0.92 * np.clip(ndimage.uniform_filter(wm, 2), 0, 1) ** 1.5
-    cost = np.where(passable, _COARSE / speed * np.exp(0.45 * noise(rng, wm.shape, 4)), 60).astype(np.float32)
+    cost = np.where(passable, coarse / speed * np.exp(0.45 * noise(rng, wm.shape, 4)), 60).astype(np.float32)
     inside = brain & (core[step] < 0)
     arrival = np.where(inside, 0, 1e4).astype(np.float32)
     ways = []
@@ -119,7 +125,7 @@ def _spread_oedema(rng: np.random.Generator, anatomy: Anatomy, core: np.ndarray)
             np.minimum(arrival[there], arrival[here] + way, out=arrival[there])
     volume_ml = np.clip(np.exp(rng.normal(np.log(48), 0.75)), 9, 165)
     outside = np.sort(arrival[passable & ~inside])
-    extent = outside[min(int(volume_ml * 1000 / _COARSE**3), len(outside) - 1)]
+    extent = outside[min(int(volume_ml * 1000 / coarse**3), len(outside) - 1)]
     nodes = np.pad(np.minimum(arrival, 3 * extent + 30) - extent, [(1, 3)] * 3, mode="edge")
-    used = node_shape(SHAPE, _COARSE)
-    return upsample(nodes[: used[0], : used[1], : used[2]], SHAPE, _COARSE)[anatomy.brain]
+    used = node_shape(anatomy.brain.shape, every)
+    return upsample(nodes[: used[0], : used[1], : used[2]], anatomy.brain.shape, every)[anatomy.brain]

@@ -5,12 +5,15 @@ So it does not depend on the order of files, on numpy's version or on which mach
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Container, Iterable, Sequence
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
 PARTS = ("train", "validation", "test")
@@ -40,9 +43,9 @@ class Split:
         return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
     def without(self, subjects: Container[str]) -> "Split":
-        """The same split less some subjects. Raises ValueError when a part has none left."""
+        """The same split less some subjects. Raises ValueError when a part that had subjects has none left."""
         kept = {part: tuple(id for id in getattr(self, part) if id not in subjects) for part in PARTS}
-        if empty := [part for part in PARTS if not kept[part]]:
+        if empty := [part for part in PARTS if getattr(self, part) and not kept[part]]:
             raise ValueError(f"expected subjects in every part of {self.name}, found only excluded ones in {empty[0]}")
         return replace(self, **kept)
 
@@ -71,8 +74,43 @@ def split_by_fractions(
         else:
             n_validation -= 1
     cuts = (ids[n_test + n_validation :], ids[n_test : n_test + n_validation], ids[:n_test])
-    percent = "-".join(f"{100 * fraction:g}" for fraction in fractions)
-    return _split(f"{percent}_seed{seed}", cuts, patients)
+    return _split(f"{_percent(fractions)}_seed{seed}", cuts, patients)
+
+
+def split_stratified(labels: Mapping[str, int], *, fractions: tuple[float, float, float], seed: int) -> Split:
+    """Train, validation and test in the given fractions of the patients of every class.
+
+    labels: class of each patient's id. Per class each part is within one patient of its share, and holds at least one;
+    so is each part as a whole, unless classes of a few patients are in the way. A fraction of 0 leaves its part empty.
+    Raises ValueError when fractions are negative, give nothing to train on or do not sum to 1, or a class is missing or
+    too small.
+    """
+    if fractions[0] <= 0 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(
+            f"expected three fractions that sum to 1, none negative and the first positive, received {fractions}"
+        )
+    classes = _shuffled_classes(labels, seed)
+    roundings = [_roundings(len(ids), fractions) for ids in classes.values()]
+    for (label, ids), possible in zip(classes.items(), roundings, strict=True):
+        if not possible:
+            raise ValueError(
+                f"expected enough patients of class {label} for one or more in each part at "
+                f"{_percent(fractions)} %, received {len(ids)}: {_some(sorted(ids))}"
+            )
+    shares = np.outer([len(ids) for ids in classes.values()], fractions)
+
+    def deviation(counts: tuple[tuple[int, ...], ...]) -> tuple[float, float]:
+        """The largest of a part as a whole, then the sum of squares; rounded, so that ties are ties on any machine."""
+        off = np.subtract(counts, shares)
+        return round(np.abs(off.sum(axis=0)).max(), 9), round(np.square(off).sum(), 9)
+
+    cuts: list[list[str]] = [[], [], []]
+    counts = min(itertools.product(*roundings), key=deviation)
+    for ids, (_, n_validation, n_test) in zip(classes.values(), counts, strict=True):
+        cuts[0] += ids[n_test + n_validation :]
+        cuts[1] += ids[n_test : n_test + n_validation]
+        cuts[2] += ids[:n_test]
+    return _split(f"{_percent(fractions)}_stratified_seed{seed}", cuts, {id: [id] for id in labels})
 
 
 def k_folds(subjects: Iterable[HasPatient], *, k: int, seed: int) -> list[Split]:
@@ -84,13 +122,25 @@ def k_folds(subjects: Iterable[HasPatient], *, k: int, seed: int) -> list[Split]
     ids = list(patients)
     if not MINIMUM_PATIENTS <= k <= len(ids):
         raise ValueError(f"expected between {MINIMUM_PATIENTS} folds and one per patient ({len(ids)}), received {k}")
-    folds = [ids[start::k] for start in range(k)]
-    splits = []
-    for test in range(k):
-        validation = (test + 1) % k
-        train = [patient for i, fold in enumerate(folds) if i not in (test, validation) for patient in fold]
-        splits.append(_split(f"fold{test + 1}of{k}_seed{seed}", (train, folds[validation], folds[test]), patients))
-    return splits
+    return _rotated(ids, k, f"seed{seed}", patients)
+
+
+def k_folds_stratified(labels: Mapping[str, int], *, k: int, seed: int) -> list[Split]:
+    """k splits as those of ``k_folds``, each fold with its share of every class, to within one patient.
+
+    labels: class of each patient's id. The folds' sizes, too, differ by one patient at most.
+    Raises ValueError when a class is missing or k is not between 3 and the number of patients of the smallest class.
+    """
+    classes = _shuffled_classes(labels, seed)
+    fewest = min(classes, key=lambda label: len(classes[label]))
+    if not MINIMUM_PATIENTS <= k <= len(classes[fewest]):
+        raise ValueError(
+            f"expected between {MINIMUM_PATIENTS} folds and one per patient of class {fewest} "
+            f"({len(classes[fewest])}), received {k}"
+        )
+    # Class after class in one line: dealing it out goes on where the last class ended.
+    line = [id for ids in classes.values() for id in ids]
+    return _rotated(line, k, f"stratified_seed{seed}", {id: [id] for id in labels})
 
 
 def read_published(path: str | Path, subjects: Iterable[HasPatient]) -> Split:
@@ -129,16 +179,50 @@ def _shuffled_patients(subjects: Iterable[HasPatient], seed: int) -> dict[str, l
             f"expected at least {MINIMUM_PATIENTS} patients (one each to train, validate and test), "
             f"received {len(patients)}: {_some(sorted(patients)) or 'none'}"
         )
+    return {patient: patients[patient] for patient in _by_hash(patients, seed)}
 
-    def order(patient: str) -> bytes:
-        return hashlib.sha256(f"{seed}/{patient}".encode()).digest()
 
-    return {patient: patients[patient] for patient in sorted(patients, key=order)}
+def _shuffled_classes(labels: Mapping[str, int], seed: int) -> dict[int, list[str]]:
+    """Patients per class, classes in ascending order, patients in the order of their hash with the seed."""
+    classes = {label: _by_hash([id for id in labels if labels[id] == label], seed) for label in set(labels.values())}
+    if len(classes) < 2:
+        raise ValueError(f"expected patients of two classes or more, received {_some(sorted(classes)) or 'none'}")
+    return dict(sorted(classes.items()))
+
+
+def _by_hash(patients: Iterable[str], seed: int) -> list[str]:
+    return sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}/{patient}".encode()).digest())
+
+
+def _roundings(n: int, fractions: Sequence[float]) -> list[tuple[int, ...]]:
+    """All ways to round the parts' shares of n patients up or down to a sum of n, no part of the split left empty."""
+    shares = [round(fraction * n, 9) for fraction in fractions]  # 0.1 x 30 is 3, not a little more
+    ways = itertools.product(*({math.floor(share), math.ceil(share)} for share in shares))
+    return sorted(
+        way
+        for way in ways
+        if sum(way) == n and all(count > 0 for count, fraction in zip(way, fractions, strict=True) if fraction > 0)
+    )
+
+
+def _rotated(ids: Sequence[str], k: int, name: str, patients: dict[str, list[str]]) -> list[Split]:
+    """k splits of patients dealt into k folds: each fold tests once, the next one validates, the others train."""
+    folds = [ids[start::k] for start in range(k)]
+    splits = []
+    for test in range(k):
+        validation = (test + 1) % k
+        train = [patient for i, fold in enumerate(folds) if i not in (test, validation) for patient in fold]
+        splits.append(_split(f"fold{test + 1}of{k}_{name}", (train, folds[validation], folds[test]), patients))
+    return splits
+
+
+def _percent(fractions: Sequence[float]) -> str:
+    return "-".join(f"{100 * fraction:g}" for fraction in fractions)
 
 
 def _split(name: str, cuts: Sequence[Sequence[str]], patients: dict[str, list[str]]) -> Split:
     return Split(name, *(tuple(sorted(subject for patient in cut for subject in patients[patient])) for cut in cuts))
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: Sequence[object], most: int = 5) -> str:
+    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

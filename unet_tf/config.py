@@ -65,8 +65,9 @@ class Config:
     """Compile with XLA (TensorFlow; JAX always does); on a CPU the compilation costs more than a demo gains (D)."""
     devices: int = 1
     """GPUs of this host that share each step."""
-    workers: int = 2
-    """Loader threads that read ahead from the memory maps."""
+    workers: int = 1
+    """Loader threads. One prepares the next batch beside the step on TensorFlow, at no start-up cost per epoch, and
+    before the step on JAX and torch; more are a pool, for slow disks and fast GPUs."""
     seed: int = 0
     """Initial weights, order and dropout are functions of this seed."""
 
@@ -126,7 +127,7 @@ class Config:
             (self.patience is None or self.patience > 0, "patience", "a positive number or None"),
             (self.minimum_delta >= 0, "minimum_delta", "zero or more"),
             (self.devices > 0, "devices", "a positive number"),
-            (self.workers >= 0, "workers", "zero or more"),
+            (self.workers > 0, "workers", "a positive number"),
             (0 <= self.probability_threshold < 1, "probability_threshold", "a probability below 1"),
             (self.opening_voxels >= 0, "opening_voxels", "zero or more"),
             (self.closing_voxels >= 0, "closing_voxels", "zero or more"),

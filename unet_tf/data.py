@@ -18,7 +18,7 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(self, entries: Sequence[Entry], config: Config, *, shuffle: bool) -> None:
-        super().__init__(workers=max(config.workers, 1), max_queue_size=max(2 * config.workers, 1))
+        super().__init__(workers=config.workers, max_queue_size=2 * config.workers)
         self.entries, self.config, self.shuffle = list(entries), config, shuffle
         self.epoch = 0
 
@@ -32,6 +32,8 @@ class Batches(keras.utils.PyDataset):
             order = np.resize(order, len(self) * size)  # no device may find itself without a share of the last batch
         volumes = [self.entries[index].open() for index in order[step * size : (step + 1) * size]]
         samples = [(network_input(volume, self.config), network_labels(volume, self.config)) for volume in volumes]
+        if len(samples) == 1:
+            return samples[0]  # not copied
         images, labels = zip(*samples, strict=True)
         return np.concatenate(images), np.concatenate(labels)
 
@@ -42,18 +44,20 @@ def network_input(volume: Volume, config: Config) -> np.ndarray:
     The channels of 2.5D are the contrasts of the slice ``context`` below, and so on to the one ``context`` above.
     """
     if config.spatial_dims == 3:
-        image = np.zeros((*volume.grid_shape, len(volume.steps)), dtype=np.float32)
-        channels_first = np.moveaxis(image, -1, 0)
+        image = np.zeros((1, *volume.grid_shape, len(volume.steps)), dtype=np.float32)
+        channels_first = np.moveaxis(image[0], -1, 0)
     else:
         x, y, z = volume.grid_shape
-        image = np.zeros((z, x, y, len(volume.steps)), dtype=np.float32)
-        channels_first = image.transpose(3, 1, 2, 0)
+        image = np.zeros((z, len(volume.steps), x, y), dtype=np.float32)
+        channels_first = image.transpose(1, 2, 3, 0)
     decode(volume.voxels[: len(volume.steps)], volume.steps, out=channels_first[:, *volume.box])
     if config.spatial_dims == 3:
-        return image[None]
+        return image
     neighbours = np.arange(-config.context, config.context + 1)
-    slices = np.clip(np.arange(len(image))[:, None] + neighbours, 0, len(image) - 1)  # (z, neighbour)
-    return np.moveaxis(image[slices], 1, 3).reshape(*image.shape[:3], -1)
+    slices = np.empty((z, x, y, len(neighbours), len(volume.steps)), dtype=np.float32)
+    for centre, seen in enumerate(slices):  # a slice at a time stays in the processor's cache
+        seen[:] = image[np.clip(centre + neighbours, 0, z - 1)].transpose(2, 3, 0, 1)
+    return slices.reshape(z, x, y, -1)
 
 
 def network_labels(volume: Volume, config: Config) -> np.ndarray:

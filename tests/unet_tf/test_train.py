@@ -267,7 +267,7 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(whole, dims):
     assert chosen == run.checkpoints / "best.weights.h5"
     network = compiled(config)
     network.set_weights(load(config, chosen).get_weights())
-    batches = Batches(entries[3:], replace(config, batch_size=1, workers=0), shuffle=False)
+    batches = Batches(entries[3:], replace(config, batch_size=1, workers=1), shuffle=False)
     loss = network.evaluate(batches, verbose=0, return_dict=True)["loss"]
     assert loss == pytest.approx(run.history.frame()["validation_loss"].min(), rel=1e-5)
 

@@ -1,0 +1,149 @@
+"""MRI series of a phantom: the plane, size and spacing that each one is scanned with, and its images.
+
+Coordinates are DICOM's: mm, the axes running to the patient's left, back (posterior) and head (superior). The box's own
+axes do the same, so that only its first voxel's place is needed to go from one to the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from common.phantom_anatomy import noise
+
+Plane = Literal["axial", "sagittal", "coronal", "oblique"]
+
+_PLANES: dict[Plane, tuple[tuple[int, int, int], tuple[int, int, int]]] = {  # directions of a row and of a column
+    "axial": ((1, 0, 0), (0, 1, 0)),
+    "sagittal": ((0, 1, 0), (0, 0, -1)),
+    "coronal": ((1, 0, 0), (0, 0, -1)),
+    "oblique": ((1, 0, 0), (0, 1, 0)),
+}
+_SHARES = {  # of the planes, in the order above
+    "FLAIR": (0.70, 0.10, 0.12, 0.08),
+    "T1w": (0.62, 0.20, 0.10, 0.08),
+    "T1wCE": (0.50, 0.20, 0.22, 0.08),
+    "T2w": (0.70, 0.06, 0.16, 0.08),
+}
+_SPACING_MM = {"FLAIR": (3.0, 3.6, 4.0), "T1w": (4.0, 5.0, 6.0), "T1wCE": (3.6, 5.0, 6.0), "T2w": (4.0, 5.0, 6.5)}
+_SCALE = {"FLAIR": (260, 0.35), "T1w": (420, 0.25), "T1wCE": (450, 0.20), "T2w": (240, 0.40)}  # median, SD of its log
+_NOISE = {"FLAIR": 0.07, "T1w": 0.04, "T1wCE": 0.04, "T2w": 0.06}  # SD, of the brain's median
+_LARGEST = 2**12 - 1
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels of a series lie. axes: (3, 3), its rows the unit directions between images, along growing row
+    index and along growing column index; origin_mm: middle of the first pixel; spacing_mm and shape in axes' order."""
+
+    plane: Plane
+    axes: np.ndarray
+    origin_mm: np.ndarray
+    spacing_mm: np.ndarray
+    shape: tuple[int, int, int]
+    thickness_mm: float
+
+    def position_mm(self, image: int) -> np.ndarray:
+        """Middle of the first pixel of one image."""
+        return self.origin_mm + image * self.spacing_mm[0] * self.axes[0]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Fields of one phantom on one grid of cubic voxels, and where the middle of the first voxel lies."""
+
+    first_mm: np.ndarray
+    voxel_mm: int
+    brain: np.ndarray
+    tumour: np.ndarray
+
+    def sample(self, field: np.ndarray, geometry: Geometry) -> np.ndarray:
+        """float32 (images, rows, columns): the field, linearly interpolated and averaged over the slice thickness."""
+        matrix = geometry.axes.T * geometry.spacing_mm / self.voxel_mm
+        origin = (geometry.origin_mm - self.first_mm) / self.voxel_mm
+        total = np.zeros(geometry.shape, np.float32)
+        for place in (-0.25, 0.25):
+            offset = origin + place * geometry.thickness_mm / self.voxel_mm * geometry.axes[0]
+            total += ndimage.affine_transform(
+                field, matrix, offset, geometry.shape, np.float32, order=1, prefilter=False
+            )
+        return total / 2
+
+
+@dataclass(frozen=True)
+class Series:
+    """pixels: uint16 (images, rows, columns) in geometric order, 0 outside the brain; tumour: bool, the same shape, core
+    and oedema; slope: what a stored pixel is to be multiplied by, None where the header is not to say."""
+
+    geometry: Geometry
+    pixels: np.ndarray
+    tumour: np.ndarray
+    slope: float | None
+
+
+def draw_geometry(rng: np.random.Generator, contrast: str, brain_mm: np.ndarray) -> Geometry:
+    """How one contrast is scanned so that its images hold all of the brain, brain_mm: (n, 3) coordinates of its voxels,
+    and one to four more at either end hold nothing."""
+    plane: Plane = list(_PLANES)[int(rng.choice(len(_PLANES), p=_SHARES[contrast]))]
+    row, column = (np.array(direction, float) for direction in _PLANES[plane])
+    tilt = rng.uniform(40, 46) * rng.choice((-1, 1)) if plane == "oblique" else rng.normal(0, 6)
+    turn = _rotation(row, tilt) @ _rotation(column, rng.normal(0, 2)) @ _rotation(np.cross(row, column), rng.normal(0, 2))
+    row, column = turn @ row, turn @ column
+    axes = np.stack([np.cross(row, column), column, row])
+    along = axes @ brain_mm.T
+    low, high = along.min(axis=1), along.max(axis=1)
+
+    between = float(rng.choice(_SPACING_MM[contrast]))
+    before, after = rng.integers(1, 5, 2)
+    n_brain = int(np.ceil((high[0] - low[0]) / between))
+    extent = high[1:] - low[1:] + rng.uniform(8, 30)
+    longest = int(rng.choice((64, 72, 80, 96)))
+    pixel = round(float(extent.max()) / longest, 4)
+    size = np.full(2, longest)
+    pixels_mm = np.full(2, pixel)
+    form = rng.choice(("square", "rectangular", "oblong pixels"), p=(0.6, 0.3, 0.1))
+    if form == "rectangular":
+        size = np.ceil(extent / pixel).astype(int)
+    elif form == "oblong pixels":
+        size[1] = int(longest * 0.75)
+        pixels_mm[1] = round(pixel / 0.75, 4)
+    spacing_mm = np.array([between, *pixels_mm])
+    shape = (int(before + n_brain + after), int(size[0]), int(size[1]))
+    first = (low + high) / 2 - (np.array([2 * before + n_brain, *size]) - 1) / 2 * spacing_mm
+    first[1:] += rng.normal(0, 1.5, 2)
+    thickness = between * float(rng.choice((1.0, 0.8)))
+    return Geometry(plane, axes, first @ axes, spacing_mm, shape, thickness)
+
+
+def _rotation(axis: np.ndarray, degrees: float) -> np.ndarray:
+    """(3, 3) rotation about a unit axis (Rodrigues)."""
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    angle = np.deg2rad(degrees)
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def acquire(
+    rng: np.random.Generator, contrast: str, image: np.ndarray, volume: Volume, geometry: Geometry
+) -> Series:
+    """One contrast as a scanner stores it: inhomogeneous, in slices, with Rician noise, in twelve bits.
+
+    image: float32, the volume's shape, relative to the median of normal brain.
+    """
+    image = image * np.exp(np.float32(rng.uniform(0.03, 0.10)) * noise(rng, image.shape, 30 / volume.voxel_mm))
+    inside = volume.sample(volume.brain.astype(np.float32), geometry)
+    brain = inside > 0.5
+    signal = volume.sample(image, geometry)[brain] / inside[brain]
+    sigma = np.float32(_NOISE[contrast] * np.exp(rng.normal(0, 0.2)))
+    real, imaginary = rng.standard_normal((2, *geometry.shape), np.float32)[:, brain] * sigma
+    signal = np.sqrt(np.square(signal + real) + np.square(imaginary))
+    median, spread = _SCALE[contrast]
+    pixels = np.zeros(geometry.shape, np.uint16)
+    pixels[brain] = np.clip(np.rint(signal * np.float32(median * np.exp(rng.normal(0, spread)))), 1, _LARGEST)
+    tumour = brain & (volume.sample(volume.tumour.astype(np.float32), geometry) > 0.5)
+    # no intercept: it would lift the black of the background off zero
+    slope = (None, 1.0, round(float(rng.uniform(0.3, 3.0)), 4))[int(rng.integers(3))]
+    return Series(geometry, pixels, tumour, slope)
