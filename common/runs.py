@@ -30,6 +30,7 @@ import weakref
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import psutil
@@ -39,6 +40,9 @@ from common.files import plain, remove_leftovers, write_json, write_text
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal", "torch", "monai", "lightning", "tensorflow", "keras", "jax")
 
 
+Config = TypeVar("Config")
+
+
 class RunError(RuntimeError):
     """A run cannot be made or gone on with as asked; the message says why and what to do."""
 
@@ -46,6 +50,25 @@ class RunError(RuntimeError):
 def configuration_hash(*parts: object) -> str:
     """Eight hexadecimal digits that change with any setting; part of a run folder's name."""
     return hashlib.sha256(json.dumps(plain(parts), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def read_model_config(folder: Path, config: type[Config]) -> Config:
+    """The model's configuration that a run's folder holds.
+
+    Raises ValueError when the folder is not a run's, or is the run of a model with other settings.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"{folder}: expected the folder of a run, found no config.json in it")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["model"]
+        return config(**{name: _tuples(value) for name, value in settings.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: expected settings of {config.__module__}, found: {error!r}") from None
+
+
+def _tuples(value: object) -> object:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class Run:

@@ -2,31 +2,25 @@
 
 import hashlib
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import pandas as pd
 import tyro
-from tqdm import tqdm
 
-from common import costs, nifti, prepared, splits
+from common import prepared, splits
 from common.cohort import Cohort, CohortError, find_subjects
-from common.files import write_csv, write_json
 from common.nifti import ScanError
 from common.prepared import Entry, Store, StoreError
 from common.runs import Run, RunError, configuration_hash
-from common.scoring import EmptyPolicy, score_cases, summarise
+from common.scoring import EmptyPolicy
 from common.subject import Subject
 from experiments import results
 
 PHANTOM_SUBJECTS = 40
 PHANTOM_SEED = 2021
-VIEW_MARK = "/"  # between case and view while both are scored; no subject's id holds it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,61 +125,10 @@ class Study:
         return [self.store.entries[subject] for subject in self.split.test]
 
     def score(self, predictions: Iterable[tuple]) -> None:
-        """Score predictions against the masks as the cohort stores them; write the results.
+        """Score what :mod:`experiments.evaluation` takes, and write the results, which marks the run as finished."""
+        from experiments import evaluation  # and with it the plotting library, which --help need not load
 
-        predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item that
-        makes {view: labels}. A network that sees a part of the scan is also scored there: view ``inside_crop``.
-        Writes cases.csv, scores.csv (a column ``view`` in both, empty for the labels themselves), costs.json, pictures,
-        and last of all summary.json, which marks the run as finished.
-        """
-        from experiments import pictures
-
-        slices: dict[str, pictures.Slice] = {}
-        seconds: list[float] = []
-        cases = self._cases(predictions, slices, seconds)
-        scored = score_cases(cases, n_jobs=self.options.jobs)
-        parts = scored["case"].str.partition(VIEW_MARK)
-        scored["case"], scored["view"] = parts[0], parts[2]
-        scores = pd.concat(
-            summarise(rows.drop(columns="view"), policy=self.options.empty_masks).assign(view=view)
-            for view, rows in scored.groupby("view", sort=True)
-        )
-        write_csv(self.run.folder / "cases.csv", scored)
-        write_csv(self.run.folder / "scores.csv", scores)
-        costs.record(self.run, seconds_per_case=float(np.median(seconds)))
-        labels = scored[scored["view"] == ""]
-        pictures.draw_overlays(self.run.figures / "overlays.png", slices, labels, synthetic=self.synthetic)
-        pictures.draw_history(self.run.figures / "history.png", self.run.history.frame(), synthetic=self.synthetic)
-        summary = results.segmentation_results(self.experiment, scores, synthetic=self.synthetic)
-        write_json(self.run.folder / "summary.json", results.as_rows(summary))
-
-    def _cases(
-        self, predictions: Iterable[tuple], slices: dict[str, Any], seconds: list[float]
-    ) -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
-        """Each prediction with its truth, and each view of it; fills the pictures' slices and the seconds per case."""
-        from experiments import pictures
-
-        subjects = {subject.id: subject for subject in self.cohort.subjects}
-        started = time.monotonic()
-        for case, predicted, *views in tqdm(predictions, total=len(self.split.test), desc="predicting", unit="case"):
-            seconds.append(time.monotonic() - started)
-            subject, volume = subjects[case], self.store.entries[case].open()
-            truth = subject.load_labels()
-            slices[case] = pictures.tumour_slice(subject, predicted, truth)
-            if self.options.save_predictions:
-                file = self.run.folder / "predictions" / f"{case}.nii.gz"
-                like = nifti.read_header(subject.label)
-                nifti.write(file, subject.convention.from_classes(predicted), like=like)
-            compared = {"": predicted} | (views[0]() if views else {})
-            for view, labels in compared.items():
-                mark = f"{VIEW_MARK}{view}" if view else ""
-                yield f"{case}{mark}", labels, truth, volume.source_spacing_mm
-            if volume.crop_shape != volume.source_shape:
-                for view in [view for view in ("", "geometric_ceiling") if view in compared]:
-                    name = f"{view}_inside_crop".removeprefix("_")
-                    inside = (np.ascontiguousarray(labels[volume.crop]) for labels in (compared[view], truth))
-                    yield f"{case}{VIEW_MARK}{name}", *inside, volume.source_spacing_mm
-            started = time.monotonic()
+        evaluation.score(self, predictions)
 
     def show(self) -> None:
         """Print the table *reported | this run | 95 % interval | n* and where everything lies."""

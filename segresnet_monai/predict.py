@@ -3,7 +3,6 @@
 ``python -m segresnet_monai.predict --run RUN --flair F --t1 T --t1ce C --t2 T2 --output seg.nii.gz``
 """
 
-import json
 import pickle
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from monai.inferers import sliding_window_inference
 from common.patient import PatientArguments, report, segment
 from common.prepared import Entry
 from common.recipe import Volume
+from common.runs import read_model_config
 from segresnet_monai.config import Config
 from segresnet_monai.model import build_segresnet
 
@@ -96,13 +96,12 @@ def predict(network: torch.nn.Module, entries: Iterable[Entry], config: Config) 
 
 
 def load_run(folder: str | Path, *, device: str | torch.device | None = None) -> tuple[torch.nn.Module, Config]:
-    """Network and configuration of a run's folder. Raises ValueError when the run has no trained weights yet."""
+    """Network and configuration of a run's folder.
+
+    Raises ValueError when the folder is not a SegResNet's run, or has no trained weights yet.
+    """
     folder = Path(folder)
-    path = folder / "config.json"
-    if not path.exists():
-        raise ValueError(f"{folder}: expected the folder of a run, found no config.json in it")
-    settings = json.loads(path.read_text(encoding="utf-8"))["model"]
-    config = Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+    config = read_model_config(folder, Config)
     weights = folder / "checkpoints" / f"{config.checkpoint}.pt"
     if not weights.exists():
         raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")

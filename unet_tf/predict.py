@@ -3,7 +3,6 @@
 ``python -m unet_tf.predict --run RUN --flair F --t1 T --t1ce C --t2 T2 --output seg.nii.gz``
 """
 
-import json
 import math
 import sys
 import warnings
@@ -21,6 +20,7 @@ from common.labels import CLASSES
 from common.patient import PatientArguments, report, segment
 from common.prepared import Entry
 from common.recipe import Volume
+from common.runs import read_model_config
 from unet_tf.config import Config
 from unet_tf.data import network_input, network_labels
 from unet_tf.model import build_unet
@@ -124,22 +124,11 @@ def load_run(folder: str | Path) -> tuple[keras.Model, Config]:
     Raises ValueError when the folder is not a U-Net's run, or has no (intact) trained weights yet.
     """
     folder = Path(folder)
-    path = folder / "config.json"
-    if not path.exists():
-        raise ValueError(f"{folder}: expected the folder of a run, found no config.json in it")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["model"]
-        config = Config(**{name: _tuples(value) for name, value in settings.items()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected the configuration of a U-Net's run, found: {error!r}") from None
+    config = read_model_config(folder, Config)
     weights = folder / "checkpoints" / f"{config.checkpoint}.weights.h5"
     if not weights.exists():
         raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
     return load(config, weights), config
-
-
-def _tuples(value: object) -> object:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_numbers_only(path: Path, *, most: int) -> None:

@@ -64,7 +64,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
             run,
             parameters=network.count_params(),
             convolutions=one_slice * (config.shape[2] if config.spatial_dims == 2 else 1),
-            gpu_peak_mib=_gpu_peak_mib(),
+            gpu_peak_mib=gpu_peak_mib(),
         )
     return run.checkpoints / f"{config.checkpoint}.weights.h5"
 
@@ -233,7 +233,7 @@ def _gpus() -> list[str]:
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
-def _gpu_peak_mib() -> float | None:
+def gpu_peak_mib() -> float | None:
     """The most memory that this process has used on one GPU, in MiB; None without a GPU."""
     if not _gpus():
         return None

@@ -362,7 +362,7 @@ def test_configuration_and_weights_survive_the_runs_folder(which, checkpoint, re
 )
 def test_a_configuration_of_something_else_is_named(config_3d, tmp_path, content, said):
     (write_run(tmp_path / "run", config_3d) / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=rf"config\.json: expected the configuration of a U-Net's run.*{said}"):
+    with pytest.raises(ValueError, match=rf"config\.json: expected settings of unet_tf.*{said}"):
         load_run(tmp_path / "run")
 
 

@@ -489,7 +489,7 @@ cpu = tensorflow.config.list_physical_devices("CPU")[0]
 tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
 from unet_tf import train
 train._gpus = lambda: [device.name for device in tensorflow.config.list_logical_devices("CPU")]
-train._gpu_peak_mib = lambda: None
+train.gpu_peak_mib = lambda: None
 """
 
 

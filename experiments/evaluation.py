@@ -1,0 +1,74 @@
+"""From a study's predictions to its results: scores per case, their summary, pictures and costs."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from common import costs, nifti
+from common.files import write_csv, write_json
+from common.scoring import score_cases, summarise
+from experiments import pictures, results
+
+if TYPE_CHECKING:
+    from experiments.study import Study
+
+VIEW_MARK = "/"  # between case and view while both are scored; no subject's id holds it
+
+
+def score(study: "Study", predictions: Iterable[tuple]) -> None:
+    """Score predictions against the masks as the cohort stores them; write the results.
+
+    predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item that
+    makes {view: labels}. A network that sees a part of the scan is also scored there: view ``inside_crop``.
+    Writes cases.csv, scores.csv (a column ``view`` in both, empty for the labels themselves), costs.json, pictures,
+    and last of all summary.json, which marks the run as finished.
+    """
+    run = study.run
+    slices: dict[str, pictures.Slice] = {}
+    seconds: list[float] = []
+    scored = score_cases(_cases(study, predictions, slices, seconds), n_jobs=study.options.jobs)
+    parts = scored["case"].str.partition(VIEW_MARK)
+    scored["case"], scored["view"] = parts[0], parts[2]
+    scores = pd.concat(
+        summarise(rows.drop(columns="view"), policy=study.options.empty_masks).assign(view=view)
+        for view, rows in scored.groupby("view", sort=True)
+    )
+    write_csv(run.folder / "cases.csv", scored)
+    write_csv(run.folder / "scores.csv", scores)
+    costs.record(run, seconds_per_case=float(np.median(seconds)))
+    labels = scored[scored["view"] == ""]
+    pictures.draw_overlays(run.figures / "overlays.png", slices, labels, synthetic=study.synthetic)
+    pictures.draw_history(run.figures / "history.png", run.history.frame(), synthetic=study.synthetic)
+    summary = results.segmentation_results(study.experiment, scores, synthetic=study.synthetic)
+    write_json(run.folder / "summary.json", results.as_rows(summary))
+
+
+def _cases(
+    study: "Study", predictions: Iterable[tuple], slices: dict[str, pictures.Slice], seconds: list[float]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
+    """Each prediction with its truth, and each view of it; fills the pictures' slices and the seconds per case."""
+    subjects = {subject.id: subject for subject in study.cohort.subjects}
+    started = time.monotonic()
+    for case, predicted, *views in tqdm(predictions, total=len(study.split.test), desc="predicting", unit="case"):
+        seconds.append(time.monotonic() - started)
+        subject, volume = subjects[case], study.store.entries[case].open()
+        truth = subject.load_labels()
+        slices[case] = pictures.tumour_slice(subject, predicted, truth)
+        if study.options.save_predictions:
+            file = study.run.folder / "predictions" / f"{case}.nii.gz"
+            like = nifti.read_header(subject.label)
+            nifti.write(file, subject.convention.from_classes(predicted), like=like)
+        compared = {"": predicted} | (views[0]() if views else {})
+        for view, labels in compared.items():
+            mark = f"{VIEW_MARK}{view}" if view else ""
+            yield f"{case}{mark}", labels, truth, volume.source_spacing_mm
+        if volume.crop_shape != volume.source_shape:
+            for view in [view for view in ("", "geometric_ceiling") if view in compared]:
+                name = f"{view}_inside_crop".removeprefix("_")
+                inside = (np.ascontiguousarray(labels[volume.crop]) for labels in (compared[view], truth))
+                yield f"{case}{VIEW_MARK}{name}", *inside, volume.source_spacing_mm
+        started = time.monotonic()
