@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo demo-unet test lint clean
+.PHONY: demo demo-unet demo-mgmt test lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python -m experiments.table1_baseline
@@ -13,6 +13,10 @@ demo: $(VENV)/demo.done
 demo-unet: $(VENV)/unet.done
 	$(BIN)/python -m experiments.unet25d
 	$(BIN)/python -m experiments.unet3d
+
+demo-mgmt: $(VENV)/demo.done
+	$(BIN)/python -m experiments.mgmt_ensemble
+	$(BIN)/python -m experiments.mgmt_explain
 
 test: lint
 	$(BIN)/python -m pytest
@@ -30,7 +34,7 @@ $(VENV)/bin/python:
 # torch is installed first, so that TORCH_INDEX (the address of PyTorch's CPU or CUDA builds) serves it alone.
 $(VENV)/demo.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt]'
 	touch $@
 
 $(VENV)/unet.done: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -38,7 +42,7 @@ $(VENV)/unet.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,unet,test]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt,unet,test]'
 	touch $@
 
 clean:

@@ -11,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from common.classification import both_classes
+
 
 def baseline_probabilities(
     train_features: pd.DataFrame, train_labels: np.ndarray, test_features: pd.DataFrame
@@ -31,8 +33,7 @@ def baseline_probabilities(
     for features in (train_features, test_features):
         if missing := [str(name) for name in features.columns[features.isna().any()]]:
             raise ValueError(f"expected a value of every feature for every patient, found none in {', '.join(missing)}")
-    if set(found := np.unique(train_labels).tolist()) != {0, 1}:
-        raise ValueError(f"expected labels 0 and 1, both of them, found {', '.join(map(str, found[:5])) or 'none'}")
+    labels = both_classes(train_labels)
     numbers = train_features.select_dtypes("number").columns
     model = make_pipeline(
         make_column_transformer(
@@ -41,4 +42,4 @@ def baseline_probabilities(
         ),
         LogisticRegression(),
     )
-    return model.fit(train_features, np.asarray(train_labels)).predict_proba(test_features)[:, 1]
+    return model.fit(train_features, labels).predict_proba(test_features)[:, 1]

@@ -35,6 +35,13 @@ class BestUnderChance(NamedTuple):
     p: float
 
 
+def both_classes(labels: np.ndarray) -> np.ndarray:
+    """Labels as boolean, of the same shape. Raises ValueError unless they are 0 and 1 and both occur."""
+    if set(found := np.unique(labels).tolist()) != {0, 1}:
+        raise ValueError(f"expected labels 0 and 1, both of them, found {', '.join(map(str, found[:5])) or 'none'}")
+    return np.asarray(labels).astype(bool)
+
+
 def roc_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve, (n,) values and labels; ties count half (Mann-Whitney, from midranks)."""
     wins, _ = _wins(*_checked(probabilities, labels))
@@ -256,10 +263,9 @@ def _checked(
     if values.ndim != dimensions or labels.ndim != 1 or values.shape[-1] != labels.size:
         shape = "(cells, n)" if dimensions == 2 else "(n,)"
         raise ValueError(f"expected values {shape} and labels (n,), received shapes {values.shape} and {labels.shape}")
-    if set(found := np.unique(labels).tolist()) != {0, 1}:
-        raise ValueError(f"expected labels 0 and 1, both of them, found {', '.join(map(str, found[:5])) or 'none'}")
+    labels = both_classes(labels)
     if not np.isfinite(values).all():
         raise ValueError(f"expected finite values, found {values.size - np.isfinite(values).sum()} that are not")
     if within and not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"expected probabilities between 0 and 1, found {values.min():g} to {values.max():g}")
-    return values, labels.astype(bool)
+    return values, labels

@@ -175,14 +175,15 @@ def read_series(folder: str | Path) -> Series:
 
 
 def look(folder: str | Path) -> Folder:
-    """Read the header of every file in a folder, bad ones included. Raises DicomError when there is no such folder."""
+    """Read the header of every file in a folder, bad ones included. Raises DicomError when it cannot be listed."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DicomError(f"{folder}: expected a folder of DICOM files, found {'a file' if folder.exists() else 'none'}")
+    try:
+        with os.scandir(folder) as entries:
+            files = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DicomError(f"{folder}: expected a folder of DICOM files, found: {error.strerror or error}") from error
     images: list[Image] = []
     unreadable, ignored = [], []
-    with os.scandir(folder) as entries:
-        files = sorted(entries, key=lambda entry: entry.name)
     for file in files:
         if file.is_dir():
             ignored.append(file.name)

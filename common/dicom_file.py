@@ -1,9 +1,8 @@
 """One DICOM file: the geometry of its images from the header alone, and its pixels, one image at a time.
 
-A header is read once, without its pixels, and only the elements that matter are kept, as the bytes they are: making
-pydicom's values of them takes as long as reading them. What is noted there (where the pixels begin, how they are
-stored) is enough for pydicom's decoders, so an image is decoded without parsing its file again.
-Before any memory is taken, the pixels that the header claims are held against the bytes that the file has.
+What is noted when the header is read (where the pixels begin, how they are stored) is enough for pydicom's decoders, so
+an image is decoded without parsing its file again. Before any memory is taken, the pixels that the header claims are
+held against the bytes that the file has.
 """
 
 import functools
@@ -16,33 +15,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from pydicom.config import IGNORE
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage, RLELossless
+from pydicom.uid import MediaStorageDirectoryStorage, RLELossless
+
+from common import dicom_elements
+from common.dicom_elements import PIXEL_DATA, PREAMBLE_BYTES, RESCALE, UNSIGNED, Elements, Header, numbers
 
 PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 MOST_PIXELS = 2**26  # of one image, 8192 x 8192: a compressed file's length does not bound what its header claims
 UNDEFINED_LENGTH = 0xFFFFFFFF
-PIXEL_DATA = 0x7FE00010
-_ANY_PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, PIXEL_DATA))  # the first two: floating-point numbers
 ITEM, END_OF_ITEMS = 0xFFFEE000, 0xFFFEE0DD
 END_OF_JPEG = b"\xff\xd9"  # also of JPEG-LS and JPEG 2000
-_PREAMBLE_BYTES = 128
-_SUFFIXES = (".dcm", ".dicom", ".ima")
-_UNSIGNED = ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
-_DECIMAL = ("NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-_RESCALE = ("RescaleSlope", "RescaleIntercept")
-_OTHER = (
-    "PhotometricInterpretation",
-    "ModalityLUTSequence",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-)
-_KEPT = [tag_for_keyword(keyword) for keyword in (*_UNSIGNED, *_DECIMAL, *_RESCALE, *_OTHER)]
-_META = [tag_for_keyword(keyword) for keyword in ("MediaStorageSOPClassUID", "TransferSyntaxUID")]
+SUFFIXES = (".dcm", ".dicom", ".ima")
 # What pydicom raises on headers and pixels that are not what they say.
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, NotImplementedError, RuntimeError)
 _DAMAGE = (*_DAMAGE, struct.error, MemoryError, OverflowError)
@@ -124,47 +108,39 @@ def decode(path: Path, stored: Stored, indices: Sequence[int]) -> Iterator[np.nd
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[Image, ...]:
-    start = file.read(_PREAMBLE_BYTES + 4)
-    if start[_PREAMBLE_BYTES:] != b"DICM":
-        found = f"expected DICM at byte {_PREAMBLE_BYTES}, found {start[_PREAMBLE_BYTES:]!r} in {_size(file)} bytes"
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(dicom_elements.START_BYTES)
+    if (mark := start[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) != b"DICM":
+        found = f"expected DICM at byte {PREAMBLE_BYTES}, found {mark!r} in {size} bytes"
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             raise DicomError(f"{path}: {found}")
         raise NotAnImageError(f"{path}: no DICOM file, {found}")
-    meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2, specific_tags=_META)
-    kind, syntax = (_uid(_text(meta, name)) for name in ("MediaStorageSOPClassUID", "TransferSyntaxUID"))
-    if kind == MediaStorageDirectoryStorage or (kind.name != kind and "Image Storage" not in kind.name):
+    header = dicom_elements.read_elements(file, start, size=size)
+    kind = header.kind
+    is_known = kind.name != kind
+    if kind == MediaStorageDirectoryStorage or (is_known and "Image Storage" not in kind.name):
         raise NotAnImageError(f"{path}: a DICOM object without images, {kind.name}")
-    if syntax == DeflatedExplicitVRLittleEndian:
-        raise DicomError(f"{path}: expected pixels that can be reached one by one, found a file deflated as a whole")
-    dataset = read_dataset(
-        file,
-        syntax.is_implicit_VR,
-        syntax.is_little_endian,
-        stop_when=lambda tag, *_: tag in _ANY_PIXEL_DATA,
-        specific_tags=_KEPT,
-    )
-    if kind.name == kind and not _numbers(dataset, "Rows"):
+    if not is_known and numbers(header.elements, "Rows") is None:
         raise NotAnImageError(f"{path}: a DICOM object without images, {kind or 'of no known kind'}")
-    return _images(path, dataset, _stored(file, dataset, syntax))
+    return _images(path, header.elements, _stored(file, size, header))
 
 
-def _stored(file: BinaryIO, dataset: Dataset, syntax: UID) -> Stored:
-    """Check what the header says of the pixels against the file, which stands at their element."""
-    is_implicit = dataset.original_encoding[0]  # as found, whatever the transfer syntax says
-    head = file.read(8 if is_implicit else 12)
-    if len(head) < (8 if is_implicit else 12):
-        raise ValueError(f"expected pixel data, but the file ends inside its header, after {_size(file)} bytes")
+def _stored(file: BinaryIO, size: int, header: Header) -> Stored:
+    """Check what the header says of the pixels against the file."""
+    syntax, elements = header.syntax, header.elements
+    if not header.is_whole:
+        raise ValueError(f"expected pixel data, but the file ends inside its header, after {size} bytes")
     order = "<" if syntax.is_little_endian else ">"
-    group, element = struct.unpack_from(f"{order}HH", head)
-    if (tag := group << 16 | element) != PIXEL_DATA:
-        raise ValueError(f"expected pixel data (7FE0,0010), found element ({tag >> 16:04X},{tag & 0xFFFF:04X})")
-    (length,) = struct.unpack_from(f"{order}L", head, len(head) - 4)
-    sizes = {name: _numbers(dataset, name) for name in _UNSIGNED}
+    group, element = struct.unpack_from(f"{order}HH", header.pixel_element)
+    if group << 16 | element != PIXEL_DATA:
+        raise ValueError(f"expected pixel data (7FE0,0010), found element ({group:04X},{element:04X})")
+    (length,) = struct.unpack_from(f"{order}L", header.pixel_element, len(header.pixel_element) - 4)
+    sizes = {name: numbers(elements, name) for name in UNSIGNED}
     if missing := [name for name, values in sizes.items() if not values]:
         raise ValueError(f"expected the element {missing[0]}, found none")
     samples, rows, columns, allocated, bits, sign = (int(values[0]) for values in sizes.values())
-    n_images = int((_numbers(dataset, "NumberOfFrames") or (1,))[0])
-    photometric = _text(dataset, "PhotometricInterpretation")
+    n_images = int((numbers(elements, "NumberOfFrames") or (1,))[0])
+    photometric = dicom_elements.text(elements, "PhotometricInterpretation")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"expected one grey value per pixel, found {samples} of kind {photometric or 'unknown'}")
     if not (0 < rows * columns <= MOST_PIXELS and n_images > 0 and 0 < bits <= allocated and allocated in (8, 16, 32)):
@@ -172,13 +148,13 @@ def _stored(file: BinaryIO, dataset: Dataset, syntax: UID) -> Stored:
             f"expected images of 1 to {MOST_PIXELS} pixels of 8, 16 or 32 bits, found {n_images} of {rows} x {columns} "
             f"with {bits} of {allocated} bits"
         )
-    if "ModalityLUTSequence" in dataset:
+    if dicom_elements.items(elements, "ModalityLUTSequence"):
         raise ValueError("expected a slope and an intercept for the grey values, found a lookup table")
-    offset, end = file.tell(), _size(file)
     if syntax.is_encapsulated != (length == UNDEFINED_LENGTH):
         raise ValueError(f"expected pixels as {syntax.name}, found a length of {length:#x} that contradicts it")
     if syntax.is_encapsulated:
-        ends = _ends_of_fragments(file, end)
+        file.seek(header.offset)
+        ends = _ends_of_fragments(file, size)
         if len(ends) < n_images:
             raise ValueError(f"truncated pixel data: expected {n_images} compressed images, found {len(ends)}")
         # Decoders fill what a shortened JPEG lacks with zeros. An image in several pieces has the mark in its last.
@@ -187,7 +163,7 @@ def _stored(file: BinaryIO, dataset: Dataset, syntax: UID) -> Stored:
                 raise ValueError(f"truncated pixel data: expected the mark that ends image {number}, found none")
         if not get_decoder(syntax).is_available:
             raise ValueError(f"compressed as {syntax.name}, which needs a decoder that is not installed: {PLUGINS}")
-    elif (found := min(length, end - offset)) < (expected := n_images * rows * columns * allocated // 8):
+    elif (found := min(length, size - header.offset)) < (expected := n_images * rows * columns * allocated // 8):
         raise ValueError(f"truncated pixel data: expected {expected} bytes, found {found}")
     options = {
         "rows": rows,
@@ -200,12 +176,12 @@ def _stored(file: BinaryIO, dataset: Dataset, syntax: UID) -> Stored:
         "photometric_interpretation": photometric,
         "pixel_keyword": "PixelData",
     }
-    if not is_implicit:
-        options["pixel_vr"] = head[4:6].decode("ascii")
-    return Stored(transfer_syntax=str(syntax), offset=offset, options=options)
+    if not header.is_implicit:
+        options["pixel_vr"] = header.pixel_element[4:6].decode("ascii")
+    return Stored(transfer_syntax=str(syntax), offset=header.offset, options=options)
 
 
-def _ends_of_fragments(file: BinaryIO, end: int) -> list[bytes]:
+def _ends_of_fragments(file: BinaryIO, size: int) -> list[bytes]:
     """Last bytes of each piece of compressed pixels, from the file's position to the mark that ends them."""
     ends: list[bytes] = []
     while len(head := file.read(8)) == 8:
@@ -214,22 +190,24 @@ def _ends_of_fragments(file: BinaryIO, end: int) -> list[bytes]:
             return ends[1:]  # the first piece is the table of offsets
         if tag != ITEM:
             raise ValueError(f"expected an item of compressed pixels, found element ({group:04X},{element:04X})")
-        if (left := end - file.tell()) < length:
+        if (left := size - file.tell()) < length:
             raise ValueError(f"truncated pixel data: expected {length} bytes of compressed pixels, found {left}")
         file.seek(max(length - 16, 0), os.SEEK_CUR)
         ends.append(file.read(min(length, 16)))
     raise ValueError(f"truncated pixel data: expected a mark that ends the compressed pixels, found {len(head)} bytes")
 
 
-def _images(path: Path, dataset: Dataset, stored: Stored) -> tuple[Image, ...]:
+def _images(path: Path, elements: Elements, stored: Stored) -> tuple[Image, ...]:
     n_images = stored.options["number_of_frames"]
-    shared, per_image = (_items(dataset, f"{kind}FunctionalGroupsSequence") for kind in ("Shared", "PerFrame"))
+    shared, per_image = (
+        dicom_elements.items(elements, f"{kind}FunctionalGroupsSequence") for kind in ("Shared", "PerFrame")
+    )
     if len(per_image) != (n_images if n_images > 1 or per_image else 0):
         raise ValueError(f"expected the place of each of {n_images} images, found {len(per_image)}")
 
     def image(index: int) -> Image:
         groups = [*per_image[index : index + 1], *shared]
-        find = functools.partial(_find, dataset, groups)
+        find = functools.partial(_find, elements, groups)
         position = find("PlanePositionSequence", "ImagePositionPatient", 3)
         orientation = find("PlaneOrientationSequence", "ImageOrientationPatient", 6)
         spacing_mm = find("PixelMeasuresSequence", "PixelSpacing", 2)
@@ -240,7 +218,7 @@ def _images(path: Path, dataset: Dataset, stored: Stored) -> tuple[Image, ...]:
             raise ValueError(f"expected two perpendicular directions as ImageOrientationPatient, found {orientation}")
         rescale = "PixelValueTransformationSequence"
         slope, intercept = (
-            find(rescale, name, 1, default)[0] for name, default in zip(_RESCALE, ((1.0,), (0.0,)), strict=True)
+            find(rescale, name, 1, default)[0] for name, default in zip(RESCALE, ((1.0,), (0.0,)), strict=True)
         )
         if slope == 0:
             raise ValueError("expected a RescaleSlope that keeps the image, found 0")
@@ -260,55 +238,22 @@ def _images(path: Path, dataset: Dataset, stored: Stored) -> tuple[Image, ...]:
 
 
 def _find(
-    dataset: Dataset,
-    groups: Sequence[Dataset],
+    elements: Elements,
+    groups: Sequence[Elements],
     sequence: str,
     keyword: str,
     count: int,
     default: tuple[float, ...] | None = None,
 ) -> tuple[float, ...]:
     """An image's numbers: from its own functional group, or that of all images, or the data set itself."""
-    places = (*(item for group in groups for item in _items(group, sequence)), dataset)
-    values = next((found for place in places if (found := _numbers(place, keyword)) is not None), default)
+    places = (*(item for group in groups for item in dicom_elements.items(group, sequence)), elements)
+    values = next((found for place in places if (found := numbers(place, keyword)) is not None), default)
     if values is None or len(values) != count or not all(map(isfinite, values)):
         raise ValueError(f"expected {count} numbers as {keyword}, found {values or 'none'}")
     return values
-
-
-def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
-    return dataset[keyword].value or () if keyword in dataset else ()
 
 
 def normal(orientation: Sequence[float]) -> tuple[float, float, float]:
     """Row direction x column direction of an ImageOrientationPatient."""
     (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
     return (b * f - c * e, c * d - a * f, a * e - b * d)
-
-
-_tag = functools.cache(tag_for_keyword)
-_uid = functools.lru_cache(functools.partial(UID, validation_mode=IGNORE))  # an odd one is found out by what it names
-
-
-def _numbers(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
-    """An element's numbers; None where it is missing or empty."""
-    if (tag := _tag(keyword)) not in dataset or not (element := dataset.get_item(tag)).value:
-        return None
-    if not isinstance(element.value, bytes):  # pydicom has made its own values of it
-        return tuple(float(value) for value in np.atleast_1d(element.value))
-    if keyword in _UNSIGNED:
-        return (float(int.from_bytes(element.value[:2], "little" if element.is_little_endian else "big")),)
-    try:
-        return tuple(float(part) for part in element.value.strip(b" \0").split(b"\\"))
-    except ValueError:
-        raise ValueError(f"expected numbers as {keyword}, found {element.value[:80]!r}") from None
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    if (tag := _tag(keyword)) not in dataset:
-        return ""
-    value = dataset.get_item(tag).value or b""
-    return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip(" \0")
-
-
-def _size(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size

@@ -6,8 +6,8 @@ What they are not: patients. The link between image and status is invented, so t
 (`effect` = 1) and, what matters more, to find none where none is (`effect` = 0). Whether such a link exists in real
 scans is an open question on which these images say nothing.
 
-The link: one number per patient, the water of the tumour's core, shifts its signal (FLAIR and T2w up, T1w and T1wCE
-down). It varies from patient to patient; methylated tumours hold less of it on average. Status enters nowhere else.
+The link: one number per patient, the water in the tumour, shifts its signal (FLAIR and T2w up, T1w and T1wCE down). It
+varies from patient to patient; methylated tumours hold less of it on average. Status enters nowhere else.
 """
 
 from __future__ import annotations
@@ -24,24 +24,30 @@ from scipy import special
 
 from common import phantom_folder
 from common.files import write_csv, write_text
+from common.mgmt_cohort import CONTRASTS, ID, LABEL
 from common.phantom import draw_contrasts
 from common.phantom_anatomy import BOX, draw_pose, sample_anatomy
-from common.phantom_series import Series, Volume, acquire, draw_geometry
+from common.phantom_series import PhantomSeries, Volume, acquire, draw_geometry
 from common.phantom_tumour import grow_tumour, place_foci, push_tissue
 
 GENERATOR_VERSION = 1
 """Raise it whenever a change alters any file: a folder made by another version is then refused, not mixed."""
 
-CONTRASTS = ("FLAIR", "T1w", "T1wCE", "T2w")
 CASES = ("typical", "typical", "no_et", "typical", "two_foci")
 """What tumour patient i has: CASES[i % 5]."""
 
-SEPARATION = 2.6
-"""Distance of the two classes' mean core water at effect = 1, in the standard deviation that both classes have. The
-best that any reader can do is then an AUC of Phi(2.6 / sqrt(2)) = 0.967, with the core's water in hand."""
+SEPARATION = 2.7
+"""Distance of the two classes' mean water at effect = 1, in the standard deviation that both classes have. With the
+water in hand the AUC is Phi(2.7 / sqrt(2)) = 0.972; what else differs between tumours leaves less in the images."""
 
 _VOXEL_MM = 2
-_WATER = {"FLAIR": 0.42, "T1w": -0.24, "T1wCE": -0.12, "T2w": 0.20}  # on the logarithm of the core's signal
+_WATER = {  # on the logarithm of the core's signal: for a mean tumour, and per unit of water
+    "FLAIR": (0.18, 0.46),
+    "T1w": (0.42, -0.34),
+    "T1wCE": (0.05, -0.12),
+    "T2w": (0.08, 0.20),
+}
+_OEDEMA = 0.6  # of what the core gets
 _FIRST_ID = 90000  # the competition's own end at 01010: no phantom bears a patient's number
 _STATUS, _IMAGES = 1, 2  # random streams
 _STATEMENT = "Synthetic phantom. No patient was scanned; the MGMT status is invented."
@@ -58,27 +64,24 @@ Nothing measured on it says anything about patients. `cohort.json` names the arg
 
 
 @dataclass(frozen=True)
-class Patient:
-    """One synthetic patient. series: contrast -> Series; tumour_ml: volume of core and oedema; methylated: MGMT status;
-    volume: what the series were sampled from."""
+class PhantomPatient:
+    """One synthetic patient. series: by contrast; tumour_ml: volume of core and oedema; methylated: the MGMT status;
+    volume: the grid that the series were sampled from."""
 
     id: str
-    series: dict[str, Series]
+    series: dict[str, PhantomSeries]
     tumour_ml: float
     methylated: bool
     volume: Volume
 
 
-def make_patient(patient: int, *, seed: int, effect: float = 1.0) -> Patient:
+def make_patient(patient: int, *, seed: int, effect: float = 1.0) -> PhantomPatient:
     """Synthetic patient number `patient` of the cohort (seed, effect); the same three numbers give the same pixels.
 
     effect: 0 makes the images independent of the status; 1 sets the means of the classes SEPARATION apart; between and
     beyond in proportion. Raises ValueError when a number is negative or patient is beyond 9999.
     """
-    if not (0 <= patient < 10_000 and seed >= 0 and 0 <= effect < np.inf):
-        raise ValueError(
-            f"expected patient in 0 .. 9999 and seed and effect of 0 or more, received {patient=}, {seed=}, {effect=}"
-        )
+    _check(patient, seed, effect)
     rng = np.random.default_rng([seed, patient, _IMAGES])
     case = CASES[patient % len(CASES)]
     pose = draw_pose(rng)
@@ -89,8 +92,9 @@ def make_patient(patient: int, *, seed: int, effect: float = 1.0) -> Patient:
 
     methylated = is_methylated(patient, seed=seed)
     water = rng.normal() + effect * SEPARATION * (0.5 - methylated)
-    water = 2.2 * np.tanh(water / 2.2)  # no core leaves what scanners show, and the order of patients stays
-    core = special.expit(-tumour.core / 0.8)
+    water = 2.2 * np.tanh(water / 2.2)  # bounded, as no core leaves what scanners show; the order of patients stays
+    core, oedema = special.expit(-tumour.core / 0.8), special.expit(-tumour.spread) * (1 - anatomy.csf)
+    wet = np.maximum(core, _OEDEMA * oedema)
 
     centre = np.array([s.stop - s.start for s in BOX]) / 2
     first_mm = rng.normal(0, (4, 8, 12)) - centre  # the head lies near the scanner's centre
@@ -98,16 +102,24 @@ def make_patient(patient: int, *, seed: int, effect: float = 1.0) -> Patient:
     brain_mm = first_mm + _VOXEL_MM * np.argwhere(anatomy.brain)
     series = {}
     for contrast, vector in zip(CONTRASTS, vectors.values(), strict=True):
-        image = anatomy.whole(vector * np.exp(np.float32(_WATER[contrast] * water) * core))
+        mean, slope = _WATER[contrast]
+        image = anatomy.whole(vector * np.exp(np.float32(mean + slope * water) * wet))
         series[contrast] = acquire(rng, contrast, image, volume, draw_geometry(rng, contrast, brain_mm))
     tumour_ml = np.count_nonzero(tumour.labels) * _VOXEL_MM**3 / 1000
-    return Patient(_name(patient), series, tumour_ml, methylated, volume)
+    return PhantomPatient(_name(patient), series, tumour_ml, methylated, volume)
 
 
 def is_methylated(patient: int, *, seed: int) -> bool:
     """The patient's MGMT status: two of every four patients in a row are methylated, which two is drawn at random."""
     block, place = divmod(patient, 4)
     return bool(np.random.default_rng([seed, block, _STATUS]).permutation(4)[place] < 2)
+
+
+def _check(patient: int, seed: int, effect: float) -> None:
+    if not (0 <= patient < 10_000 and seed >= 0 and 0 <= effect < np.inf):
+        raise ValueError(
+            f"expected patient in 0 .. 9999 and seed and effect of 0 or more, received {patient=}, {seed=}, {effect=}"
+        )
 
 
 def _name(patient: int) -> str:
@@ -120,7 +132,7 @@ def _name(patient: int) -> str:
 def write_cohort(folder: Path | str, *, n_patients: int, seed: int, effect: float = 1.0, n_jobs: int = -1) -> Path:
     """Write patients 0 .. n_patients - 1 in the competition's layout and return the folder.
 
-    <folder>/train/90000/{FLAIR,T1w,T1wCE,T2w}/Image-1.dcm and so on, train_labels.csv (BraTS21ID, MGMT_value), truth/
+    <folder>/train/90000/{FLAIR,T1w,T1wCE,T2w}/Image-1.dcm and so on, train_labels.csv, truth/
     for `read_truth`, README.md; cohort.json names the arguments. Only what is missing is made: a kill leaves no half of
     a patient, and two processes may write the same cohort (`phantom_folder.fill`). n_jobs: processes, -1 for one per
     core (about 0.6 GB of memory each).
@@ -128,7 +140,8 @@ def write_cohort(folder: Path | str, *, n_patients: int, seed: int, effect: floa
     or when n_patients < 1.
     """
     if n_patients < 1:
-        raise ValueError(f"n_patients must be at least 1, got {n_patients}.")
+        raise ValueError(f"expected n_patients of 1 or more, received {n_patients}")
+    _check(n_patients - 1, seed, effect)
     folder = Path(folder)
     identity = {"generator": "phantom_dicom", "version": GENERATOR_VERSION}
     identity |= {"seed": seed, "effect": float(effect), "n_patients": n_patients}
@@ -144,14 +157,20 @@ def write_cohort(folder: Path | str, *, n_patients: int, seed: int, effect: floa
     status = [int(is_methylated(patient, seed=seed)) for patient in range(n_patients)]
     if not (folder / "train_labels.csv").exists():
         write_text(folder / "README.md", _README)
-        write_csv(folder / "train_labels.csv", pd.DataFrame({"BraTS21ID": names, "MGMT_value": status}))
+        write_csv(folder / "train_labels.csv", pd.DataFrame({ID: names, LABEL: status}))
     return folder
 
 
 def read_truth(folder: Path | str) -> pd.DataFrame:
-    """What a written cohort is made of: one row per patient and contrast, columns id, tumour_ml, contrast, plane, images
-    and tumour_pixels, a tuple with one number per image in geometric order along the normal."""
+    """What a written cohort is made of: one row per patient and contrast.
+
+    Columns id, tumour_ml (core and oedema), contrast, plane, images and tumour_pixels: a tuple with one number per
+    image in geometric order along the normal. `make_patient` gives the tumour's mask on every image.
+    Raises ValueError when the folder holds no truth.
+    """
     parts = [pd.read_csv(path, dtype={"id": str}) for path in sorted((Path(folder) / "truth").glob("*.csv"))]
+    if not parts:
+        raise ValueError(f"{folder} holds no synthetic cohort: expected truth/<id>.csv, found none")
     frame = pd.concat(parts, ignore_index=True)
     frame["tumour_pixels"] = [tuple(map(int, counts.split())) for counts in frame["tumour_pixels"]]
     return frame
@@ -182,7 +201,7 @@ def _file_numbers(rng: np.random.Generator, n: int) -> np.ndarray:
     return along[::-1] if kind == "against" else np.argsort(np.r_[0:n:2, 1:n:2]) + 1
 
 
-def _header(patient_id: str, contrast: str, number: int, series: Series, source: list[str]) -> Dataset:
+def _header(patient_id: str, contrast: str, number: int, series: PhantomSeries, source: list[str]) -> Dataset:
     """What all images of a series share."""
     geometry = series.geometry
     header = Dataset()
@@ -216,7 +235,9 @@ def _header(patient_id: str, contrast: str, number: int, series: Series, source:
     return header
 
 
-def _write_image(path: Path, header: Dataset, series: Series, image: int, number: int, source: list[str]) -> None:
+def _write_image(
+    path: Path, header: Dataset, series: PhantomSeries, image: int, number: int, source: list[str]
+) -> None:
     uid = generate_uid(entropy_srcs=[*source, header.SeriesDescription, str(image)])
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, uid

@@ -48,10 +48,11 @@ def fill(
 def _claim(folder: Path, identity: dict[str, object]) -> None:
     """Write cohort.json if there is none; otherwise check that it says the same."""
     partial, target = folder / _PARTIAL, folder / _IDENTITY
-    partial.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     present = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     if present and not target.exists():  # in this order: what another process makes appears after its cohort.json
         raise ValueError(f"{folder} holds other files: wanted an empty folder or {_IDENTITY} in it, found {present}.")
+    partial.mkdir(exist_ok=True)
     temporary = partial / f"{uuid.uuid4().hex}.json"
     temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
     try:

@@ -7,14 +7,12 @@ axes do the same, so that only its first voxel's place is needed to go from one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
+from common.dicom import Plane
 from common.phantom_anatomy import noise
-
-Plane = Literal["axial", "sagittal", "coronal", "oblique"]
 
 _PLANES: dict[Plane, tuple[tuple[int, int, int], tuple[int, int, int]]] = {  # directions of a row and of a column
     "axial": ((1, 0, 0), (0, 1, 0)),
@@ -22,13 +20,14 @@ _PLANES: dict[Plane, tuple[tuple[int, int, int], tuple[int, int, int]]] = {  # d
     "coronal": ((1, 0, 0), (0, 0, -1)),
     "oblique": ((1, 0, 0), (0, 1, 0)),
 }
-_SHARES = {  # of the planes, in the order above
+_SHARES = {  # of the planes, in the order above: mostly axial, as in clinical protocols
     "FLAIR": (0.70, 0.10, 0.12, 0.08),
     "T1w": (0.62, 0.20, 0.10, 0.08),
     "T1wCE": (0.50, 0.20, 0.22, 0.08),
     "T2w": (0.70, 0.06, 0.16, 0.08),
 }
-_SPACING_MM = {"FLAIR": (3.0, 3.6, 4.0), "T1w": (4.0, 5.0, 6.0), "T1wCE": (3.6, 5.0, 6.0), "T2w": (4.0, 5.0, 6.5)}
+# FLAIR in thin slices: the report's final model takes 31 images of it
+_SPACING_MM = {"FLAIR": (3.6, 4.0), "T1w": (4.5, 5.0, 6.0), "T1wCE": (4.0, 5.0, 6.0), "T2w": (5.0, 6.0, 6.5)}
 _SCALE = {"FLAIR": (260, 0.35), "T1w": (420, 0.25), "T1wCE": (450, 0.20), "T2w": (240, 0.40)}  # median, SD of its log
 _NOISE = {"FLAIR": 0.07, "T1w": 0.04, "T1wCE": 0.04, "T2w": 0.06}  # SD, of the brain's median
 _LARGEST = 2**12 - 1
@@ -53,7 +52,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Volume:
-    """Fields of one phantom on one grid of cubic voxels, and where the middle of the first voxel lies."""
+    """A phantom's grid of cubic voxels: where the middle of the first one lies, which hold brain, which tumour."""
 
     first_mm: np.ndarray
     voxel_mm: int
@@ -74,9 +73,9 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Series:
-    """pixels: uint16 (images, rows, columns) in geometric order, 0 outside the brain; tumour: bool, the same shape, core
-    and oedema; slope: what a stored pixel is to be multiplied by, None where the header is not to say."""
+class PhantomSeries:
+    """pixels: uint16 (images, rows, columns) in geometric order, 0 outside the brain; tumour: bool, the same shape,
+    core and oedema; slope: what a stored pixel is to be multiplied by, None where the header is not to say."""
 
     geometry: Geometry
     pixels: np.ndarray
@@ -90,7 +89,9 @@ def draw_geometry(rng: np.random.Generator, contrast: str, brain_mm: np.ndarray)
     plane: Plane = list(_PLANES)[int(rng.choice(len(_PLANES), p=_SHARES[contrast]))]
     row, column = (np.array(direction, float) for direction in _PLANES[plane])
     tilt = rng.uniform(40, 46) * rng.choice((-1, 1)) if plane == "oblique" else rng.normal(0, 6)
-    turn = _rotation(row, tilt) @ _rotation(column, rng.normal(0, 2)) @ _rotation(np.cross(row, column), rng.normal(0, 2))
+    turn = (
+        _rotation(row, tilt) @ _rotation(column, rng.normal(0, 2)) @ _rotation(np.cross(row, column), rng.normal(0, 2))
+    )
     row, column = turn @ row, turn @ column
     axes = np.stack([np.cross(row, column), column, row])
     along = axes @ brain_mm.T
@@ -128,7 +129,7 @@ def _rotation(axis: np.ndarray, degrees: float) -> np.ndarray:
 
 def acquire(
     rng: np.random.Generator, contrast: str, image: np.ndarray, volume: Volume, geometry: Geometry
-) -> Series:
+) -> PhantomSeries:
     """One contrast as a scanner stores it: inhomogeneous, in slices, with Rician noise, in twelve bits.
 
     image: float32, the volume's shape, relative to the median of normal brain.
@@ -146,4 +147,4 @@ def acquire(
     tumour = brain & (volume.sample(volume.tumour.astype(np.float32), geometry) > 0.5)
     # no intercept: it would lift the black of the background off zero
     slope = (None, 1.0, round(float(rng.uniform(0.3, 3.0)), 4))[int(rng.integers(3))]
-    return Series(geometry, pixels, tumour, slope)
+    return PhantomSeries(geometry, pixels, tumour, slope)

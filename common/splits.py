@@ -184,10 +184,11 @@ def _shuffled_patients(subjects: Iterable[HasPatient], seed: int) -> dict[str, l
 
 def _shuffled_classes(labels: Mapping[str, int], seed: int) -> dict[int, list[str]]:
     """Patients per class, classes in ascending order, patients in the order of their hash with the seed."""
-    classes = {label: _by_hash([id for id in labels if labels[id] == label], seed) for label in set(labels.values())}
+    found = sorted(set(labels.values()))
+    classes = {label: _by_hash([id for id in labels if labels[id] == label], seed) for label in found}
     if len(classes) < 2:
-        raise ValueError(f"expected patients of two classes or more, received {_some(sorted(classes)) or 'none'}")
-    return dict(sorted(classes.items()))
+        raise ValueError(f"expected patients of two classes or more, received {_some(found) or 'none'}")
+    return classes
 
 
 def _by_hash(patients: Iterable[str], seed: int) -> list[str]:
@@ -196,7 +197,7 @@ def _by_hash(patients: Iterable[str], seed: int) -> list[str]:
 
 def _roundings(n: int, fractions: Sequence[float]) -> list[tuple[int, ...]]:
     """All ways to round the parts' shares of n patients up or down to a sum of n, no part of the split left empty."""
-    shares = [round(fraction * n, 9) for fraction in fractions]  # 0.1 x 30 is 3, not a little more
+    shares = [fraction * n for fraction in fractions]
     ways = itertools.product(*({math.floor(share), math.ceil(share)} for share in shares))
     return sorted(
         way

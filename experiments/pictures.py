@@ -72,20 +72,30 @@ def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, 
     handles = [Line2D([], [], marker="s", linestyle="", color=colour, label=n) for n, colour in CLASS_COLOURS.items()]
     figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False)
     figure.suptitle("Synthetic phantoms" if synthetic else " ", x=0.01, ha="left", fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
-CURVES = {
+SEGMENTATION_CURVES = {
     "loss": "loss",
     "accuracy": "accuracy\n(voxels, background included)",
     "mean_dice": "Dice\n(mean of NCR, ED, ET)",
 }
+CLASSIFICATION_CURVES = {
+    "loss": "loss\n(binary cross-entropy)",
+    "accuracy": "accuracy\n(patients, threshold 0.5)",
+    "auc": "ROC AUC",
+}
 """What is drawn by epoch, where the history has it for training or for validation."""
 
 
-def draw_history(path: Path, history: pd.DataFrame, *, synthetic: bool) -> None:
-    """Loss, accuracy and Dice by epoch, in training and in validation, as far as the run recorded them."""
-    curves = {name: label for name, label in CURVES.items() if {name, f"validation_{name}"} & set(history)}
+def draw_history(
+    path: Path, history: pd.DataFrame, *, synthetic: bool, curves: Mapping[str, str] = SEGMENTATION_CURVES
+) -> None:
+    """Learning curves by epoch, in training and in validation, as far as the run recorded them.
+
+    curves: column of the history -> label.
+    """
+    curves = {name: label for name, label in curves.items() if {name, f"validation_{name}"} & set(history)}
     figure = Figure(figsize=(4 * len(curves), 3), layout="constrained")
     for axis, (name, label) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for column, part, colour in ((name, "training", "#0072b2"), (f"validation_{name}", "validation", "#d55e00")):
@@ -99,7 +109,7 @@ def draw_history(path: Path, history: pd.DataFrame, *, synthetic: bool) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     if synthetic:
         figure.suptitle("Synthetic phantoms", x=0.01, ha="left", fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _windowed(image: np.ndarray) -> np.ndarray:
@@ -128,7 +138,7 @@ def _crop(image: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
     return cuts[0], cuts[1]
 
 
-def _save(figure: Figure, path: Path) -> None:
-    # A figure made without pyplot has no window, no global state and no leak.
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure under a temporary name first; made without pyplot it has no window, global state or leak."""
     with atomic_path(path) as temporary, matplotlib.rc_context({"savefig.dpi": 130}):
         figure.savefig(temporary, format=path.suffix.removeprefix("."))

@@ -30,7 +30,7 @@ class Result:
 
     key: str
     reported: float | str | None
-    value: float | None
+    value: float | str | None
     low: float | None
     high: float | None
     n: int

@@ -65,7 +65,9 @@ class Refused(Exception):
     """The experiment cannot run as asked; the message is for the user and says what to do."""
 
 
-def command_line(experiment: str, presets: Mapping[str, Any], description: str) -> tuple[Options, Any]:
+def command_line(
+    experiment: str, presets: Mapping[str, Any], description: str, *, options_type: type = Options
+) -> tuple[Any, Any]:
     """Options and model configuration; ``--model.*`` changes single fields of the chosen preset.
 
     Without --preset: paper where --data is given, else demo.
@@ -82,14 +84,14 @@ def command_line(experiment: str, presets: Mapping[str, Any], description: str) 
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        options: Annotated[Options, tyro.conf.arg(name="")]
+        options: Annotated[options_type, tyro.conf.arg(name="")]
         model: type(config)
 
     arguments = tyro.cli(
         Arguments,
         prog=f"python -m experiments.{experiment}",
         description=description,
-        default=Arguments(options=Options(preset=preset), model=config),
+        default=Arguments(options=options_type(preset=preset), model=config),
     )
     return arguments.options, arguments.model
 

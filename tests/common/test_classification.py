@@ -1,4 +1,4 @@
-"""AUC, its interval and comparison, thresholds, permutation tests and the verdict, against oracles and by simulation."""
+"""AUC, interval, comparison, threshold, permutation tests and verdict, against oracles and by simulation."""
 
 import itertools
 import math
@@ -8,7 +8,6 @@ import pytest
 import sklearn.metrics
 from scipy import special, stats
 
-from common import classification
 from common.classification import (
     accuracy_interval,
     auc_difference,
@@ -57,7 +56,8 @@ def study(seed, ones, zeros, *, shift=0.8, decimals=9):
 def rated(zeros, ones):
     """Ratings 1, 2, ... and labels from the number of patients of each class per rating."""
     ratings = np.arange(1, len(zeros) + 1)
-    return np.concatenate([np.repeat(ratings, zeros), np.repeat(ratings, ones)]), np.repeat([0, 1], [sum(zeros), sum(ones)])
+    values = np.concatenate([np.repeat(ratings, zeros), np.repeat(ratings, ones)])
+    return values, np.repeat([0, 1], [sum(zeros), sum(ones)])
 
 
 def binormal(auc, ones, zeros, studies, seed):
@@ -93,21 +93,21 @@ def test_interval_is_delongs_on_the_logit_scale(ones, zeros, decimals, seed):
 
 
 @pytest.mark.parametrize(
-    ("zeros", "ones", "auc", "variance"),
+    ("zeros", "ones", "auc", "error"),
     [
-        # WFNS grade against outcome after subarachnoid haemorrhage (Turck 2010); var() of R's pROC 1.18
-        ([37, 20, 3, 8, 4], [2, 12, 1, 8, 18], 0.823678861788618, 0.00146991470882363),
-        # CT ratings of Hanley and McNeil (1982); Stata's manual, roctab: 0.8932, standard error 0.0307
-        ([33, 6, 6, 11, 2], [3, 2, 2, 11, 33], pytest.approx(0.8932, abs=5e-5), pytest.approx(0.0307**2, abs=3e-6)),
+        # WFNS grade and outcome after subarachnoid haemorrhage (Turck 2010), as R's pROC has it: auc() and sqrt(var())
+        ([37, 20, 3, 8, 4], [2, 12, 1, 8, 18], 0.823678861788618, math.sqrt(0.00146991470882363)),
+        # CT ratings (Hanley & McNeil 1982), as Stata's manual has them, to four decimals
+        ([33, 6, 6, 11, 2], [3, 2, 2, 11, 33], 0.8932, 0.0307),
     ],
 )
-def test_published_values(zeros, ones, auc, variance):
+def test_published_values(zeros, ones, auc, error):
     ratings, labels = rated(zeros, ones)
     found = roc_auc(ratings, labels)
-    assert found == pytest.approx(auc, rel=1e-13) if isinstance(auc, float) else found == auc
-    low, high = auc_interval(ratings, labels)
-    error = (special.logit(high) - special.logit(low)) / (2 * Z) * found * (1 - found)
-    assert error**2 == (pytest.approx(variance, rel=1e-10) if isinstance(variance, float) else variance)
+    low, high = special.logit(auc_interval(ratings, labels))
+    tolerance = 5e-5 if auc == 0.8932 else 1e-12
+    assert found == pytest.approx(auc, abs=tolerance)
+    assert (high - low) / (2 * Z) * found * (1 - found) == pytest.approx(error, abs=tolerance)
 
 
 @pytest.mark.parametrize(("ones", "zeros", "decimals"), STUDIES[2:])
@@ -141,6 +141,10 @@ def test_difference_without_spread():
         (np.zeros(11), perfect, -0.5, math.nan),
     ]:
         np.testing.assert_equal(auc_difference(first, second, labels), (value, math.nan, math.nan, p))
+    # every patient's share of wins is a third higher in the first: rounding must not pass for spread
+    value, *rest = auc_difference([2, 1, 4, 0, 3, 0], [0, 0, 1, 0, 2, 0], [1, 1, 1, 0, 0, 0])
+    assert value == pytest.approx(1 / 3)
+    np.testing.assert_equal(rest, [math.nan] * 3)
     np.testing.assert_equal(auc_difference([2, 1, 3], [1, 2, 3], [1, 0, 0])[1:], (math.nan, math.nan, math.nan))
 
 
@@ -197,7 +201,7 @@ def test_perfect_separation_gains_with_the_number_of_patients():
     assert lows[3] == pytest.approx(0.943, abs=5e-4)  # the docstring's
 
 
-@pytest.mark.parametrize("values", itertools.permutations([0.1, 0.4, 0.6, 0.9]))
+@pytest.mark.parametrize("values", list(itertools.permutations([0.1, 0.4, 0.6, 0.9])))
 def test_four_patients(values):
     low, high = auc_interval(values, [0, 1, 0, 1])
     assert 0 <= low <= roc_auc(values, [0, 1, 0, 1]) <= high <= 1
@@ -242,23 +246,20 @@ def test_class_1_begins_at_the_threshold():
     assert predicted_positive([0.4, 0.5, np.nextafter(0.5, 0), 0.9], 0.5).tolist() == [False, True, False, True]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_no_threshold_of_the_search_is_more_accurate(seed):
+@pytest.mark.parametrize("seed", range(40))
+def test_threshold_by_walking_outwards(seed):
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.repeat([0, 1], [20, 24]))
-    probabilities = special.expit(rng.normal(size=44) + labels)
+    labels = rng.permutation(np.repeat([0, 1], [6, 8]))
+    probabilities = special.expit(rng.normal(size=14) + labels)
     tried = [k / 49 for k in range(50)]
-    accuracies = [np.mean([(p >= t) == (label == 1) for p, t in zip(probabilities, labels, strict=True)])
-                  if False else np.mean([(p >= t) == bool(y) for p, y in zip(probabilities, labels, strict=True)])
-                  for t in tried]
-    best = best_threshold(probabilities, labels)
-    assert best in tried
-    assert accuracies[tried.index(best)] == max(accuracies)
-    nearest = min(abs(t - 0.5) for t, accuracy in zip(tried, accuracies, strict=True) if accuracy == max(accuracies))
-    # between it and the best one nearest to 0.5 all are as good
-    ends = sorted((best, 0.5 - nearest if best < 0.5 else 0.5 + nearest))
-    between = [a for t, a in zip(tried, accuracies, strict=True) if ends[0] - 1e-9 <= t <= ends[1] + 1e-9]
-    assert set(between) == {max(accuracies)} or abs(best - 0.5) == pytest.approx(nearest)
+    right = [sum((p >= t) == bool(y) for p, y in zip(probabilities, labels, strict=True)) for t in tried]
+    best = [k for k in range(50) if right[k] == max(right)]
+    low = high = min(best, key=lambda k: (round(abs(tried[k] - 0.5), 9), k))
+    while low - 1 in best:
+        low -= 1
+    while high + 1 in best:
+        high += 1
+    assert best_threshold(probabilities, labels) == tried[(low + high) // 2]
 
 
 @pytest.mark.parametrize(
@@ -297,6 +298,10 @@ def test_thresholds_of_the_report_are_steps():
         assert step == pytest.approx(printed, abs=1e-3)
 
 
+def rank_test(values, labels):
+    return stats.mannwhitneyu(values[labels == 1], values[labels == 0], alternative="greater").pvalue
+
+
 def all_aucs(values, labels):
     """AUC of every way to deal the labels."""
     n, ones = len(labels), int(sum(labels))
@@ -306,13 +311,12 @@ def all_aucs(values, labels):
 
 @pytest.mark.parametrize("decimals", [9, 0])
 def test_permutation_p_approaches_that_of_all_permutations(decimals):
-    values, _, labels = study(3, 5, 6, decimals=decimals)
+    values, _, labels = study(1, 5, 6, shift=0.3, decimals=decimals)
     exact = np.mean(all_aucs(values, labels) >= comparisons(values, labels).mean() - 1e-12)
     assert 0.05 < exact < 0.6
     p = permutation_p(values, labels, seed=0, n_permutations=40_000)
     assert p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 40_000))
-    ranks = stats.mannwhitneyu(values[labels == 1], values[labels == 0], alternative="greater", method="auto")
-    assert p == pytest.approx(ranks.pvalue, abs=0.03)
+    assert p == pytest.approx(rank_test(values, labels), abs=0.03)
 
 
 def test_permutation_p_is_one_sided_and_never_zero():
@@ -341,8 +345,10 @@ def test_best_of_independent_cells_under_chance():
     assert 0.5 + error * mean_of_maximum == pytest.approx(0.635, abs=1e-3)  # the docstring's
     assert result.expected == pytest.approx(0.5 + error * mean_of_maximum, abs=0.004)
     assert result.high == pytest.approx(0.5 + error * stats.norm.ppf(0.95 ** (1 / 24)), abs=0.008)
-    assert result.best == max(roc_auc(cell, labels) for cell in cells)
-    assert abs(result.expected - best_under_chance(cells, labels, seed=1).expected) in pytest.approx(0.001, abs=0.001)
+    assert result.best == pytest.approx(max(roc_auc(cell, labels) for cell in cells))
+    other = best_under_chance(cells, labels, seed=1).expected
+    assert other != result.expected
+    assert other == pytest.approx(result.expected, abs=0.002)
 
 
 def test_best_of_few_patients_is_that_of_all_permutations():
@@ -381,10 +387,11 @@ def false_alarms(cells, studies, n_permutations):
     return alarms / studies
 
 
-@pytest.mark.parametrize("cells", [1, 24])
-def test_verdict_is_wrong_in_one_of_twenty_studies_without_signal(cells):
-    """2000 studies of 70 patients know a rate of 0.05 to a standard error of 0.005."""
-    assert false_alarms(cells, studies=2000, n_permutations=199) == pytest.approx(0.05, abs=0.015)
+@pytest.mark.parametrize(("cells", "studies"), [(1, 2000), (24, 600)])
+def test_verdict_is_wrong_in_one_of_twenty_studies_without_signal(cells, studies):
+    """70 patients; a rate of 0.05 is known to a standard error of 0.005 or 0.009."""
+    rate = false_alarms(cells, studies, n_permutations=199)
+    assert rate == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / studies))
 
 
 @pytest.mark.slow
@@ -393,8 +400,8 @@ def test_verdict_as_printed_is_wrong_in_one_of_twenty_studies_without_signal(cel
     assert false_alarms(cells, studies=2000, n_permutations=10_000) == pytest.approx(0.05, abs=0.015)
 
 
-def test_verdict_finds_a_signal_as_often_as_its_interval_promises():
-    """True AUC 0.7 at 35 + 35: the rank test's power is about 0.9 (Noether 1987: 1 - Phi(1.645 - 0.2 sqrt(12 x 70 / 4)))."""
+def test_verdict_finds_a_signal_as_often_as_a_rank_test():
+    """True AUC 0.7 at 35 + 35 patients: the rank test's power is Phi(0.2 sqrt(12 x 70 / 4) - 1.645) (Noether 1987)."""
     scores, labels = binormal(0.7, 35, 35, 300, seed=0)
     found = np.mean([BETTER in verdict(study, labels, seed=0, n_permutations=199) for study in scores])
     assert found == pytest.approx(stats.norm.cdf(0.2 * math.sqrt(12 * 70 / 4) - 1.645), abs=0.06)
@@ -413,13 +420,14 @@ def test_verdict_in_words():
 
 
 def test_verdict_on_little_none_and_reversed_evidence():
-    seeds = [seed for seed in range(200) if 0.03 < permutation_p(*study(seed, 35, 35, shift=0.4)[::2], seed=0) < 0.045]
-    weak, _, labels = study(seeds[0], 35, 35, shift=0.4)
+    studies = (study(seed, 35, 35, shift=0.4) for seed in itertools.count())
+    weak, labels = next((values, labels) for values, _, labels in studies if 0.03 < rank_test(values, labels) < 0.045)
     assert BETTER in verdict(weak, labels, seed=0)
     assert verdict(weak, labels, seed=0).endswith("). The two-sided interval holds 0.5, so the evidence is weak.")
     assert "cannot be told from chance at the 2 % level" in verdict(weak, labels, seed=0, level=0.02)
-    assert verdict(np.zeros(70), labels, seed=0).endswith("cannot be told from chance at the 5 % level (one-sided "
-                                                          "permutation p = 1.0000).")
+    assert verdict(np.zeros(70), labels, seed=0).endswith(
+        "cannot be told from chance at the 5 % level (one-sided permutation p = 1.0000)."
+    )
     reversed_ = verdict(-labels, labels, seed=0)
     assert ": not better than chance at" in reversed_
     assert reversed_.endswith("The whole interval lies below 0.5: are the labels or the probabilities reversed?")
@@ -432,7 +440,7 @@ def test_verdict_on_the_best_of_several():
     assert BETTER in alone
     assert BETTER not in together
     assert together.startswith("Best AUC of 24 " + alone.split()[1])
-    assert " ".join(auc_text for auc_text in alone.split()[2:9]) in together
+    assert alone[alone.index("(") : alone.index(")")] in together
     chance = best_under_chance(cells, labels, seed=0)
     assert f"p = {chance.p:.4f}). Without any signal the best of 24 is {chance.expected:.3f} on average" in together
     assert f"above {chance.high:.3f} in 5 % of studies" in together
@@ -462,7 +470,7 @@ FUNCTIONS = [
         ([], [], "labels 0 and 1, both of them, found none$"),
         ([0.1, math.nan, 0.3, 0.4], [0, 1, 0, 1], "finite values, found 1 that are not$"),
         ([math.inf, math.nan, 0.3, 0.4], [0, 1, 0, 1], "finite values, found 2 that are not$"),
-        ([0.1, 0.2, 0.3], [0, 1], r"received shapes \((1, )?3,\) and \(2,\)$"),
+        ([0.1, 0.2, 0.3], [0, 1], r"received shapes \((1, )?3,?\) and \(2,\)$"),
         ([0.1, 0.2], [[0], [1]], r"received shapes \((1, )?2,?\) and \(2, 1\)$"),
     ],
 )
@@ -473,9 +481,9 @@ def test_errors_say_what_was_wanted_and_what_came(function, values, labels, why)
 
 def test_errors_of_single_functions():
     for function in (log_loss, best_threshold):
-        with pytest.raises(ValueError, match="probabilities between 0 and 1, found -0.25 to 0.5"):
+        with pytest.raises(ValueError, match=r"probabilities between 0 and 1, found -0\.25 to 0\.5"):
             function([0.5, -0.25], [0, 1])
-        with pytest.raises(ValueError, match="probabilities between 0 and 1, found 0.5 to 1.5"):
+        with pytest.raises(ValueError, match=r"probabilities between 0 and 1, found 0\.5 to 1\.5"):
             function([0.5, 1.5], [0, 1])
     with pytest.raises(ValueError, match="at least 2 steps from 0 to 1, received 1"):
         best_threshold([0.5, 0.6], [0, 1], steps=1)
@@ -494,4 +502,3 @@ def test_values_are_left_as_they_were():
         function(values, labels)
     np.testing.assert_array_equal(values, before[0])
     np.testing.assert_array_equal(labels, before[1])
-    assert classification.Interval is type(auc_interval(values, labels))

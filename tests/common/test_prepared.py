@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from common import prepared, volumes
+from common import store as common_store
+from common import volumes
 from common.cohort import find_subjects
 from common.labels import BRATS_2018
 from common.nifti import ScanError
@@ -578,7 +579,7 @@ def test_a_full_disk(cohort, tmp_path, monkeypatch, room):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_too_full_for_the_record(cohort, tmp_path, monkeypatch, number):
     store = tmp_path / "store"
-    write_json = prepared.write_json
+    write_json = common_store.write_json
 
     def fail_for_the_second(path, value, **options):
         if path.name.startswith("BraTS2021_00001"):
@@ -586,7 +587,7 @@ def test_a_disk_too_full_for_the_record(cohort, tmp_path, monkeypatch, number):
         write_json(path, value, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepared, "write_json", fail_for_the_second)
+        patch.setattr(common_store, "write_json", fail_for_the_second)
         with pytest.raises(StoreError, match="disk is full: subject BraTS2021_00001"):
             prepare_all(cohort, store)
     assert (len(list(store.rglob("*.npy"))), len(list(store.rglob("BraTS*.json")))) == (2, 1)
@@ -616,7 +617,7 @@ def test_a_folder_that_cannot_be_written(cohort, tmp_path, monkeypatch):
         if path.name != "recipe.json":
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(prepared, "write_json", fail)
+    monkeypatch.setattr(common_store, "write_json", fail)
     with pytest.raises(StoreError, match=r"store/.*cannot be written \(Input/output error\)"):
         prepare_all(cohort, tmp_path / "store")
 

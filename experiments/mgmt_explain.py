@@ -1,0 +1,124 @@
+"""MGMT: where the two final models look, by GradCAM++ on validation patients (Fig. 18).
+
+    python -m experiments.mgmt_explain                    embedded phantoms (DICOM), demo preset, two CPU cores
+    python -m experiments.mgmt_explain --data FOLDER      RSNA-MICCAI folder; the report's recipe, one GPU
+
+The models are those of ``experiments.mgmt_ensemble`` with the same options: trained here if they are not yet. The
+report finds FLAIR's attention on the brain and most on the tumour, T1w's on the brain but not on the tumour (it calls
+the second model T1wCE there). Stated here, over all validation patients: the saliency's share on the brain and on its
+brightest twentieth (in FLAIR the tumour), beside that of an even saliency, and its rank correlation with an untrained
+network's.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from common.files import write_csv
+from common.runs import Run
+from common.statistics import bootstrap_interval
+from experiments import mgmt_ensemble
+from experiments.mgmt_study import MgmtOptions, MgmtStudy
+from experiments.results import Result
+from experiments.study import command_line
+from mgmt_classifier.config import Config
+
+EXPERIMENT = "mgmt_explain"
+BRIGHT_PERCENTILE = 95
+"""Of the non-zero pixels of a patient's chosen images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(MgmtOptions):
+    """Options of the explanation."""
+
+    shown: int = 3
+    """Validation patients in the picture; the numbers are over all of them."""
+
+
+def main() -> None:
+    options, settings = command_line(EXPERIMENT, mgmt_ensemble.PRESETS, __doc__, options_type=Options)
+    with mgmt_ensemble.open_study(options, settings) as ensemble:
+        mgmt_ensemble.train(ensemble, settings)
+        with Run(options.runs / EXPERIMENT / ensemble.run.folder.name, fresh=options.fresh) as run:
+            study = MgmtStudy(**vars(ensemble) | {"experiment": EXPERIMENT, "run": run})
+            if not run.is_finished:
+                settings_of = {"experiment": EXPERIMENT, "options": asdict(options), "model": asdict(settings)}
+                data = {"ensemble": ensemble.run.folder, "synthetic": ensemble.synthetic}
+                run.describe(config=settings_of, data=data, split=ensemble.split.as_dict())
+                explain(study, ensemble.run, settings.models, shown=options.shown)
+            study.show()
+
+
+def explain(study: MgmtStudy, ensemble: Run, models: dict[str, Config], *, shown: int) -> None:
+    """Saliency of both models on every validation patient: shares as a table, some patients as a picture."""
+    from mgmt_classifier.data import network_input
+    from mgmt_classifier.explain import Panel, draw, saliency
+    from mgmt_classifier.predict import build, load_run
+
+    rows, found, panels = [], [], []
+    for contrast, config in models.items():
+        network, _ = load_run(ensemble.folder / contrast)
+        device = next(network.parameters()).device
+        untrained = build(replace(config, seed=config.seed + 1)).eval().to(device)
+        entries = study.stores[config.recipe].entries
+        for position, id in enumerate(study.split.validation):
+            image = network_input(entries[id].open(), entries[id].geometry, intensity=config.intensity)
+            heat = saliency(network, image)
+            rows.append({"id": id, "contrast": contrast, **shares(image[0], heat, saliency(untrained, image))})
+            if position < shown:
+                label = "methylated" if study.labels[id] else "not methylated"
+                title = f"{contrast}, patient {id}, {label}"
+                panels.append(
+                    Panel(title=title, image=image[0], saliency=heat, positions=entries[id].geometry["indices"])
+                )
+        own = pd.DataFrame(rows)[lambda table, name=contrast: table["contrast"] == name]
+        found += summarised(study, contrast, own)
+    write_csv(study.run.folder / "saliency.csv", pd.DataFrame(rows))
+    mark = " (synthetic phantoms)" if study.synthetic else ""
+    draw(study.run.figures / "saliency.png", panels, title=f"What speaks for MGMT methylation{mark}")
+    study.finish(found, ["Saliency shows where a model looks, not whether it is right: for that see mgmt_ensemble."])
+
+
+def shares(image: np.ndarray, heat: np.ndarray, untrained: np.ndarray) -> dict[str, float]:
+    """Shares of a saliency on the brain (non-zero pixels) and on its brightest pixels, and its rank correlation with
+    that of an untrained network. All arrays (images, rows, columns). nan where nothing is salient."""
+    brain = image != 0
+    bright = image >= np.percentile(image[brain], BRIGHT_PERCENTILE)
+    total = heat.sum()
+    if total == 0:
+        return dict.fromkeys(("brain", "bright", "brain_expected", "bright_expected", "untrained"), float("nan"))
+    both = heat[brain], untrained[brain]
+    alike = stats.spearmanr(*both).statistic if all(np.ptp(values) > 0 for values in both) else float("nan")
+    return {
+        "brain": float(heat[brain].sum() / total),
+        "brain_expected": float(brain.mean()),  # of a saliency that is the same everywhere
+        "bright": float(heat[bright & brain].sum() / total),
+        "bright_expected": float((bright & brain).mean()),
+        "untrained": float(alike),
+    }
+
+
+def summarised(study: MgmtStudy, contrast: str, table: pd.DataFrame) -> list[Result]:
+    """Means over patients with intervals, and the sentence that stands beside the report's."""
+    found = []
+    known = table.dropna(subset="brain")
+    for name in ("brain", "brain_expected", "bright", "bright_expected", "untrained"):
+        values = known[name].dropna().to_numpy()
+        interval = bootstrap_interval(values, seed=study.options.split_seed)
+        mean = float(values.mean()) if len(values) else float("nan")
+        found.append(study.result(f"{contrast}__saliency_{name}", mean, len(values), interval))
+    if known.empty:
+        sentence = "nothing speaks for methylation in any patient"
+    else:
+        brain, bright = (known[name].mean() / known[f"{name}_expected"].mean() for name in ("brain", "bright"))
+        sentence = (
+            f"{brain:.1f} x the even share on the brain, {bright:.1f} x on its brightest {100 - BRIGHT_PERCENTILE} %"
+        )
+    return [study.result(f"{contrast}__attention", sentence, len(known)), *found]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The final classifier by nested cross-validation: ``python -m experiments.mgmt_ensemble --protocol nested``.
+
+Every patient is tested once, by models that never saw it: in each fold the others train and validate; epoch, weight of
+FLAIR and threshold are chosen on validation. Beside it stand the same with shuffled labels, which must come out at
+chance, and a logistic regression on what needs no network: planes, numbers of images, share of bright FLAIR pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from common.baselines import baseline_probabilities
+from common.classification import (
+    accuracy_interval,
+    auc_difference,
+    auc_interval,
+    best_threshold,
+    predicted_positive,
+    roc_auc,
+    verdict,
+)
+from common.files import write_csv
+from common.splits import Split, k_folds_stratified
+from experiments.mgmt_ensemble import EXPERIMENT, Settings
+from experiments.mgmt_study import Fitted, MgmtOptions, MgmtStudy, mgmt_study
+from mgmt_classifier.ensemble import weighted_mean
+
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+BRIGHT_SD = 2.0  # of a series' non-zero pixels; about where oedema begins in FLAIR
+
+
+def run(options: MgmtOptions, settings: Settings) -> None:
+    def first_fold(labels: Mapping[str, int]) -> Split:
+        return k_folds_stratified(labels, k=settings.folds, seed=options.split_seed)[0]
+
+    with mgmt_study(f"{EXPERIMENT}_nested", options, settings, settings.models.values(), first_fold) as study:
+        if not study.run.is_finished:
+            score(study, settings)
+        study.show()
+        print(f"each of the {len(study.labels)} patients is tested once, in {settings.folds} folds; above is the first")
+
+
+def score(study: MgmtStudy, settings: Settings) -> None:
+    seed = study.options.split_seed
+    table = cross_validate(study, settings, study.labels, "")
+    shuffled = cross_validate(study, settings, shuffle(study.labels, seed=seed), "shuffled_")
+    table["baseline"] = baseline(study, settings)
+    write_csv(study.run.folder / "predictions.csv", table)
+    write_csv(study.run.folder / "predictions_shuffled.csv", shuffled)
+
+    labels, n = table["label"].to_numpy(), len(table)
+    ensemble, simple = within_folds(table, "ensemble"), within_folds(table, "baseline")
+    control, control_labels = within_folds(shuffled, "ensemble"), shuffled["label"].to_numpy()
+    correct = int(table["correct"].sum())
+    difference = auc_difference(ensemble, simple, labels)
+    found = [
+        study.result("ensemble__auc", roc_auc(ensemble, labels), n, auc_interval(ensemble, labels)),
+        study.result("ensemble__accuracy", correct / n, n, accuracy_interval(correct, n)),
+        study.result("FLAIR__auc", *_auc(within_folds(table, "FLAIR"), labels)),
+        study.result("T1w__auc", *_auc(within_folds(table, "T1w"), labels)),
+        study.result("baseline__auc", *_auc(simple, labels)),
+        study.result("ensemble_minus_baseline__auc", difference.value, n, (difference.low, difference.high)),
+        study.result("shuffled_labels__auc", *_auc(control, control_labels)),
+    ]
+    study.finish(
+        found,
+        [
+            f"Ensemble: {verdict(ensemble, labels, seed=seed)}",
+            f"Simple features alone: {verdict(simple, labels, seed=seed)}",
+            f"Control with shuffled labels: {verdict(control, control_labels, seed=seed)}",
+        ],
+    )
+
+
+def cross_validate(study: MgmtStudy, settings: Settings, labels: Mapping[str, int], prefix: str) -> pd.DataFrame:
+    """Each patient's probabilities in the fold that tests it: columns fold, id, label, FLAIR, T1w, ensemble, weight of
+    FLAIR, threshold, correct."""
+    folds = k_folds_stratified(labels, k=settings.folds, seed=study.options.split_seed)
+    tables = []
+    for number, split in enumerate(folds, start=1):
+        fitted = {
+            contrast: study.fit(f"{prefix}fold{number}/{contrast}", config, split=split, labels=labels)
+            for contrast, config in settings.models.items()
+        }
+        weight = best_weight(fitted, nearest_to=settings.flair_weight)
+        chosen = together(fitted, "validation", weight)
+        threshold = best_threshold(chosen["ensemble"].to_numpy(), chosen["label"].to_numpy())
+        tested = together(fitted, "test", weight)
+        called = predicted_positive(tested["ensemble"].to_numpy(), threshold)
+        tested["correct"] = called == tested["label"].to_numpy()
+        tables.append(tested.assign(fold=number, flair_weight=weight, threshold=threshold))
+    return pd.concat(tables, ignore_index=True)
+
+
+def together(fitted: Mapping[str, Fitted], part: str, flair_weight: float) -> pd.DataFrame:
+    """A part's patients: columns id, label, one per contrast, and ``ensemble``."""
+    table = getattr(fitted["FLAIR"], part)[["id", "label"]].copy()
+    for contrast, model in fitted.items():
+        own = getattr(model, part)
+        table[contrast] = table["id"].map(dict(zip(own["id"], own["probability"], strict=True)))
+    used = {"FLAIR": flair_weight, "T1w": 1 - flair_weight}
+    weights = {contrast: weight for contrast, weight in used.items() if weight > 0}
+    parts = {contrast: dict(zip(table["id"], table[contrast], strict=True)) for contrast in weights}
+    return table.assign(ensemble=table["id"].map(weighted_mean(parts, weights)))
+
+
+def best_weight(fitted: Mapping[str, Fitted], *, nearest_to: float) -> float:
+    """FLAIR's weight of highest validation AUC; of equal ones the one nearest to the report's."""
+
+    def merit(weight: float) -> tuple[float, float]:
+        table = together(fitted, "validation", weight)
+        return roc_auc(table["ensemble"].to_numpy(), table["label"].to_numpy()), -abs(weight - nearest_to)
+
+    return max(WEIGHTS, key=merit)
+
+
+def within_folds(table: pd.DataFrame, column: str) -> np.ndarray:
+    """Ranks of a column within each fold, from 0 to 1.
+
+    Each fold has models of its own; their probabilities are not on one scale, and pooled as they are they give an AUC
+    below 0.5 where there is no signal.
+    """
+    return table.groupby("fold")[column].transform(lambda own: (stats.rankdata(own) - 0.5) / len(own)).to_numpy()
+
+
+def shuffle(labels: Mapping[str, int], *, seed: int) -> dict[str, int]:
+    """The same labels dealt to other patients."""
+    ids = sorted(labels)
+    dealt = np.random.default_rng([seed, len(ids)]).permutation([labels[id] for id in ids])
+    return dict(zip(ids, dealt.tolist(), strict=True))
+
+
+def baseline(study: MgmtStudy, settings: Settings) -> np.ndarray:
+    """A logistic regression's probabilities, in the order of :func:`cross_validate`, trained on each fold's others."""
+    facts = features(study, settings, sorted(study.labels))
+    found = []
+    for split in k_folds_stratified(study.labels, k=settings.folds, seed=study.options.split_seed):
+        known = [*split.train, *split.validation]
+        truth = np.array([study.labels[id] for id in known])
+        found.append(baseline_probabilities(facts.loc[known], truth, facts.loc[sorted(split.test)]))
+    return np.concatenate(found)
+
+
+def features(study: MgmtStudy, settings: Settings, ids: Sequence[str]) -> pd.DataFrame:
+    """By patient: plane and number of images of each series, and the share of bright pixels in FLAIR's chosen images,
+    which stands for the tumour's size."""
+    rows = []
+    for id in ids:
+        entries = {contrast: study.stores[config.recipe].entries[id] for contrast, config in settings.models.items()}
+        row: dict[str, object] = {}
+        for contrast, entry in entries.items():
+            row[f"{contrast}_plane"] = entry.geometry["plane"]
+            row[f"{contrast}_images"] = entry.geometry["series_images"]
+        images, flair = entries["FLAIR"].open(), entries["FLAIR"].geometry
+        bright = images > flair["mean"] + BRIGHT_SD * flair["sd"]
+        row["bright_share"] = np.count_nonzero(bright) / np.count_nonzero(images)
+        rows.append(row)
+    return pd.DataFrame(rows, index=pd.Index(ids, name="id"))
+
+
+def _auc(values: np.ndarray, labels: np.ndarray) -> tuple[float, int, tuple[float, float]]:
+    return roc_auc(values, labels), len(labels), auc_interval(values, labels)

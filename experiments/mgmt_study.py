@@ -1,0 +1,286 @@
+"""What the MGMT experiments share: options, cohort, prepared slices, stratified split, trained models, results."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from common import splits
+from common.cohort import CohortError
+from common.files import write_csv, write_json
+from common.mgmt_cohort import DOUBTFUL, MgmtCohort, find_patients
+from common.runs import Run, RunError, configuration_hash
+from common.store import Store, StoreError
+from common.subject import Problem
+from experiments import results
+from experiments.results import Result, finite
+from experiments.study import Refused
+
+if TYPE_CHECKING:
+    from mgmt_classifier.config import Config
+    from mgmt_classifier.data import SliceRecipe
+
+PHANTOM_PATIENTS = 160
+PHANTOM_SEED = 2021
+PREDICTIONS = "predictions.csv"
+
+# What every demo changes in its models: small images, a quarter of the filters, a strided first convolution (as in the
+# ResNet paper), and a learning rate for few steps.
+SMALL = {
+    "image_size": (64, 64),
+    "filters": 16,
+    "first_stride": 2,
+    "learning_rate": 1e-3,
+    "epochs": 12,
+    "workers": 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MgmtOptions:
+    """What every MGMT experiment is told on its command line."""
+
+    data: Path | None = None
+    """The competition's folder, or its train folder (DICOM). Without it the embedded phantoms are used."""
+    labels: Path | None = None
+    """Label table (BraTS21ID, MGMT_value); by default train_labels.csv beside train."""
+    preset: Literal["paper", "demo"] | None = None
+    """The report's settings, or small ones for two CPU cores; by default paper with --data and demo without."""
+    leave_out_bad: bool = False
+    """Go on without patients that cannot be used; they are named in the run's folder and counted in the table."""
+    leave_out_doubtful: bool = False
+    """Leave out 00109, 00123 and 00709, as the competition's organisers allow."""
+    max_patients: int | None = None
+    """Use at most so many patients, the first by id."""
+    effect: float = 1.0
+    """Strength of the signal planted in the embedded phantoms; 0: their images know nothing of the labels."""
+    phantom_seed: int = PHANTOM_SEED
+    """Seed of the embedded phantoms."""
+    split_seed: int = 0
+    """Seed of the split and of the permutation tests."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    prepared: Path = Path("prepared")
+    """Folder of the prepared store."""
+    phantoms: Path = Path("phantoms_mgmt")
+    """Folder of the embedded cohorts."""
+    jobs: int = -1
+    """Processes that read and prepare; -1 takes every core."""
+    fresh: bool = False
+    """Start over, in place of going on from the last finished epoch or showing the finished result."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model: its run's folder, threshold, and the probabilities of its validation and test patients.
+
+    validation, test: columns id, label and probability, sorted by id.
+    """
+
+    folder: Path
+    threshold: float
+    validation: pd.DataFrame
+    test: pd.DataFrame
+
+
+@dataclass
+class MgmtStudy:
+    """One experiment on one cohort: labels of the usable patients, their prepared slices, the split, the open run."""
+
+    experiment: str
+    options: MgmtOptions
+    cohort: MgmtCohort
+    stores: "dict[SliceRecipe, Store]"
+    labels: dict[str, int]
+    split: splits.Split
+    run: Run
+    left_out: tuple[str, ...]
+
+    @property
+    def synthetic(self) -> bool:
+        return self.options.data is None
+
+    def fit(
+        self, name: str, config: "Config", *, split: splits.Split | None = None, labels: Mapping[str, int] | None = None
+    ) -> Fitted:
+        """Train a model in the run's folder ``name``, or go on with it, and predict validation and test patients.
+
+        What is finished is read, not repeated. split, labels: by default the study's own.
+        """
+        split, labels = split or self.split, labels or self.labels
+        folder = self.run.folder / name
+        predictions = folder / PREDICTIONS
+        if not predictions.exists():
+            from mgmt_classifier.predict import predict
+            from mgmt_classifier.train import fit
+
+            entries = self.stores[config.recipe].entries
+            parts = {part: [(entries[id], labels[id]) for id in getattr(split, part)] for part in splits.PARTS}
+            with Run(folder) as run:
+                run.describe(
+                    config={"experiment": self.experiment, "model": asdict(config)},
+                    data={"synthetic": self.synthetic, "folder": self.cohort.folder},
+                    split=split.as_dict(),
+                )
+                fit(config, parts["train"], parts["validation"], run)
+                rows = [
+                    (part, id, labels[id], probability)
+                    for part in ("validation", "test")
+                    for id, probability in predict(folder, [entry for entry, _ in parts[part]])
+                ]
+                write_csv(predictions, pd.DataFrame(rows, columns=["part", "id", "label", "probability"]))
+        threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
+        table = pd.read_csv(predictions, dtype={"id": str}).sort_values("id")
+        validation, test = (
+            table.loc[table["part"] == part, ["id", "label", "probability"]].reset_index(drop=True)
+            for part in ("validation", "test")
+        )
+        return Fitted(folder, threshold, validation, test)
+
+    def result(
+        self, name: str, value: float | str, n: int, interval: tuple[float, float] = (float("nan"), float("nan"))
+    ) -> Result:
+        """A line of the summary, beside the report's value where it has one under this name."""
+        known = results.reported().get(self.experiment, {})
+        return Result(
+            key=f"{self.experiment}.{name}",
+            reported=known[name].value if name in known else None,
+            value=value if isinstance(value, str) else finite(value),
+            low=finite(interval[0]),
+            high=finite(interval[1]),
+            n=n,
+            synthetic=self.synthetic,
+        )
+
+    def finish(self, found: Iterable[Result], verdicts: Iterable[str]) -> None:
+        """Write verdicts.txt and, last of all, summary.json, which marks the run as finished."""
+        (self.run.folder / "verdicts.txt").write_text("\n".join(verdicts) + "\n", encoding="utf-8")
+        write_json(self.run.folder / "summary.json", results.as_rows(found))
+
+    def show(self) -> None:
+        """Print the table *reported | this run | 95 % interval | n*, the verdicts, and where everything lies."""
+        print(results.table(results.read_summary(self.run.folder / "summary.json")))
+        print((self.run.folder / "verdicts.txt").read_text(encoding="utf-8"), end="")
+        if self.synthetic:
+            print(f"{results.SYNTHETIC_NOTE}; planted effect {self.options.effect:g}")
+        parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
+        print(f"patients: {parts} (train / validation / test); left out: {len(self.left_out)}")
+        print(f"run folder: {self.run.folder}")
+
+
+def prepare(study: MgmtStudy, patients: Iterable[str], config: "Config") -> "dict[str, Any]":
+    """Prepared slices, by id, of patients of the cohort that are in no part of the split (those without a label)."""
+    from mgmt_classifier import data
+
+    wanted = set(patients)
+    chosen = [patient for patient in study.cohort.patients if patient.id in wanted]
+    return data.prepare(chosen, config.recipe, study.options.prepared, n_jobs=study.options.jobs).entries
+
+
+@contextmanager
+def mgmt_study(
+    experiment: str,
+    options: MgmtOptions,
+    settings: Any,
+    configs: "Iterable[Config]",
+    split: Callable[[Mapping[str, int]], splits.Split],
+) -> Iterator[MgmtStudy]:
+    """Find, check and prepare the cohort for every model, split it, and open the run's folder.
+
+    settings: everything that the run depends on, a dataclass. configs: the models that will be trained; a patient is
+    used if the slices of all can be prepared. split: makes the parts from the usable patients' labels.
+    What the user can mend (bad series, too few patients, a full disk, a run in use) ends the program with a message and
+    exit status 1.
+    """
+    try:
+        with _open(experiment, options, settings, configs, split) as opened:
+            yield opened
+    except (Refused, CohortError, StoreError, RunError) as error:
+        sys.exit(f"error: {error}")
+
+
+@contextmanager
+def _open(
+    experiment: str,
+    options: MgmtOptions,
+    settings: Any,
+    configs: "Iterable[Config]",
+    split: Callable[[Mapping[str, int]], splits.Split],
+) -> Iterator[MgmtStudy]:
+    from mgmt_classifier import data
+
+    folder = _phantoms(options) if options.data is None else options.data
+    cohort = find_patients(folder, options.labels)
+    doubtful = set(DOUBTFUL) if options.leave_out_doubtful else set()
+    patients = [patient for patient in cohort.patients if patient.label is not None and patient.id not in doubtful]
+    patients = patients[: options.max_patients]
+    if not patients:
+        raise Refused(f"{cohort.folder}: expected patients with a label, found none; --labels names the table")
+    stores: dict[SliceRecipe, Store] = {}
+    problems: dict[Problem, None] = {}
+    for config in configs:
+        if config.recipe not in stores:
+            stores[config.recipe] = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs)
+            problems |= dict.fromkeys(stores[config.recipe].problems)
+    left_out = tuple(sorted({problem.subject for problem in problems}))
+    if problems:
+        listing = "\n".join(f"  {problem}" for problem in problems)
+        if not options.leave_out_bad:
+            raise Refused(
+                f"{cohort.folder}: {len(left_out)} of {len(patients)} patients cannot be used:\n{listing}\n"
+                "mend them, or go on without them with --leave-out-bad"
+            )
+        print(f"left out {len(left_out)} patients:\n{listing}", file=sys.stderr)
+    for what, ids in (("label without images", cohort.without_images), ("images without label", cohort.without_label)):
+        if ids:
+            print(f"{what}: {len(ids)} patients, listed in data.json", file=sys.stderr)
+    usable = [patient for patient in patients if patient.id not in left_out]
+    labels = {patient.id: patient.label for patient in usable}
+    try:
+        parts = split(labels)
+    except ValueError as error:
+        raise Refused(f"{cohort.folder}: {error}") from error
+    fingerprints = {
+        recipe.contrast: {patient.id: patient.fingerprint(recipe.contrast) for patient in usable} for recipe in stores
+    }
+    described = {
+        "folder": cohort.folder,
+        "synthetic": options.data is None,
+        "fingerprint": hashlib.sha256(repr([sorted(labels.items()), sorted(fingerprints)]).encode()).hexdigest()[:16],
+        "labels": labels,
+        "left_out": [str(problem) for problem in problems],
+        "left_out_doubtful": sorted(doubtful & {patient.id for patient in cohort.patients}),
+        "without_images": cohort.without_images,
+        "without_label": cohort.without_label,
+        "files": fingerprints,
+    }
+    name = configuration_hash(settings, parts.hash, described["fingerprint"], described["files"])
+    source = f"phantoms{options.effect:g}" if options.data is None else cohort.folder.resolve().name
+    with Run(options.runs / experiment / f"{options.preset}-{source}-{parts.name}-{name}", fresh=options.fresh) as run:
+        if not run.is_finished:
+            written = {"experiment": experiment, "options": asdict(options), "model": asdict(settings)}
+            run.describe(config=written, data=described, split=parts.as_dict())
+        yield MgmtStudy(experiment, options, cohort, stores, labels, parts, run, left_out)
+
+
+def _phantoms(options: MgmtOptions) -> Path:
+    from common.phantom_dicom import write_cohort
+
+    folder = options.phantoms / f"seed{options.phantom_seed}_effect{options.effect:g}"
+    print(
+        f"no --data given: using the embedded cohort of {PHANTOM_PATIENTS} synthetic patients in {folder}, "
+        f"planted effect {options.effect:g}"
+    )
+    return write_cohort(
+        folder,
+        n_patients=PHANTOM_PATIENTS,
+        seed=options.phantom_seed,
+        effect=options.effect,
+        n_jobs=options.jobs,
+    )

@@ -1,0 +1,233 @@
+"""Training with Lightning: Adam on binary cross entropy, best or last weights, a threshold, exact resume."""
+
+import logging
+import math
+import pickle
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from common import costs
+from common.classification import best_threshold, predicted_positive, roc_auc
+from common.files import atomic_path, write_json
+from common.runs import Run, RunError
+from mgmt_classifier.config import Config
+from mgmt_classifier.data import Batches, Entry, Order, Slices
+from mgmt_classifier.model import convolutions
+from mgmt_classifier.predict import build, default_device, load, logits, probability, to_device
+
+Labelled = tuple[Entry, int]
+
+# Weights, optimiser, loss scale and best scores; Lightning keeps no random state and none is needed.
+LAST = "last.ckpt"
+NO_VALIDATION_THRESHOLD = 0.5  # nothing to choose a better one on
+IRRELEVANT_WARNINGS = (
+    r".*LeafSpec.* is deprecated",  # Lightning's own use of PyTorch
+    r".*does not have many workers",  # slices come from memory maps
+    r".*smaller than the logging interval",  # nothing is logged by step
+    r".*exists and is not empty",  # a resumed run
+)
+
+
+def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled], run: Run) -> None:
+    """Train, or go on from the run's last finished epoch; then search the threshold with the kept weights.
+
+    train, validation: prepared patients with labels 0 or 1. Writes history.csv, checkpoints/best.pt (the epoch with the
+    highest validation accuracy at 0.5; of equal ones the lowest validation loss, then the earliest), last.pt,
+    costs.json, and threshold.json: the threshold and the validation patients' probabilities.
+    The weights depend on the patients and the configuration only: on the same CPU a run that was killed and started
+    again ends with the same bits as one that was not. Raises ValueError when a part lacks a class, or validation is
+    empty while the best epoch is to be kept; RunError when the last checkpoint is damaged or the loss is not finite.
+    """
+    _check(config, train, validation)
+    device = default_device()
+    last = run.checkpoints / LAST
+    last.parent.mkdir(parents=True, exist_ok=True)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # device announcements, once per start
+    record = Record(run, validation, config)
+    trainer = L.Trainer(
+        accelerator=device.type,
+        devices=1,
+        precision="16-mixed" if config.mixed_precision and device.type == "cuda" else "32-true",
+        benchmark=device.type == "cuda",  # nearly every batch has the same size, so cuDNN's search pays
+        max_epochs=config.epochs,
+        callbacks=[record],
+        logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = training_loader(train, config, pin_memory=device.type == "cuda")
+    try:
+        with warnings.catch_warnings():
+            for message in IRRELEVANT_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            trainer.fit(Training(config), loader, ckpt_path=last if last.exists() else None, weights_only=True)
+    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
+        if record.started:
+            raise
+        raise RunError(f"{last}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
+    write_threshold(config, validation, run)
+    network = build(config)
+    costs.record_training(
+        run,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        convolutions=convolutions(network, (1, config.images, *config.image_size)),
+        gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+    )
+
+
+def training_loader(train: Sequence[Labelled], config: Config, *, pin_memory: bool = False) -> DataLoader:
+    """Batches of training patients. Loader processes live as long as the training and read ahead of it."""
+    samples = Slices(train, intensity=config.intensity, flip_probability=config.flip_probability, seed=config.seed)
+    return DataLoader(
+        samples,
+        batch_sampler=Batches(Order(len(train), seed=config.seed), batch_size=config.batch_size),
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        pin_memory=pin_memory,
+    )
+
+
+def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Cross entropy, accuracy at a probability of 0.5, and ROC AUC of logits (n,) and labels (n,)."""
+    probabilities, truth = probability(logits), labels.numpy()
+    return {
+        "loss": float(binary_cross_entropy_with_logits(logits.double(), labels.double())),
+        "accuracy": float(np.mean(predicted_positive(probabilities, 0.5) == truth)),
+        "auc": roc_auc(probabilities, truth.astype(int)),
+    }
+
+
+def write_threshold(config: Config, validation: Sequence[Labelled], run: Run) -> None:
+    """Search the threshold with the kept weights and write it with the probabilities that it was chosen on."""
+    entries, labels = [entry for entry, _ in validation], [label for _, label in validation]
+    rows, threshold = [], NO_VALIDATION_THRESHOLD
+    if validation:
+        network = load(config, run.checkpoints / f"{config.keep}.pt")
+        probabilities = probability(logits(network, entries, config))
+        threshold = best_threshold(probabilities, np.array(labels), steps=config.threshold_steps)
+        rows = [
+            {"id": entry.id, "label": label, "probability": value}
+            for entry, label, value in zip(entries, labels, probabilities.tolist(), strict=True)
+        ]
+    write_json(run.folder / "threshold.json", {"threshold": threshold, "validation": rows})
+
+
+def save_weights(path: Path, network: torch.nn.Module) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(network.state_dict(), temporary)
+
+
+class Training(L.LightningModule):
+    """One training step as the report describes it; VGG16's dropout is a function of (seed, epoch, step)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.network = build(config)
+
+    def training_step(self, batch: dict[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(
+            int(np.random.SeedSequence([self.config.seed, self.current_epoch, step]).generate_state(1)[0])
+        )
+        found = self.network(to_device(batch["image"], self.device)).float()
+        return {"loss": binary_cross_entropy_with_logits(found, batch["label"]), "logits": found.detach()}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
+
+
+class Record(Callback):
+    """After each epoch: score the validation patients, write best.pt, history.csv and last.ckpt, show progress.
+
+    The training columns are those of the steps' own outputs, so over weights that change within the epoch. last.ckpt is
+    written last of all. A kill between two of these files therefore repeats the epoch, which gives the same weights,
+    and writes the same files again.
+    """
+
+    def __init__(self, run: Run, validation: Sequence[Labelled], config: Config) -> None:
+        self.run, self.config = run, config
+        self.entries = [entry for entry, _ in validation]
+        self.labels = torch.tensor([label for _, label in validation], dtype=torch.float32)
+        self.started = False
+        self.best = (-1.0, math.inf)  # accuracy, loss
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(zip(("accuracy", "loss"), self.best, strict=True))
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.best = (state_dict["accuracy"], state_dict["loss"])
+
+    def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
+        self.started = True
+        steps = trainer.num_training_batches
+        total, done = self.config.epochs * steps, trainer.current_epoch * steps
+        description = f"training {self.config.contrast}"
+        self.bar = tqdm(total=total, initial=done, desc=description, unit="step", dynamic_ncols=True)
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        self.seen.clear()
+        self.epoch_began = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: dict, batch: dict, *_: object
+    ) -> None:
+        self.seen.append((outputs["logits"], batch["label"]))
+        self.bar.update()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: Training) -> None:
+        epoch = trainer.current_epoch + 1
+        found, labels = (torch.cat(parts).cpu() for parts in zip(*self.seen, strict=True))
+        seconds = time.monotonic() - self.epoch_began
+        if not torch.isfinite(found).all():
+            raise RunError(f"{self.run.folder}: expected finite outputs, found NaN or infinity in epoch {epoch}")
+        row = {"epoch": epoch} | scores(found, labels)
+        if self.entries:
+            row |= {f"validation_{name}": value for name, value in self._validate(module.network).items()}
+        row |= {"steps": trainer.num_training_batches, "seconds": round(seconds, 3)}
+        if epoch == self.config.epochs:
+            save_weights(self.run.checkpoints / "last.pt", module.network)
+        self.run.history.append(row)
+        trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
+        with atomic_path(self.run.checkpoints / LAST) as temporary:
+            trainer.save_checkpoint(temporary, weights_only=False)
+        shown = {name: f"{row[name]:.3f}" for name in ("loss", "validation_loss", "validation_auc") if name in row}
+        self.bar.set_postfix(epoch=epoch, **shown)
+
+    def on_train_end(self, *_: object) -> None:
+        self.bar.close()
+
+    def _validate(self, network: torch.nn.Module) -> dict[str, float]:
+        network.eval()
+        result = scores(logits(network, self.entries, self.config), self.labels)
+        network.train()
+        accuracy, loss = result["accuracy"], result["loss"]
+        if (accuracy, -loss) > (self.best[0], -self.best[1]):
+            self.best = (accuracy, loss)
+            save_weights(self.run.checkpoints / "best.pt", network)
+        return result
+
+
+def _check(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled]) -> None:
+    if config.keep == "best" and not validation:
+        raise ValueError("expected validation patients to choose the best epoch by (or keep = last), received none")
+    for name, part in (("training", train), ("validation", validation)):
+        labels = {label for _, label in part}
+        if labels != {0, 1} and (name == "training" or part):
+            raise ValueError(
+                f"expected {name} patients with label 0 and with label 1, received labels "
+                f"{', '.join(map(str, sorted(labels))) or 'none'} of {len(part)} patients"
+            )
