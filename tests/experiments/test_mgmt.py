@@ -189,7 +189,7 @@ def test_nested_tests_every_patient_once_and_knows_its_control(competition, work
     for fold, own in table.groupby("fold"):
         split = json.loads((folder / f"fold{fold}" / "FLAIR" / "split.json").read_text())
         assert sorted(own["id"]) == split["test"]
-        assert own["flair_weight"].nunique() == 1
+        assert len(set(own["flair_weight"])) == 1
     ranks = table.groupby("fold")["ensemble"].rank(pct=True)
     assert summary(folder)["ensemble__auc"]["value"] == pytest.approx(
         np.mean([a > b for a in ranks[table["label"] == 1] for b in ranks[table["label"] == 0]]), abs=0.06
@@ -217,7 +217,7 @@ def test_shuffled_labels_are_dealt_by_the_seed():
 
 def test_grid_is_resumed_cell_by_cell(competition, work, capsys):
     cells = ("--model.contrasts", "FLAIR", "T2w", "--model.images", "3", "5", "--model.batch-sizes", "4")
-    small = options(["cell"], SMALL[:6])
+    small = options(["cell"], SMALL[:7])
     run(mgmt_grid, competition, work, *cells, *small)
     folder = only(work / "runs" / "mgmt_grid")
     names = {"FLAIR_n3_b4", "FLAIR_n5_b4", "T2w_n3_b4", "T2w_n5_b4"}
@@ -297,6 +297,6 @@ def test_doubtful_cases_can_be_left_out(competition, tmp_path):
 
 
 def test_too_few_patients_of_a_class_are_one_clear_error(competition, tmp_path):
-    with pytest.raises(SystemExit, match="error: .*"):
+    with pytest.raises(SystemExit, match="error: "):
         run(mgmt_ensemble, competition, tmp_path, *ENSEMBLE, "--max-patients", "3")
     assert not (tmp_path / "runs").exists()
