@@ -14,7 +14,16 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "monai", "lightning")
 
 
 @pytest.mark.parametrize(
-    "module", ["experiments.table1_baseline", "experiments.cohort", "experiments.__main__", "experiments.study"]
+    "module",
+    [
+        "experiments.table1_baseline",
+        "experiments.cohort",
+        "experiments.__main__",
+        "experiments.study",
+        "experiments.mgmt_ensemble",
+        "experiments.mgmt_grid",
+        "experiments.mgmt_explain",
+    ],
 )
 def test_importing_an_experiment_loads_no_framework(module):
     program = f"import sys, {module}; print(sorted(set(sys.modules) & set({FRAMEWORKS})))"
@@ -23,7 +32,16 @@ def test_importing_an_experiment_loads_no_framework(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["experiments", "experiments.table1_baseline", "experiments.cohort", "segresnet_monai.predict"]
+    "module",
+    [
+        "experiments",
+        "experiments.table1_baseline",
+        "experiments.cohort",
+        "experiments.mgmt_ensemble",
+        "segresnet_monai.predict",
+        "common.mgmt_cohort",
+        "mgmt_classifier.predict",
+    ],
 )
 def test_help_names_its_command_and_what_it_does(module):
     done = subprocess.run(
