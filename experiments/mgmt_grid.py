@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.classification import auc_interval, best_under_chance, log_loss, roc_auc, verdict
-from common.files import write_csv
+from common.files import write_csv, write_text
 from common.mgmt_cohort import CONTRASTS
 from common.splits import split_stratified
 from experiments.mgmt_study import SMALL, MgmtOptions, MgmtStudy, mgmt_study
@@ -100,7 +100,7 @@ def score(study: MgmtStudy, settings: Settings) -> None:
         study.result("best_of_all__permutation_p", chance.p, len(labels)),
     ]
     write_csv(study.run.folder / "grid.csv", table)
-    (study.run.folder / "grid.txt").write_text(as_printed(table), encoding="utf-8")
+    write_text(study.run.folder / "grid.txt", as_printed(table))
     draw_grid(study.run.figures / "grid.png", table, chance=(chance.expected, chance.high), synthetic=study.synthetic)
     study.finish(found, [f"Grid: {verdict(np.stack(probabilities), labels, seed=study.options.split_seed)}"])
 

@@ -1,6 +1,5 @@
 """What the MGMT experiments share: options, cohort, prepared slices, stratified split, trained models, results."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ import pandas as pd
 
 from common import splits
 from common.cohort import CohortError
-from common.files import write_csv, write_json
+from common.files import write_csv, write_json, write_text
 from common.mgmt_cohort import DOUBTFUL, MgmtCohort, find_patients
 from common.runs import Run, RunError, configuration_hash
 from common.store import Store, StoreError
@@ -160,7 +159,7 @@ class MgmtStudy:
 
     def finish(self, found: Iterable[Result], verdicts: Iterable[str]) -> None:
         """Write verdicts.txt and, last of all, summary.json, which marks the run as finished."""
-        (self.run.folder / "verdicts.txt").write_text("\n".join(verdicts) + "\n", encoding="utf-8")
+        write_text(self.run.folder / "verdicts.txt", "".join(f"{sentence}\n" for sentence in verdicts))
         write_json(self.run.folder / "summary.json", results.as_rows(found))
 
     def show(self) -> None:
@@ -252,7 +251,7 @@ def _open(
     described = {
         "folder": cohort.folder,
         "synthetic": options.data is None,
-        "fingerprint": hashlib.sha256(repr([sorted(labels.items()), sorted(fingerprints)]).encode()).hexdigest()[:16],
+        "fingerprint": configuration_hash(labels, fingerprints),
         "labels": labels,
         "left_out": [str(problem) for problem in problems],
         "left_out_doubtful": sorted(doubtful & {patient.id for patient in cohort.patients}),
@@ -260,7 +259,7 @@ def _open(
         "without_label": cohort.without_label,
         "files": fingerprints,
     }
-    name = configuration_hash(settings, parts.hash, described["fingerprint"], described["files"])
+    name = configuration_hash(settings, parts.hash, described["fingerprint"])
     source = f"phantoms{options.effect:g}" if options.data is None else cohort.folder.resolve().name
     with Run(options.runs / experiment / f"{options.preset}-{source}-{parts.name}-{name}", fresh=options.fresh) as run:
         if not run.is_finished:
