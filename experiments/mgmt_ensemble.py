@@ -73,7 +73,7 @@ DEMO = replace(
     PAPER,
     flair=replace(PAPER.flair, **SMALL),
     t1w=replace(PAPER.t1w, **SMALL),
-    fractions=(0.5, 0.2, 0.3),
+    fractions=(0.55, 0.2, 0.25),
 )
 PRESETS = {"paper": PAPER, "demo": DEMO}
 

@@ -56,7 +56,7 @@ class Settings:
 
 
 PAPER = Settings(cell=Config())
-DEMO = replace(PAPER, cell=replace(PAPER.cell, **SMALL), fractions=(0.5, 0.2, 0.3))
+DEMO = replace(PAPER, cell=replace(PAPER.cell, **SMALL), fractions=(0.55, 0.2, 0.25))
 
 
 def main() -> None:

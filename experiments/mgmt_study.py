@@ -25,18 +25,19 @@ if TYPE_CHECKING:
     from mgmt_classifier.config import Config
     from mgmt_classifier.data import SliceRecipe
 
-PHANTOM_PATIENTS = 160
+PHANTOM_PATIENTS = 200
 PHANTOM_SEED = 2021
 PREDICTIONS = "predictions.csv"
 
 # What every demo changes in its models: small images, a quarter of the filters, a strided first convolution (as in the
-# ResNet paper), and a learning rate for few steps.
+# ResNet paper), a learning rate for few steps, and flips, for few patients.
 SMALL = {
     "image_size": (64, 64),
     "filters": 16,
     "first_stride": 2,
     "learning_rate": 1e-3,
     "epochs": 12,
+    "flip_probability": 0.5,
     "workers": 0,
 }
 

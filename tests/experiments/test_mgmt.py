@@ -300,3 +300,20 @@ def test_too_few_patients_of_a_class_are_one_clear_error(competition, tmp_path):
     with pytest.raises(SystemExit, match="error: "):
         run(mgmt_ensemble, competition, tmp_path, *ENSEMBLE, "--max-patients", "3")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split_seed", [0, 1, 2])
+def test_phantoms_without_an_effect_are_told_from_chance_by_no_split(split_seed, tmp_path_factory):
+    """Three trained demos without any signal; each would be a false alarm in 5 % of cohorts."""
+    work = tmp_path_factory.getbasetemp() / "no_effect"
+    command = ["mgmt_ensemble", "--effect", "0", "--split-seed", str(split_seed), "--runs", str(work / "runs")]
+    command += ["--prepared", str(work / "prepared"), "--phantoms", str(work / "phantoms")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        mgmt_ensemble.main()
+    (folder,) = (work / "runs" / "mgmt_ensemble").glob(f"*_seed{split_seed}-*")
+    found = summary(folder)["ensemble__auc"]
+    assert found["synthetic"]
+    assert found["low"] < 0.5 < found["high"]
+    assert "cannot be told from chance" in (folder / "verdicts.txt").read_text()
