@@ -30,7 +30,7 @@ from common.phantom_anatomy import BOX, draw_pose, sample_anatomy
 from common.phantom_series import PhantomSeries, Volume, acquire, draw_geometry
 from common.phantom_tumour import grow_tumour, place_foci, push_tissue
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raise it whenever a change alters any file: a folder made by another version is then refused, not mixed."""
 
 CASES = ("typical", "typical", "no_et", "typical", "two_foci")
