@@ -69,10 +69,11 @@ def explain(study: MgmtStudy, ensemble: Run, models: dict[str, Config], *, shown
             heat = saliency(network, image)
             rows.append({"id": id, "contrast": contrast, **shares(image[0], heat, saliency(untrained, image))})
             if position < shown:
-                label = "methylated" if study.labels[id] else "not methylated"
-                title = f"{contrast}, patient {id}, {label}"
+                title = f"{contrast} of {id}, {'methylated' if study.labels[id] else 'not methylated'}"
                 panels.append(
-                    Panel(title=title, image=image[0], saliency=heat, positions=entries[id].geometry["indices"])
+                    Panel(
+                        title=title, image=entries[id].open(), saliency=heat, positions=entries[id].geometry["indices"]
+                    )
                 )
         own = pd.DataFrame(rows)[lambda table, name=contrast: table["contrast"] == name]
         found += summarised(study, contrast, own)

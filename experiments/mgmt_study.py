@@ -277,10 +277,13 @@ def _phantoms(options: MgmtOptions) -> Path:
         f"no --data given: using the embedded cohort of {PHANTOM_PATIENTS} synthetic patients in {folder}, "
         f"planted effect {options.effect:g}"
     )
-    return write_cohort(
-        folder,
-        n_patients=PHANTOM_PATIENTS,
-        seed=options.phantom_seed,
-        effect=options.effect,
-        n_jobs=options.jobs,
-    )
+    try:
+        return write_cohort(
+            folder,
+            n_patients=PHANTOM_PATIENTS,
+            seed=options.phantom_seed,
+            effect=options.effect,
+            n_jobs=options.jobs,
+        )
+    except ValueError as error:
+        raise Refused(f"{error} Delete the folder, or name another with --phantoms.") from error
