@@ -10,6 +10,7 @@ brightest twentieth (in FLAIR the tumour), beside that of an even saliency, and 
 network's.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -64,11 +65,12 @@ def explain(study: MgmtStudy, ensemble: Run, models: dict[str, Config], *, shown
         device = next(network.parameters()).device
         untrained = build(replace(config, seed=config.seed + 1)).eval().to(device)
         entries = study.stores[config.recipe].entries
-        for position, id in enumerate(study.split.validation):
+        pictured = alternating(study.split.validation, study.labels)[:shown]
+        for id in study.split.validation:
             image = network_input(entries[id].open(), entries[id].geometry, intensity=config.intensity)
             heat = saliency(network, image)
             rows.append({"id": id, "contrast": contrast, **shares(image[0], heat, saliency(untrained, image))})
-            if position < shown:
+            if id in pictured:
                 title = f"{contrast} of {id}, {'methylated' if study.labels[id] else 'not methylated'}"
                 panels.append(
                     Panel(
@@ -81,6 +83,12 @@ def explain(study: MgmtStudy, ensemble: Run, models: dict[str, Config], *, shown
     mark = " (synthetic phantoms)" if study.synthetic else ""
     draw(study.run.figures / "saliency.png", panels, title=f"What speaks for MGMT methylation{mark}")
     study.finish(found, ["Saliency shows where a model looks, not whether it is right: for that see mgmt_ensemble."])
+
+
+def alternating(ids: Sequence[str], labels: Mapping[str, int]) -> list[str]:
+    """Methylated, not, methylated, ... as long as there are both, then the rest."""
+    by_class = {label: [id for id in ids if labels[id] == label] for label in (1, 0)}
+    return sorted(ids, key=lambda id: (by_class[labels[id]].index(id), -labels[id]))
 
 
 def shares(image: np.ndarray, heat: np.ndarray, untrained: np.ndarray) -> dict[str, float]:

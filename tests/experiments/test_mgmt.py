@@ -163,6 +163,11 @@ def test_shares_of_a_saliency():
     assert np.isnan(mgmt_explain.shares(image, np.zeros_like(heat), image)["brain"])
 
 
+def test_pictured_patients_are_of_both_classes():
+    labels = {"a": 0, "b": 0, "c": 1, "d": 0, "e": 1}
+    assert mgmt_explain.alternating(list("abcde"), labels) == ["c", "a", "e", "b", "d"]
+
+
 def test_submission_predicts_the_patients_without_a_label(competition, work):
     run(mgmt_ensemble, competition, work / "submission", *ENSEMBLE, "--protocol", "submission")
     folder = only(work / "submission" / "runs" / "mgmt_ensemble")
