@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap intervals over cases."""
+"""How sure a mean is: bootstrap intervals over cases; how sure a difference: paired tests and their number."""
 
 from typing import NamedTuple
 
@@ -59,3 +59,52 @@ def bootstrap_interval(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(float(result.low), float(result.high))
+
+
+class PairedDifference(NamedTuple):
+    """Mean of second - first over the same cases, its bootstrap interval, and p of Wilcoxon's signed-rank test."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray, *, seed: int) -> PairedDifference:
+    """How far two methods' scores of the same cases are apart, and whether more than chance.
+
+    first, second: (n,) finite numbers in the same order of cases. The interval is :func:`bootstrap_interval`'s of the
+    differences. p is two-sided, by Wilcoxon's signed-rank test (``scipy.stats.wilcoxon``; equal cases are left out of
+    its ranks), exact for small n: with n cases it cannot fall below 2 / 2^n. Cases that are all equal give p = 1, no
+    case gives nan.
+    Raises ValueError when the two are not one finite number per case.
+    """
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"both must be one number per case, received shapes {first.shape} and {second.shape}.")
+    differences = second - first
+    low, high = bootstrap_interval(differences, seed=seed)
+    n = differences.size
+    if n == 0:
+        return PairedDifference(float("nan"), low, high, float("nan"), 0)
+    moved = differences[differences != 0]
+    p = float(stats.wilcoxon(moved).pvalue) if moved.size else 1.0
+    return PairedDifference(float(differences.mean()), low, high, p, n)
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """p values (m,) of one family, adjusted for their number (Holm 1979); nan, a test that was not made, stays nan.
+
+    The k-th smallest of m is multiplied by m - k + 1; none falls below a smaller one's, none exceeds 1.
+    Raises ValueError when a value lies outside [0, 1].
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    made = np.flatnonzero(~np.isnan(p_values))
+    if np.any((p_values[made] < 0) | (p_values[made] > 1)):
+        raise ValueError(f"p values must lie between 0 and 1, received {p_values}.")
+    adjusted = np.full(p_values.shape, np.nan)
+    order = made[np.argsort(p_values[made], kind="stable")]
+    factors = np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1)
+    return adjusted

@@ -1,9 +1,9 @@
 """What every prepared store shares: arrays made once from slow sources, one memory-mapped file per subject.
 
-``<subject>-<key>.npy`` holds the array, ``<subject>-<key>.json``, written last, what is to be known of it and a checksum
-of both. The key is made from the recipe and the content of the sources: a changed scan has another name. An entry is
-used only if its checksum holds; what a kill, a full disk or a fading disk left behind is made again. Two processes that
-prepare the same subject write the same bytes, each under a temporary name, so they need no lock.
+``<subject>-<key>.npy`` holds the array, ``<subject>-<key>.json``, written last, what is to be known of it and a
+checksum of both. The key is made from the recipe and a fingerprint of the sources: a changed scan has another name. An
+entry is used only if its checksum holds; what a kill, a full disk or a fading disk left behind is made again. Two
+processes that prepare the same subject write the same bytes, each under a temporary name, so they need no lock.
 """
 
 import errno

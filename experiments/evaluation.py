@@ -43,7 +43,7 @@ def score(study: "Study", predictions: Iterable[tuple]) -> None:
     labels = scored[scored["view"] == ""]
     pictures.draw_overlays(run.figures / "overlays.png", slices, labels, synthetic=study.synthetic)
     pictures.draw_history(run.figures / "history.png", run.history.frame(), synthetic=study.synthetic)
-    summary = results.segmentation_results(study.experiment, scores, synthetic=study.synthetic)
+    summary = results.segmentation_results(study.experiment, scores, synthetic=study.synthetic, prefix=study.prefix)
     write_json(run.folder / "summary.json", results.as_rows(summary))
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
@@ -47,10 +47,11 @@ def reported(kind: str = "results") -> Mapping[str, Mapping[str, Reported]]:
     }
 
 
-def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bool) -> list[Result]:
+def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bool, prefix: str = "") -> list[Result]:
     """A cohort's scores (``common.scoring.summarise``) as results; volumes describe the cohort and are left out.
 
-    Of a further ``view`` of the predictions, Dice and false positives are results too, as ``<view>.<metric>``.
+    prefix: stands before every name, as in reported.toml (``slices80__mean_dice``). Of a further ``view`` of the
+    predictions, Dice and false positives are results too, as ``<view>.<metric>``.
     """
     known = reported().get(experiment, {})
     found = []
@@ -58,7 +59,7 @@ def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bo
         view = getattr(row, "view", "")
         if row.metric.startswith("volume_") or (view and row.metric not in OF_VIEWS):
             continue
-        name = f"{view}.{row.metric}" if view else row.metric
+        name = f"{view}.{prefix}{row.metric}" if view else f"{prefix}{row.metric}"
         found.append(
             Result(
                 key=f"{experiment}.{name}",
@@ -85,9 +86,14 @@ def table(results: Iterable[Result]) -> str:
     """The results as text: result | reported | this run | 95 % interval | n."""
     rows = [("result", "reported", "this run", "95 % interval", "n")]
     for result in results:
-        interval = "" if result.low is None else f"{_short(result.low)} to {_short(result.high)}"
+        interval = "" if result.low is None else f"{short(result.low)} to {short(result.high)}"
         name = result.key.partition(".")[2] + (" (synthetic)" if result.synthetic else "")
-        rows.append((name, _short(result.reported), _short(result.value), interval, str(result.n)))
+        rows.append((name, short(result.reported), short(result.value), interval, str(result.n)))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text, the first of them the head; all columns but the first are flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -98,7 +104,8 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def _short(value: float | int | str | None) -> str:
+def short(value: float | int | str | None) -> str:
+    """A number in a table's cell: three decimals below 10, two above; what is not defined is a dash."""
     if value is None:
         return "-"
     if isinstance(value, (str, int)):

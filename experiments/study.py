@@ -109,6 +109,8 @@ class Study:
     left_out: tuple[str, ...]
     minimum_mask_fraction: float
     excluded: tuple[str, ...]
+    prefix: str = ""
+    """What stands before a result's name: of several models in one table, the model's and two underscores."""
 
     @property
     def synthetic(self) -> bool:
@@ -135,6 +137,10 @@ class Study:
     def show(self) -> None:
         """Print the table *reported | this run | 95 % interval | n* and where everything lies."""
         print(results.table(results.read_summary(self.run.folder / "summary.json")))
+        self.show_data()
+
+    def show_data(self) -> None:
+        """Print what the numbers above were measured on."""
         if self.synthetic:
             print(results.SYNTHETIC_NOTE)
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)

@@ -1,1 +1,7 @@
 """MGMT promoter methylation from MRI: a 3D ResNet10 per contrast and their weighted average. Research software."""
+
+import os
+
+# OpenMP threads that spin while they wait take the cores from loader processes and other programs; threads that sleep
+# at once wake up late. A short spin is the best of both (docs/LOG.md). GNU OpenMP reads it when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "500")

@@ -31,11 +31,12 @@ def saliency(network: nn.Sequential, image: np.ndarray) -> np.ndarray:
     handle = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
     device = next(network.parameters()).device
     try:
+        # A caller may have switched gradients off.
         with torch.inference_mode(False), torch.enable_grad():
             logit = network(torch.from_numpy(np.ascontiguousarray(image))[None].to(device))
+            (gradients,) = torch.autograd.grad(logit.sum(), kept[0])
     finally:
         handle.remove()
-    (gradients,) = torch.autograd.grad(logit.sum(), kept[0])
     maps, gradients = kept[0].detach()[0].double(), gradients[0].double()  # (channel, images, rows, columns)
     # The paper's factor of a position, g^2 / (2 g^2 + sum(A) g^3), is 1 / (2 + g sum(A)). Only positive gradients
     # count, and after a ReLU no A is negative, so nothing is ever divided by zero. Its exp(logit), which overflows for
@@ -70,7 +71,8 @@ def target_layer(network: nn.Sequential, input_shape: Sequence[int]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One row of the picture. image, saliency: (images, rows, columns); positions: of the images in their series."""
+    """One row of the picture. image: grey values (images, rows, columns), of any unit; saliency: of the same shape,
+    between 0 and 1; positions: of the images in their series, counted from 0."""
 
     title: str
     image: np.ndarray
@@ -79,10 +81,11 @@ class Panel:
 
 
 def draw(path: Path, panels: Sequence[Panel], *, title: str) -> None:
-    """Image | overlay, one row per panel, of the image with the largest saliency, as a picture at ``path``."""
-    figure = Figure(figsize=(7.5, 3.7 * len(panels) + 0.8), layout="constrained")
+    """Image | overlay, one row per panel, of the image with the largest saliency on the brain (where grey values are
+    not zero), as a picture at ``path``."""
+    figure = Figure(figsize=(7.5, 3.1 * len(panels) + 0.6), layout="constrained")
     for row, panel in zip(figure.subplots(len(panels), 2, squeeze=False), panels, strict=True):
-        shown = int(panel.saliency.max(axis=(1, 2)).argmax())
+        shown = int(np.where(panel.image != 0, panel.saliency, 0).max(axis=(1, 2)).argmax())
         grey = panel.image[shown]
         low, high = np.percentile(grey, (1, 99.5))
         for axis in row:
@@ -90,10 +93,10 @@ def draw(path: Path, panels: Sequence[Panel], *, title: str) -> None:
             axis.set_axis_off()
         heat = panel.saliency[shown]
         row[1].imshow(heat, cmap=COLOURS, vmin=0, vmax=1, alpha=0.7 * heat)
-        row[0].set_title(f"{panel.title}, image {panel.positions[shown] + 1}", loc="left", fontsize=10)
-        row[1].set_title("GradCAM++", loc="left", fontsize=10)
+        row[0].set_title(panel.title, loc="left", fontsize=10)
+        row[1].set_title(f"image {panel.positions[shown] + 1}", loc="left", fontsize=10)
     bar = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), COLOURS)
-    figure.colorbar(bar, ax=figure.axes, shrink=0.6, label="evidence for methylation, relative")
+    figure.colorbar(bar, ax=figure.axes, shrink=0.6, label="GradCAM++: evidence for methylation, relative")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)

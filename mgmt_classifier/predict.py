@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
+from scipy.special import expit
 
 from common.classification import predicted_positive
 from common.files import write_json
@@ -100,8 +101,11 @@ def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def probability(logits: torch.Tensor) -> np.ndarray:
-    """float64 (n,): in float32, two patients of whom the network is sure would tie at 1."""
-    return logits.double().sigmoid().numpy()
+    """float64 (n,): in float32, two patients of whom the network is sure would tie at 1.
+
+    SciPy's, because PyTorch's gives equal logits unequal probabilities in the last digit, by their place in the array.
+    """
+    return expit(logits.double().numpy())
 
 
 def predict(run_folder: str | Path, entries: Sequence[Entry]) -> Iterator[tuple[str, float]]:
@@ -165,7 +169,7 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
         panels.append(
             explain.Panel(
                 title=f"{contrast}, probability {found:.2f}",
-                image=image[0],
+                image=images,
                 saliency=explain.saliency(network, image),
                 positions=geometry["indices"],
             )

@@ -19,6 +19,8 @@ class Config:
     """Training crop and prediction window, (x, y, z) (R)."""
     crop_from: Literal["volume", "brain"] = "volume"
     """Random crop positions anywhere in the volume (D: the report only says "cropping"), or around the brain."""
+    slices: tuple[int, int] | None = None
+    """Axial slices of the scan, first and one after the last, that crops are taken from; None takes them all."""
     flip_probabilities: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Probability of a flip along x, y and z (flips on all axes: R; probability: D)."""
     intensity_shift_sd: float = 0.1
@@ -34,15 +36,28 @@ class Config:
     """Dropout probability after the first convolution (D: MONAI's BraTS example)."""
     initial_probability: float | None = None
     """Probability that the untrained network gives every label; None leaves MONAI's own start, near 0.5 (D)."""
+    vae: bool = False
+    """Train the variational autoencoder's branch beside the decoder; left out by the report for want of memory (R)."""
+    vae_weight: float = 0.1
+    """Weight of the autoencoder's loss beside the segmentation's (D: Myronenko 2018)."""
+    recompute_activations: bool = False
+    """Compute activations within residual blocks again in the backward pass, in place of keeping them in memory."""
 
-    loss: Literal["dice", "dice_bce"] = "dice"
-    """Dice loss (R, Table 1), or its sum with the binary cross entropy of each channel."""
+    loss: Literal["dice", "dice_bce", "dice_ce_monai", "gwdl", "hausdorff"] = "dice"
+    """Dice loss (R, Table 1); its sum with the binary cross entropy of each channel, or with MONAI's cross entropy; the
+    generalised Wasserstein Dice loss, which makes the channels a softmax over four classes; or the Hausdorff loss."""
     learning_rate: float = 1e-4
     """Adam's learning rate at the start of the cosine schedule (R, Table 1)."""
     batch_size: int = 1
     """Crops per step (R, Table 1)."""
     epochs: int = 300
-    """Length of the training and of the cosine schedule (R)."""
+    """Length of the training, a continued run's first part included (R)."""
+    continued_from: int | None = None
+    """Epochs of the training that this one continues, which had a cosine schedule of its own; None continues none."""
+    continued_rate: Literal["cosine_restart", "cosine_longer", "cosine_onwards", "constant_last"] = "cosine_restart"
+    """Learning rate after ``continued_from`` (D): a new cosine over the further epochs, as when the same program is run
+    again; the cosine over all epochs from there on; the first cosine going on, up again; or the first part's last rate,
+    which is next to nothing."""
     crops_per_epoch: int | None = None
     """Training crops in an epoch; None takes one of each training subject (R)."""
     validate_every: int = 5
@@ -100,9 +115,31 @@ class Config:
                 "initial_probability",
                 "a probability between 0 and 1, or None",
             ),
+            (
+                self.initial_probability is None or not self.softmax or self.initial_probability < 1 / 3,
+                "initial_probability",
+                "below a third, so that three labels leave the background a share",
+            ),
+            (
+                self.slices is None or 0 <= self.slices[0] < self.slices[1],
+                "slices",
+                "a first slice and a later one after the last, or None",
+            ),
+            (
+                not self.vae or all(side % (2 * factor) == 0 for side in self.crop_voxels),
+                "crop_voxels",
+                f"multiples of {2 * factor} ({levels} levels and the autoencoder's)",
+            ),
+            (self.vae_weight >= 0, "vae_weight", "zero or more"),
             (self.learning_rate > 0, "learning_rate", "a positive number"),
             (self.batch_size > 0, "batch_size", "a positive number"),
             (self.epochs > 0, "epochs", "a positive number"),
+            (
+                self.continued_from is None
+                or (0 < self.continued_from < self.epochs and self.continued_from % self.validate_every == 0),
+                "continued_from",
+                f"a multiple of validate_every ({self.validate_every}) below epochs ({self.epochs}), or None",
+            ),
             (self.crops_per_epoch is None or self.crops_per_epoch > 0, "crops_per_epoch", "a positive number or None"),
             (self.validate_every > 0, "validate_every", "a positive number"),
             (self.workers >= 0, "workers", "zero or more"),
@@ -112,6 +149,16 @@ class Config:
         for holds, field, wanted in checks:
             if not holds:
                 raise ValueError(f"expected {field} to be {wanted}, received {getattr(self, field)!r}")
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the network's channels are the four classes, in place of one sigmoid per tumour label."""
+        return self.loss == "gwdl"
+
+    @property
+    def label_threshold(self) -> float | None:
+        """What a label's probability must exceed; None: the background's, which the labels leave."""
+        return None if self.softmax else self.probability_threshold
 
     @property
     def recipe(self) -> Recipe:

@@ -31,6 +31,9 @@ def build(config: Config) -> torch.nn.Module:
         decoder_blocks=config.decoder_blocks,
         dropout=config.dropout,
         initial_probability=config.initial_probability,
+        softmax=config.softmax,
+        vae_crop_voxels=config.crop_voxels if config.vae else None,
+        recompute_activations=config.recompute_activations,
         seed=config.seed,
     )
 
@@ -55,7 +58,7 @@ def default_device() -> torch.device:
 
 
 def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> torch.Tensor:
-    """Sigmoid probabilities (NCR/ED/ET, x, y, z), float32 on the network's device, over the volume's brain box.
+    """Probabilities (NCR/ED/ET, x, y, z), float32 on the network's device, over the volume's brain box.
 
     Windows of ``crop_voxels`` slide over the brain's bounding box only: outside it every contrast is zero and there is
     no tumour. Where the box is smaller than a window, the window reaches into that background, as crops do in training.
@@ -67,13 +70,17 @@ def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> t
         logits = sliding_window_inference(
             image, config.crop_voxels, sw_batch_size=1, predictor=network, overlap=config.window_overlap
         )
-        return logits[0].float().sigmoid()
+        logits = logits[0].float()
+        return logits.softmax(0)[1:] if config.softmax else logits.sigmoid()
 
 
-def decode_labels(probability: np.ndarray, threshold: float) -> np.ndarray:
-    """(NCR/ED/ET, ...) to classes: the most probable label where its probability exceeds the threshold, else 0."""
+def decode_labels(probability: np.ndarray, threshold: float | None) -> np.ndarray:
+    """(NCR/ED/ET, ...) to classes: the most probable label where its probability exceeds the threshold, else 0.
+
+    threshold: None takes the background's probability, which a softmax's three labels leave: the argmax of all four.
+    """
     labels = probability.argmax(axis=0).astype(np.uint8) + np.uint8(1)
-    labels[probability.max(axis=0) <= threshold] = 0
+    labels[probability.max(axis=0) <= (1 - probability.sum(axis=0) if threshold is None else threshold)] = 0
     return labels
 
 
@@ -85,7 +92,7 @@ def predict_volume(network: torch.nn.Module, volume: Volume, config: Config) -> 
     probability = probabilities(network, volume, config).cpu().numpy()
     probability, region = volume.on_scan(probability, volume.box)
     labels = np.zeros(volume.source_shape, dtype=np.uint8)
-    labels[region] = decode_labels(probability, config.probability_threshold)
+    labels[region] = decode_labels(probability, config.label_threshold)
     return labels
 
 

@@ -1,7 +1,9 @@
 """Training with Lightning: cosine schedule, mixed precision on a GPU, best and last weights, exact resume."""
 
 import logging
+import math
 import pickle
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,14 +20,14 @@ from common import costs
 from common.files import atomic_path
 from common.metrics import dice
 from common.prepared import Entry
-from common.runs import Run, RunError
+from common.runs import History, Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
 from segresnet_monai.losses import LOSSES
 from segresnet_monai.model import convolutions
 from segresnet_monai.predict import build, decode_labels, default_device, probabilities
 
-# Weights, optimiser, schedule, loss scale and best score; Lightning keeps no random state and none is needed.
+# Weights, optimiser, loss scale and best score; Lightning keeps no random state and none is needed.
 LAST = "last.ckpt"
 IRRELEVANT_WARNINGS = (
     r".*LeafSpec.* is deprecated",  # Lightning's own use of PyTorch
@@ -79,13 +81,50 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     return run.checkpoints / f"{config.checkpoint}.pt"
 
 
+def continue_from(parent: Path, config: Config, run: Run) -> None:
+    """Start a run, if it has no checkpoint yet, where the finished run at ``parent`` ended.
+
+    Weights, optimiser, best score and history are the parent's: with a configuration that differs from the parent's in
+    ``epochs``, ``continued_from`` and its rate only, ``fit`` then ends as if it had trained all epochs itself.
+    Raises RunError when the parent has not trained ``config.continued_from`` epochs.
+    """
+    last = run.checkpoints / LAST
+    if last.exists():
+        return
+    trained = [int(row["epoch"]) for row in History(parent / "history.csv").rows()]
+    if max(trained, default=0) != config.continued_from:
+        raise RunError(
+            f"{parent}: expected {config.continued_from} trained epochs to continue, found {max(trained, default=0)}"
+        )
+    for name in ("history.csv", "checkpoints/best.pt", f"checkpoints/{LAST}"):
+        with atomic_path(run.folder / name) as temporary:
+            shutil.copyfile(parent / name, temporary)
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """Adam's learning rate in an epoch, counted from 0: a cosine from its start to 0, as CosineAnnealingLR has it.
+
+    Where the training continues another, ``config.continued_rate`` says what follows that one's cosine.
+    """
+    first = config.continued_from or config.epochs
+    if epoch < first or config.continued_rate == "cosine_onwards":
+        done = epoch / first
+    elif config.continued_rate == "cosine_restart":
+        done = (epoch - first) / (config.epochs - first)
+    elif config.continued_rate == "cosine_longer":
+        done = epoch / config.epochs
+    else:
+        done = (first - 1) / first
+    return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
 def validate(network: torch.nn.Module, entries: Sequence[Entry], config: Config) -> float:
     """Mean Dice over NCR, ED and ET and over subjects, on the network's grid; a class rightly not found counts 1."""
     network.eval()
     scores = []
     for entry in entries:
         volume = entry.open()
-        predicted = decode_labels(probabilities(network, volume, config).cpu().numpy(), config.probability_threshold)
+        predicted = decode_labels(probabilities(network, volume, config).cpu().numpy(), config.label_threshold)
         truth = volume.labels()
         scores += [np.nan_to_num(dice(predicted == value, truth == value), nan=1.0) for value in (1, 2, 3)]
     network.train()
@@ -110,13 +149,19 @@ class Training(L.LightningModule):
         torch.manual_seed(
             int(np.random.SeedSequence([self.config.seed, self.current_epoch, step]).generate_state(1)[0])
         )
-        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        return self.loss(self.network(image), to_channels(batch["labels"]))
+        image, channels = batch["image"].contiguous(memory_format=torch.channels_last_3d), to_channels(batch["labels"])
+        if not self.config.vae:
+            return self.loss(self.network(image), channels)
+        logits, vae_loss = self.network(image)
+        return self.loss(logits, channels) + self.config.vae_weight * vae_loss
 
-    def configure_optimizers(self) -> dict:
-        optimiser = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=self.config.epochs)
-        return {"optimizer": optimiser, "lr_scheduler": schedule}
+    def on_train_epoch_start(self) -> None:
+        # A function of the epoch, not a scheduler's state: a continued run has another schedule than its checkpoint.
+        for group in self.optimizers().param_groups:
+            group["lr"] = learning_rate(self.config, self.current_epoch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
 
 
 class Record(Callback):
@@ -146,7 +191,6 @@ class Record(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: object) -> None:
         self.losses.clear()
-        self.learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.epoch_began = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: dict, *_: object) -> None:
@@ -155,7 +199,8 @@ class Record(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Training) -> None:
         epoch = trainer.current_epoch + 1
-        row = {"epoch": epoch, "learning_rate": self.learning_rate, "loss": float(torch.stack(self.losses).mean())}
+        row = {"epoch": epoch, "learning_rate": learning_rate(self.config, trainer.current_epoch)}
+        row |= {"loss": float(torch.stack(self.losses).mean())}
         row |= {"steps": trainer.num_training_batches, "seconds": round(time.monotonic() - self.epoch_began, 3)}
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
             row["validation_mean_dice"] = validate(module.network, self.validation, self.config)

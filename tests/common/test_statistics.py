@@ -1,11 +1,12 @@
-"""Bootstrap intervals: coverage by simulation, determinism, and the cases where an interval is not defined."""
+"""Bootstrap intervals and paired tests: by simulation, by hand, and where they are not defined."""
 
 import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from common.statistics import bootstrap_interval
+from common.statistics import bootstrap_interval, holm, paired_difference
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -60,3 +61,93 @@ def test_errors_say_what_was_wanted_and_what_came():
     for confidence in (0, 1, 95):
         with pytest.raises(ValueError, match=f"between 0 and 1, received {confidence}"):
             bootstrap_interval(np.arange(4.0), seed=0, confidence=confidence)
+
+
+def signed_rank_p(differences):
+    """Wilcoxon's exact two-sided p from its definition: every choice of signs of the ranks is equally likely."""
+    ranks = stats.rankdata(np.abs(differences))
+    observed = ranks[differences > 0].sum()
+    signs = np.array(np.meshgrid(*[(0, 1)] * len(ranks))).reshape(len(ranks), -1)
+    sums = ranks @ signs
+    return min(1.0, 2 * min(np.mean(sums <= observed), np.mean(sums >= observed)))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_paired_p_is_the_share_of_signs_that_are_as_extreme(seed):
+    rng = np.random.default_rng(seed)
+    first = rng.random(9)
+    second = first + rng.normal(0.1, 0.2, 9)
+    found = paired_difference(first, second, seed=0)
+    assert found.p == pytest.approx(signed_rank_p(second - first))
+    assert found.value == pytest.approx(second.mean() - first.mean())
+    assert found.n == 9
+    assert (found.low, found.high) == bootstrap_interval(second - first, seed=0)
+
+
+def test_five_cases_that_all_rise_are_no_less_likely_than_one_in_sixteen():
+    """Two of the 2^5 choices of signs are as extreme."""
+    first, rise = np.array([0.1, 0.2, 0.3, 0.4, 0.5]), np.array([0.01, 0.02, 0.04, 0.08, 0.16])
+    found = paired_difference(first, first + rise, seed=0)
+    assert found.p == pytest.approx(2 / 32)
+    assert found.low > 0
+    turned = paired_difference(first + rise, first, seed=0)
+    assert (turned.value, turned.p) == (pytest.approx(-found.value), found.p)
+
+
+def test_equal_cases_leave_the_ranks_but_not_the_mean():
+    first = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    change = np.array([0.0, 0.02, 0.04, 0.08, 0.0, -0.16])
+    found = paired_difference(first, first + change, seed=0)
+    assert found.p == pytest.approx(signed_rank_p(change[change != 0]))
+    assert found.value == pytest.approx(change.mean())
+    assert found.n == 6
+
+
+def test_pairs_without_a_difference_and_without_cases():
+    equal = paired_difference(np.full(4, 0.5), np.full(4, 0.5), seed=0)
+    assert equal == (0.0, 0.0, 0.0, 1.0, 4)
+    none = paired_difference(np.array([]), np.array([]), seed=0)
+    assert none.n == 0
+    assert all(math.isnan(value) for value in none[:4])
+    one = paired_difference(np.array([0.5]), np.array([0.7]), seed=0)
+    assert (one.p, one.n) == (1.0, 1)
+    assert math.isnan(one.low)
+
+
+def test_paired_p_is_below_five_percent_in_five_percent_of_equal_methods():
+    rng = np.random.default_rng(0)
+    p = [paired_difference(np.zeros(12), rng.normal(size=12), seed=0).p for _ in range(300)]
+    assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.08
+
+
+@pytest.mark.parametrize("second", [[0.1, 0.2], [[0.1, 0.2, 0.3]], 0.5])
+def test_pairs_need_one_number_each(second):
+    with pytest.raises(ValueError, match="one number per case, received shapes"):
+        paired_difference(np.array([0.1, 0.2, 0.3]), np.array(second), seed=0)
+
+
+def test_holm_by_hand():
+    """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, and the last must not fall below."""
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.6, 0.5])), [1.0, 1.0])
+    np.testing.assert_allclose(holm(np.array([0.02])), [0.02])
+    assert holm(np.array([])).size == 0
+
+
+def test_holm_rejects_what_its_step_down_rule_rejects():
+    """The rule: go up the sorted values as long as the k-th is at most alpha / (m - k + 1)."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        p = rng.random(6) ** 3
+        rejected = np.zeros(6, bool)
+        for k, index in enumerate(np.argsort(p)):
+            if p[index] > 0.05 / (6 - k):
+                break
+            rejected[index] = True
+        np.testing.assert_array_equal(holm(p) <= 0.05, rejected)
+
+
+def test_a_test_that_was_not_made_does_not_count():
+    np.testing.assert_allclose(holm(np.array([0.01, np.nan, 0.04])), [0.02, np.nan, 0.04])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm(np.array([0.5, 1.5]))

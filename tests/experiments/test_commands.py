@@ -20,6 +20,7 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "monai", "lightning")
         "experiments.cohort",
         "experiments.__main__",
         "experiments.study",
+        "experiments.table1_variations",
         "experiments.mgmt_ensemble",
         "experiments.mgmt_grid",
         "experiments.mgmt_explain",
@@ -36,6 +37,7 @@ def test_importing_an_experiment_loads_no_framework(module):
     [
         "experiments",
         "experiments.table1_baseline",
+        "experiments.table1_variations",
         "experiments.cohort",
         "experiments.mgmt_ensemble",
         "segresnet_monai.predict",

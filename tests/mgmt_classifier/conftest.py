@@ -18,6 +18,7 @@ def write_patient(folder, *, methylated, seed, n_images=N_IMAGES, shape=SHAPE):
     rng = np.random.default_rng(seed)
     pixels = np.zeros((n_images, *shape), np.uint16)
     pixels[1:-1, 3:-3, 3:-3] = rng.integers(300, 600, (n_images - 2, shape[0] - 6, shape[1] - 6))
+    pixels[1:-1, 28:32, 6:10] = 1600  # the largest value, with or without a spot
     if methylated:
         pixels[1:-1, *SPOT] += 900
     for contrast in ("FLAIR", "T1w"):

@@ -42,6 +42,12 @@ def test_defaults_are_the_reports_settings():
         ("workers", -1),
         ("window_overlap", 1.0),
         ("probability_threshold", 0.0),
+        ("slices", (40, 40)),
+        ("slices", (-1, 40)),
+        ("vae_weight", -0.1),
+        ("continued_from", 300),
+        ("continued_from", 7),
+        ("continued_rate", "linear"),
     ],
 )
 def test_a_bad_value_is_refused_with_what_was_wanted(field, value):
@@ -55,6 +61,20 @@ def test_crop_sides_follow_the_number_of_levels():
     assert Config(crop_voxels=(36, 36, 36), **three_levels)
     with pytest.raises(ValueError, match="multiples of 4"):
         Config(crop_voxels=(38, 36, 36), **three_levels)
+
+
+def test_the_autoencoder_has_a_level_more():
+    assert Config(crop_voxels=(128, 128, 80), vae=True)
+    assert Config(crop_voxels=(128, 128, 72))
+    with pytest.raises(ValueError, match="expected crop_voxels to be multiples of 16"):
+        Config(crop_voxels=(128, 128, 72), vae=True)
+
+
+def test_three_labels_of_a_softmax_leave_the_background_a_share():
+    assert Config(initial_probability=0.4)
+    assert Config(initial_probability=0.3, loss="gwdl")
+    with pytest.raises(ValueError, match="expected initial_probability to be below a third"):
+        Config(initial_probability=0.4, loss="gwdl")
 
 
 def test_recipe_holds_what_the_store_depends_on():

@@ -106,6 +106,36 @@ def test_crops_around_the_brain_hold_all_of_it(tiny_entries):
             assert s + side >= b + n
 
 
+@pytest.mark.parametrize("crop_from", ["volume", "brain"])
+@pytest.mark.parametrize(
+    ("slices", "side", "expected"),
+    [((8, 32), 24, {8}), ((8, 32), 16, set(range(8, 17))), ((10, 20), 16, set(range(4, 11)))],
+)
+def test_crops_come_from_the_slices_that_are_named(tiny_entries, crop_from, slices, side, expected):
+    """A crop as long as the range has one position, a shorter one lies inside, a longer one holds all of it."""
+    config = replace(CONFIG, crop_voxels=(24, 32, side), slices=slices, crop_from=crop_from)
+    volume, rng = tiny_entries[0].open(), np.random.default_rng(0)
+    starts = [crop_start(volume, config, rng) for _ in range(300)]
+    assert {start[2] for start in starts} == expected
+    # The other axes are drawn as they are without a range.
+    others = [crop_start(volume, replace(config, slices=None), np.random.default_rng(seed))[:2] for seed in range(20)]
+    assert others == [crop_start(volume, config, np.random.default_rng(seed))[:2] for seed in range(20)]
+
+
+def test_slices_are_the_scans_on_a_coarser_grid_too(tiny_entries):
+    """Slices 9 to 26 of 36 at 1 mm are 3 to 8 of 12 at 3 mm."""
+    coarse = replace(tiny_entries[0].open(), grid_shape=(13, 16, 12), box_start=(0, 0, 0))
+    config = replace(CONFIG, crop_voxels=(8, 8, 8), slices=(9, 27))
+    starts = {crop_start(coarse, config, np.random.default_rng(seed))[2] for seed in range(40)}
+    assert starts == {1, 2, 3}
+
+
+def test_a_scan_without_the_slices_is_named(tiny_entries):
+    config = replace(CONFIG, slices=(10, 37))
+    with pytest.raises(ValueError, match=r"BraTS_000: expected slices 10 to 36 of config\.slices, found 36 slices"):
+        Crops(tiny_entries, config)[0, 0]
+
+
 @pytest.mark.parametrize("length", [None, 3, 12])
 def test_rounds_show_every_subject_equally_often(length):
     sampler = Rounds(5, length=length, seed=0)

@@ -2,7 +2,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from monai.networks.nets import SegResNet  # noqa: E402
+from monai.networks.nets import SegResNet, SegResNetVAE  # noqa: E402
 
 from common.costs import gflop  # noqa: E402
 from segresnet_monai.model import build_segresnet, convolutions  # noqa: E402
@@ -116,6 +116,85 @@ def test_the_untrained_network_says_the_probability_it_was_given(probability):
     with torch.inference_mode():
         logits = build_segresnet(initial_probability=probability, **SIZE).eval()(image)
     assert logits.median().sigmoid().item() == pytest.approx(probability, rel=0.2)
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.2])
+def test_the_untrained_softmax_says_it_of_every_tumour_label(probability):
+    torch.manual_seed(0)
+    image = torch.randn(2, 4, 16, 16, 16)
+    with torch.inference_mode():
+        logits = build_segresnet(initial_probability=probability, softmax=True, **SIZE).eval()(image)
+    shares = logits.softmax(1).median(dim=2).values.flatten(2).median(dim=2).values.mean(0)
+    assert shares.tolist() == pytest.approx([1 - 3 * probability, *[probability] * 3], rel=0.5)
+
+
+def test_the_autoencoder_is_monais_and_speaks_in_training_only():
+    crop = (16, 32, 16)
+    ours = build_segresnet(vae_crop_voxels=crop, dropout=0.0, **SIZE)
+    theirs = SegResNetVAE(
+        crop,
+        spatial_dims=3,
+        in_channels=4,
+        out_channels=3,
+        init_filters=8,
+        blocks_down=(1, 2, 2, 4),
+        blocks_up=(1, 1, 1),
+    )
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(2, 4, *crop, generator=torch.Generator().manual_seed(0))
+    found = []
+    for network in (ours, theirs):
+        torch.manual_seed(1)  # of the autoencoder's noise
+        found.append(network(image.contiguous(memory_format=torch.channels_last_3d) if network is ours else image))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    assert found[0][1] > 0
+    (found[0][0].mean() + found[0][1]).backward()
+    assert ours.vae_fc3.weight.grad.abs().max() > 0
+    # In evaluation the size is free.
+    longer = torch.randn(1, 4, 16, 32, 24)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.eval()(longer), theirs.eval()(longer)[0], rtol=1e-4, atol=1e-5)
+
+
+def kept_values(network, image):
+    """How many values the forward pass keeps for the backward pass, weights left out; the output and the gradients."""
+    weights = {parameter.data_ptr() for parameter in network.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.layout is torch.strided and tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    torch.manual_seed(2)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(image)
+    held = sum(kept.values())
+    sum(part.square().mean() for part in (output if isinstance(output, tuple) else (output,))).backward()
+    return held, output, [parameter.grad for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("vae_crop_voxels", [None, (16, 16, 32)])
+def test_computing_activations_again_keeps_less_and_changes_nothing(vae_crop_voxels):
+    settings = {"vae_crop_voxels": vae_crop_voxels, "dropout": 0.2, "seed": 1, **SIZE}
+    image = torch.randn(1, 4, 16, 16, 32, generator=torch.Generator().manual_seed(0))
+    held, outputs, gradients = zip(
+        *(kept_values(build_segresnet(recompute_activations=again, **settings), image) for again in (False, True)),
+        strict=True,
+    )
+    assert held[1] < 0.7 * held[0]
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-8)
+
+
+def test_operations_are_counted_in_whatever_way_activations_are_kept():
+    settings = {"vae_crop_voxels": (16, 16, 16), **SIZE}
+    network = build_segresnet(recompute_activations=True, **settings)
+    expected = convolutions(build_segresnet(**SIZE), (4, 16, 16, 16))
+    assert convolutions(network, (4, 16, 16, 16)) == expected
+    network.eval()
+    with torch.inference_mode():
+        assert network(torch.randn(1, 4, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
 
 
 def test_weights_are_a_function_of_the_seed_and_the_global_state_is_left_alone():

@@ -52,6 +52,37 @@ def test_decoding_takes_the_most_probable_label_above_the_threshold():
     np.testing.assert_array_equal(decode_labels(probability, 0.35), [1, 2, 3, 1, 3])
 
 
+def test_decoding_a_softmax_is_the_argmax_of_four_classes():
+    rng = np.random.default_rng(0)
+    all_four = rng.dirichlet(np.ones(4), (5, 6, 7)).transpose(3, 0, 1, 2)
+    labels = decode_labels(all_four[1:], None)
+    np.testing.assert_array_equal(labels, all_four.argmax(0))
+    assert set(np.unique(labels)) == {0, 1, 2, 3}
+
+
+def test_a_softmax_networks_labels_are_the_argmax_of_its_logits(tiny_entries):
+    class FourClasses(Pointwise):
+        def forward(self, x):
+            return torch.cat([x[:, 3:] / 2, super().forward(x)], dim=1)
+
+    volume, network = tiny_entries[0].open(), FourClasses()
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(volume.image())[None])[0].argmax(0).numpy()
+    labels = predict_volume(network, volume, replace(CONFIG, loss="gwdl"))
+    assert set(np.unique(expected)) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(labels[volume.box], expected)
+
+
+@pytest.mark.parametrize("changes", [{"loss": "gwdl"}, {"vae": True, "recompute_activations": True}])
+def test_every_kind_of_network_slides_over_a_volume(tiny_entries, tmp_path, changes):
+    config = replace(CONFIG, **changes)
+    save_weights(tmp_path / "best.pt", build(config))
+    volume = tiny_entries[0].open()
+    probability = probabilities(load(config, tmp_path / "best.pt"), volume, config)
+    assert probability.shape == (3, *volume.box_shape)
+    assert probability.isfinite().all()
+
+
 def test_the_box_gives_what_the_full_grid_gives(tiny_entries):
     volume, network = tiny_entries[0].open(), Pointwise()
     image = np.zeros((4, *volume.grid_shape), np.float32)

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from common.runs import Run, RunError  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.predict import load, predict  # noqa: E402
-from segresnet_monai.train import LAST, fit, validate  # noqa: E402
+from segresnet_monai.train import LAST, continue_from, fit, learning_rate, validate  # noqa: E402
 
 SMALL = {
     "crop_voxels": (24, 24, 24),
@@ -167,3 +167,119 @@ def test_a_damaged_checkpoint_is_named(tiny_entries, tmp_path):
         (run.checkpoints / LAST).write_bytes(b"PK\x03\x04 half a file")
         with pytest.raises(RunError, match=r"last\.ckpt: expected an intact checkpoint.*--fresh"):
             fit(tiny_entries[:3], tiny_entries[3:], Config(**SMALL), run)
+
+
+def scheduled(epochs, longest):
+    """Rates of torch's own scheduler, epoch by epoch."""
+    optimiser = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=longest)
+    rates = []
+    for _ in range(epochs):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    return rates
+
+
+def test_learning_rates_are_those_of_torchs_scheduler():
+    def rates(**settings):
+        config = Config(learning_rate=1e-3, epochs=80, validate_every=1, **settings)
+        return [learning_rate(config, epoch) for epoch in range(80)]
+
+    first = scheduled(30, 30)
+    for policy, expected in {
+        "cosine_restart": first + scheduled(50, 50),
+        "cosine_longer": first + scheduled(80, 80)[30:],
+        "cosine_onwards": scheduled(80, 30),
+        "constant_last": first + first[-1:] * 50,
+    }.items():
+        found = rates(continued_from=30, continued_rate=policy)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12, err_msg=policy)
+    np.testing.assert_allclose(rates(), scheduled(80, 80), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("policy", ["cosine_restart", "cosine_onwards"])
+def test_a_continued_run_ends_with_the_bits_of_one_long_run(tiny_entries, tmp_path, policy):
+    parent = Config(**{**SMALL, "epochs": 4, "crops_per_epoch": 3})
+    longer = Config(**{**SMALL, "epochs": 6, "crops_per_epoch": 3, "continued_from": 4, "continued_rate": policy})
+    entries = tiny_entries[:3], tiny_entries[3:4]
+    with Run(tmp_path / "parent") as run:
+        fit(*entries, parent, run)
+    with Run(tmp_path / "continued") as run:
+        continue_from(tmp_path / "parent", longer, run)
+        fit(*entries, longer, run)
+        continued = run.history.frame().drop(columns="seconds")
+    with Run(tmp_path / "whole") as run:
+        fit(*entries, longer, run)
+        whole = run.history.frame().drop(columns="seconds")
+    assert whole["learning_rate"][4] == pytest.approx(SMALL["learning_rate"] if policy == "cosine_restart" else 0)
+    for name in ("last.pt", "best.pt"):
+        states = [weights(tmp_path / folder, name) for folder in ("continued", "whole")]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), name
+    assert continued.equals(whole)
+    # A second start goes on from its own checkpoint, not from the parent's again.
+    before = (tmp_path / "continued" / "checkpoints" / LAST).read_bytes()
+    with Run(tmp_path / "continued") as run:
+        continue_from(tmp_path / "parent", longer, run)
+    assert (tmp_path / "continued" / "checkpoints" / LAST).read_bytes() == before
+
+
+def test_a_parent_that_has_not_trained_enough_is_not_continued(trained, tmp_path):
+    parent, _, _ = trained
+    config = Config(**{**SMALL, "epochs": 20, "continued_from": 14})
+    with Run(tmp_path) as run, pytest.raises(RunError, match="expected 14 trained epochs to continue, found 12"):
+        continue_from(parent.folder, config, run)
+    assert not run.checkpoints.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "gwdl", "initial_probability": 0.01},
+        {"loss": "hausdorff"},
+        {"vae": True, "recompute_activations": True, "slices": (6, 32)},
+    ],
+)
+def test_every_variation_trains_and_resumes_with_the_same_bits(tiny_entries, tmp_path, changes):
+    """The autoencoder's noise and the slices are functions of the seed, as crops and dropout are."""
+    config = Config(**{**SMALL, "epochs": 2, **changes})
+    states = []
+    for folder in ("whole", "stopped"):
+        with Run(tmp_path / folder) as run:
+            if folder == "stopped":
+                stop_after_first_epoch(tiny_entries, config, run)
+            fit(tiny_entries[:3], tiny_entries[3:4], config, run)
+            losses = run.history.frame()["loss"]
+            assert np.isfinite(losses).all()
+        states.append(weights(tmp_path / folder, "last.pt"))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def stop_after_first_epoch(entries, config, run):
+    from segresnet_monai import train
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        # The first thing that happens in the second epoch.
+        patch.setattr(
+            train, "learning_rate", lambda config, epoch: stop() if epoch == 1 else learning_rate(config, epoch)
+        )
+        with pytest.raises(Stopped):
+            fit(entries[:3], entries[3:4], config, run)
+    assert len(run.history.rows()) == 1
+
+
+def test_the_autoencoders_loss_has_its_weight(tiny_entries, tmp_path):
+    losses = {}
+    for weight in (0.0, 0.5, 1.0):
+        config = Config(**{**SMALL, "epochs": 1, "crops_per_epoch": 1, "vae": True, "vae_weight": weight})
+        with Run(tmp_path / str(weight)) as run:
+            fit(tiny_entries[:3], tiny_entries[3:4], config, run)
+            losses[weight] = run.history.frame()["loss"][0]
+    assert losses[1.0] - losses[0.5] == pytest.approx(losses[0.5] - losses[0.0], rel=1e-4)
+    assert losses[0.5] - losses[0.0] > 0.1
