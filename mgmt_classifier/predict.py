@@ -19,6 +19,7 @@ from scipy.special import expit
 from common.classification import predicted_positive
 from common.files import write_json
 from common.mgmt_cohort import CONTRASTS, Patient
+from common.runs import read_model_config
 from common.store import UnusableError
 from mgmt_classifier import explain
 from mgmt_classifier.config import Config
@@ -63,15 +64,7 @@ def load_run(folder: str | Path, *, device: str | torch.device | None = None) ->
     Raises ValueError when the folder is not an MGMT model's run, or has no (intact) trained weights yet.
     """
     folder = Path(folder)
-    settings = _read_json(folder / "config.json", "the folder of an MGMT model's run")
-    try:
-        config = Config(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in settings["model"].items()}
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{folder}: expected the configuration of an MGMT model in config.json, found: {error!r}"
-        ) from None
+    config = read_model_config(folder, Config)
     weights = folder / "checkpoints" / f"{config.keep}.pt"
     if not weights.exists():
         raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
