@@ -18,8 +18,9 @@ demo-mgmt: $(VENV)/demo.done
 	$(BIN)/python -m experiments.mgmt_ensemble
 	$(BIN)/python -m experiments.mgmt_explain
 
+# Two processes of one thread each: more threads than cores only wait for each other.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
