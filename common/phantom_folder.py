@@ -9,9 +9,10 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
-import joblib
 from tqdm import tqdm
 
 _PARTIAL = ".partial"
@@ -38,10 +39,23 @@ def fill(
     _claim(folder, dict(identity))
     _clear_leftovers(folder / _PARTIAL)
     missing = [number for number, case in enumerate(cases) if not (folder / case).exists()]
-    jobs = (joblib.delayed(_make)(folder, cases[number], number, write) for number in missing)
-    with joblib.Parallel(n_jobs=min(n_jobs, len(missing)) or 1, return_as="generator_unordered") as parallel:
-        for _ in tqdm(parallel(jobs), total=len(missing), desc=what, disable=not missing):
-            pass
+    processes = min(os.cpu_count() or 1 if n_jobs < 0 else n_jobs, len(missing))
+    with tqdm(total=len(missing), desc=what, disable=not missing) as bar:
+        if processes <= 1:
+            for number in missing:
+                _make(folder, cases[number], number, write)
+                bar.update()
+            return folder
+        # Not joblib's processes: these replace a worker that grows, as one does here, and may wait for it for ever.
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            try:
+                for made in as_completed(
+                    [pool.submit(_make, folder, cases[number], number, write) for number in missing]
+                ):
+                    made.result()
+                    bar.update()
+            finally:
+                pool.shutdown(cancel_futures=True)
     return folder
 
 
