@@ -5,7 +5,7 @@
 
 Reproduces threshold, loss and AUC of 24 models, FLAIR, T2w, T1wCE and T1w with 3, 7 and 15 images at batch 4 and 8, on
 70 / 15 / 15 % of the patients, and says how high the best of 24 comes without any signal. A killed grid goes on with
-the cell it was in.
+the cell it was in. Cost: demo 5 minutes on two cores of an AMD EPYC once the phantoms are written.
 """
 
 from collections.abc import Mapping
