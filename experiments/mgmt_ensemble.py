@@ -7,7 +7,7 @@
 Reproduces the AUCs 0.652 (FLAIR, 31 tumour-centred images), 0.628 (T1w, 15 central ones) and 0.665 (both), and the
 learning curves, on 70 / 15 / 15 % of the patients; weights are the report's, epochs and thresholds are chosen on
 validation. ``--protocol submission`` trains on 70 %, validates on 30 %, and predicts the patients without a label.
-Cost: demo 2.5 minutes on two cores of an AMD EPYC, two of them writing the phantoms; paper needs a GPU (a step of batch 8
+Cost: demo 2.5 minutes on two cores of an AMD EPYC, two of them writing phantoms; paper needs a GPU (a step of batch 8
 at 255 x 255 x 15 takes 75 s and 9 GiB on those cores) and has not been timed. Expect on 50 phantoms with the default
 effect an AUC near 0.87. The same command resumes, or shows the table of a finished run.
 """
