@@ -41,7 +41,8 @@ class Options(MgmtOptions):
 
 def main() -> None:
     options, settings = command_line(EXPERIMENT, mgmt_ensemble.PRESETS, __doc__, options_type=Options)
-    with mgmt_ensemble.open_study(options, settings) as ensemble:
+    # --fresh means the explanation: the ensemble's finished run is another command's.
+    with mgmt_ensemble.open_study(replace(options, fresh=False), settings) as ensemble:
         mgmt_ensemble.train(ensemble, settings)
         with Run(options.runs / EXPERIMENT / ensemble.run.folder.name, fresh=options.fresh) as run:
             study = MgmtStudy(**vars(ensemble) | {"experiment": EXPERIMENT, "run": run})

@@ -148,6 +148,10 @@ def test_explanation_uses_the_ensembles_models(ensemble, competition, work):
     found = summary(folder)
     assert "on the brain" in found["FLAIR__attention"]["value"] or "nothing" in found["FLAIR__attention"]["value"]
     assert found["T1w__attention"]["reported"] == "on the brain, not on the tumour"
+    kept = [(path, path.stat().st_mtime_ns) for path in sorted(ensemble.glob("*/predictions.csv"))]
+    run(mgmt_explain, competition, work, *ENSEMBLE, "--shown", "2", "--fresh")
+    assert kept == [(path, path.stat().st_mtime_ns) for path in sorted(ensemble.glob("*/predictions.csv"))]
+    assert summary(folder) == found
 
 
 def test_shares_of_a_saliency():
