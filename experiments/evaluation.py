@@ -24,7 +24,8 @@ def score(study: "Study", predictions: Iterable[tuple]) -> None:
 
     predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item that
     makes {view: labels}. A network that sees a part of the scan is also scored there: view ``inside_crop``.
-    Writes cases.csv, scores.csv (a column ``view`` in both, empty for the labels themselves), costs.json, pictures,
+    Writes cases.csv, scores.csv (a column ``view`` in both, empty for the labels themselves), the label maps, in the
+    cohort's own label values, as predictions/<case>.nii.gz and predictions/<view>/<case>.nii.gz, costs.json, pictures,
     and last of all summary.json, which marks the run as finished.
     """
     run = study.run
@@ -58,12 +59,11 @@ def _cases(
         subject, volume = subjects[case], study.store.entries[case].open()
         truth = subject.load_labels()
         slices[case] = pictures.tumour_slice(subject, predicted, truth)
-        if study.options.save_predictions:
-            file = study.run.folder / "predictions" / f"{case}.nii.gz"
-            like = nifti.read_header(subject.label)
-            nifti.write(file, subject.convention.from_classes(predicted), like=like)
         compared = {"": predicted} | (views[0]() if views else {})
+        like = nifti.read_header(subject.label)
         for view, labels in compared.items():
+            file = study.run.folder / "predictions" / view / f"{case}.nii.gz"
+            nifti.write(file, subject.convention.from_classes(labels), like=like)
             mark = f"{VIEW_MARK}{view}" if view else ""
             yield f"{case}{mark}", labels, truth, volume.source_spacing_mm
         if volume.crop_shape != volume.source_shape:

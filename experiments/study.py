@@ -47,8 +47,6 @@ class Options:
     """The tested fold, from 1 to --folds."""
     empty_masks: EmptyPolicy = "brats"
     """What an empty mask is worth: BraTS's values (1 or 0, and 373.13 mm), or ignored and counted."""
-    save_predictions: bool = False
-    """Write the predicted labels as NIfTI on the scans' grid, in the cohort's label values."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     prepared: Path = Path("prepared")
@@ -149,8 +147,6 @@ class Study:
             minimum = f"{100 * self.minimum_mask_fraction:g} %"
             print(f"excluded with less than {minimum} labelled: {len(self.excluded)} (data.json)")
         print(f"empty masks: {self.options.empty_masks}; counts of empty, missed and invented labels: scores.csv")
-        if self.options.save_predictions and not (self.run.folder / "predictions").exists():
-            print("finished without --save-predictions, so no label maps were written; --fresh starts over")
         print(f"run folder: {self.run.folder}")
 
 

@@ -16,7 +16,7 @@ MODULE = "experiments.table1_baseline"
 
 @pytest.fixture
 def finished(run_module, cohort, tmp_path):
-    done = run_module(MODULE, "--data", cohort, "--save-predictions", *TINY)
+    done = run_module(MODULE, "--data", cohort, *TINY)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs" / "table1_baseline").iterdir()
     return done, folder
@@ -53,7 +53,7 @@ def test_one_command_leaves_a_table_and_a_whole_run_folder(finished, run_module,
     np.testing.assert_array_equal(predicted.affine, scan.affine)
     assert set(np.unique(predicted.dataobj)) <= {0, 1, 2, 4}
 
-    again = run_module(MODULE, "--data", cohort, "--save-predictions", *TINY)
+    again = run_module(MODULE, "--data", cohort, *TINY)
     assert again.stdout == done.stdout
     assert "training" not in again.stderr
     assert len(json.loads((folder / "environment.json").read_text())) == 1

@@ -1,0 +1,49 @@
+"""Finished runs: the last one of an experiment, and a training that another run has done already."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.files import atomic_path, plain, write_text
+from experiments.study import Study
+
+TRAINED = ("history.csv", "costs.json")
+
+
+def latest(runs: Path, experiment: str) -> Path | None:
+    """Folder of the experiment's run that finished last, below the folder of the run folders; None without any."""
+    finished = (runs / experiment).glob("*/summary.json")
+    last = max(finished, key=lambda summary: summary.stat().st_mtime, default=None)
+    return None if last is None else last.parent
+
+
+def adopt_training(study: Study, config: Any) -> Path | None:
+    """Take over, into the study's open run, what a finished run with the same settings, split and data has trained.
+
+    A training depends on nothing else, so it need not be repeated. Copies checkpoints, history and costs, and says
+    where they come from in adopted.txt; returns that folder, None where no such run lies below the runs folder.
+    """
+    wanted = plain(asdict(config))
+    fingerprint = _read(study.run.folder / "data.json")["fingerprint"]
+    for summary in sorted(study.options.runs.glob("**/summary.json")):
+        other = summary.parent
+        if not (other / "checkpoints").is_dir() or other == study.run.folder:
+            continue
+        if (
+            _read(other / "config.json").get("model") == wanted
+            and _read(other / "split.json") == plain(study.split.as_dict())
+            and _read(other / "data.json").get("fingerprint") == fingerprint
+        ):
+            checkpoints = sorted(path.relative_to(other) for path in (other / "checkpoints").iterdir())
+            for name in (*checkpoints, *TRAINED):
+                with atomic_path(study.run.folder / name) as temporary:
+                    shutil.copyfile(other / name, temporary)
+            write_text(study.run.folder / "adopted.txt", f"trained in {other}\n")
+            return other
+    return None
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
