@@ -69,6 +69,14 @@ def scored(cohort, tmp_path):
         yield opened, truths
 
 
+def test_label_maps_of_every_view_are_kept_in_the_cohorts_own_values(scored):
+    opened, truths = scored
+    for case, truth in truths.items():
+        for view, labels in (("", moved(truth)), ("thin", thinned(truth)), ("geometric_ceiling", truth)):
+            kept = np.asarray(nib.load(opened.run.folder / "predictions" / view / f"{case}.nii.gz").dataobj)
+            np.testing.assert_array_equal(kept, np.where(labels == 3, 4, labels))
+
+
 def test_every_view_of_a_prediction_is_scored_and_the_crop_by_itself(scored):
     opened, truths = scored
     assert len(truths) == 3
