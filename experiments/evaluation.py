@@ -1,7 +1,7 @@
 """From a study's predictions to its results: scores per case, their summary, pictures and costs."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,18 +20,30 @@ VIEW_MARK = "/"  # between case and view while both are scored; no subject's id 
 
 
 def score(study: "Study", predictions: Iterable[tuple]) -> None:
-    """Score predictions against the masks as the cohort stores them; write the results.
+    """Score predictions of the test part and write the results, pictures and costs of a finished run.
+
+    predictions: as in :func:`write_scores`. Adds the learning curves' picture and, last of all, summary.json, which
+    marks the run as finished.
+    """
+    scores = write_scores(study, predictions, n_cases=len(study.split.test))
+    draw_curves(study)
+    write_summary(study, scores)
+
+
+def write_scores(study: "Study", predictions: Iterable[tuple], *, n_cases: int) -> pd.DataFrame:
+    """Score predictions against the masks as the cohort stores them; returns the frame of scores.csv.
 
     predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item that
     makes {view: labels}. A network that sees a part of the scan is also scored there: view ``inside_crop``.
     Writes cases.csv, scores.csv (a column ``view`` in both, empty for the labels themselves), the label maps, in the
-    cohort's own label values, as predictions/<case>.nii.gz and predictions/<view>/<case>.nii.gz, costs.json, pictures,
-    and last of all summary.json, which marks the run as finished.
+    cohort's own label values, as predictions/<case>.nii.gz and predictions/<view>/<case>.nii.gz, the seconds per case
+    into costs.json, and figures/overlays.png.
     """
     run = study.run
     slices: dict[str, pictures.Slice] = {}
     seconds: list[float] = []
-    scored = score_cases(_cases(study, predictions, slices, seconds), n_jobs=study.options.jobs)
+    shown = tqdm(predictions, total=n_cases, desc="predicting", unit="case")
+    scored = score_cases(_cases(study, shown, slices, seconds), n_jobs=study.options.jobs)
     parts = scored["case"].str.partition(VIEW_MARK)
     scored["case"], scored["view"] = parts[0], parts[2]
     scores = pd.concat(
@@ -43,9 +55,18 @@ def score(study: "Study", predictions: Iterable[tuple]) -> None:
     costs.record(run, seconds_per_case=float(np.median(seconds)))
     labels = scored[scored["view"] == ""]
     pictures.draw_overlays(run.figures / "overlays.png", slices, labels, synthetic=study.synthetic)
-    pictures.draw_history(run.figures / "history.png", run.history.frame(), synthetic=study.synthetic)
+    return scores
+
+
+def draw_curves(study: "Study") -> None:
+    """Picture of the run's learning curves: figures/history.png."""
+    pictures.draw_history(study.run.figures / "history.png", study.run.history.frame(), synthetic=study.synthetic)
+
+
+def write_summary(study: "Study", scores: pd.DataFrame, further: Sequence[results.Result] = ()) -> None:
+    """summary.json of the run, from :func:`write_scores`' frame and further results; it marks the run as finished."""
     summary = results.segmentation_results(study.experiment, scores, synthetic=study.synthetic, prefix=study.prefix)
-    write_json(run.folder / "summary.json", results.as_rows(summary))
+    write_json(study.run.folder / "summary.json", results.as_rows([*summary, *further]))
 
 
 def _cases(
@@ -54,7 +75,7 @@ def _cases(
     """Each prediction with its truth, and each view of it; fills the pictures' slices and the seconds per case."""
     subjects = {subject.id: subject for subject in study.cohort.subjects}
     started = time.monotonic()
-    for case, predicted, *views in tqdm(predictions, total=len(study.split.test), desc="predicting", unit="case"):
+    for case, predicted, *views in predictions:
         seconds.append(time.monotonic() - started)
         subject, volume = subjects[case], study.store.entries[case].open()
         truth = subject.load_labels()

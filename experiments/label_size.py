@@ -1,0 +1,87 @@
+"""Fig. 8: the size of a label against its Dice, class by class, and the labels that were missed entirely.
+
+Missed: a label that the truth has and of which the prediction has no voxel in common with it (Dice 0), be it that the
+label is predicted nowhere, as the report says, or elsewhere only.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from common.classification import accuracy_interval
+from common.labels import CLASSES
+from experiments import results
+from experiments.results import Result, finite
+
+SMALL = "small_labels"
+PREFIXES = ("missed_", "size_correlation_")
+CLASS_NAMES = CLASSES[1:]
+"""Without the background."""
+
+
+def label_sizes(parts: Mapping[str, Path]) -> pd.DataFrame:
+    """Every label of every case: case, part, class, volume_truth_ml, volume_predicted_ml, dice, state.
+
+    parts: part -> run folder whose cases.csv is read. state: found, missed, empty in truth (dice nan) or invented
+    (predicted, though the truth has none).
+    """
+    rows = []
+    for part, folder in parts.items():
+        cases = pd.read_csv(folder / "cases.csv", dtype={"case": str, "view": str})
+        for case in cases[cases["view"].isna()].to_dict("records"):
+            for name in CLASS_NAMES:
+                truth, predicted = case[f"volume_truth_ml_{name}"], case[f"volume_predicted_ml_{name}"]
+                dice = case[f"dice_{name}"]
+                if truth > 0:
+                    state = "found" if dice > 0 else "missed"
+                else:
+                    state = "invented" if predicted > 0 else "empty in truth"
+                rows.append((case["case"], part, name, truth, predicted, dice, state))
+    columns = ["case", "part", "class", "volume_truth_ml", "volume_predicted_ml", "dice", "state"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def rank_correlation(sizes_ml: np.ndarray, dice: np.ndarray) -> tuple[float, float, float]:
+    """Spearman's rank correlation of size and Dice, and its 95 % interval (Bonett & Wright 2000).
+
+    sizes_ml, dice: (n,). nan where not defined: below four labels, all sizes or all Dice equal; the interval also of
+    a perfect correlation.
+    """
+    undefined = (math.nan, math.nan)
+    if len(sizes_ml) < 4 or np.ptp(sizes_ml) == 0 or np.ptp(dice) == 0:
+        return math.nan, *undefined
+    rho = float(stats.spearmanr(sizes_ml, dice).statistic)
+    if abs(rho) > 1 - 1e-12:
+        return rho, *undefined
+    half = stats.norm.ppf(0.975) * math.sqrt((1 + rho**2 / 2) / (len(sizes_ml) - 3))
+    return rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
+
+
+def size_results(experiment: str, sizes: pd.DataFrame, *, synthetic: bool) -> list[Result]:
+    """Share of labels missed and correlation of size and Dice per class, and a sentence that counts the missed."""
+    found, counts = [], []
+    for name in CLASS_NAMES:
+        present = _present(sizes, name)
+        missed, n = int((present["state"] == "missed").sum()), len(present)
+        counts.append(f"{name} {missed} of {n}")
+        interval = accuracy_interval(missed, n) if n else (math.nan, math.nan)
+        values = (missed / n if n else math.nan, *interval)
+        correlation = rank_correlation(present["volume_truth_ml"].to_numpy(), present["dice"].to_numpy())
+        for prefix, numbers in zip(PREFIXES, (values, correlation), strict=True):
+            found.append(Result(f"{experiment}.{prefix}{name}", None, *map(finite, numbers), n, synthetic))
+    missed = sizes[sizes["state"] == "missed"]
+    sentence = f"missed entirely: {', '.join(counts)}"
+    if len(missed):
+        absent = int((missed["volume_predicted_ml"] == 0).sum())
+        sentence += f"; of these {len(missed)}, not predicted anywhere: {absent}"
+    said, cases = results.reported()[experiment][SMALL].value, sizes["case"].nunique()
+    return [*found, Result(f"{experiment}.{SMALL}", said, sentence, None, None, cases, synthetic)]
+
+
+def _present(sizes: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Labels of a class that the truth has."""
+    return sizes[(sizes["class"] == name) & (sizes["volume_truth_ml"] > 0)]

@@ -1,0 +1,64 @@
+"""Scores of a part in a run folder of its own, which has no training beside it."""
+
+import json
+from dataclasses import dataclass, field, replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from common.recipe import Recipe
+from common.runs import Run
+from experiments import evaluation
+from experiments.study import Options, study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stub:
+    """As much of a network's configuration as a study needs."""
+
+    recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",)))
+
+
+def truth_of(cohort, case):
+    """Classes of a case's mask, read by nibabel."""
+    mask = np.asarray(nib.load(cohort / case / f"{case}_seg.nii.gz").dataobj)
+    return np.where(mask == 4, 3, mask).astype(np.uint8)
+
+
+def test_a_part_is_finished_by_its_summary_and_keeps_its_name(cohort, tmp_path):
+    options = Options(
+        data=cohort, preset="demo", jobs=1, runs=tmp_path / "runs", prepared=tmp_path / "prepared", split_seed=1
+    )
+    with (
+        study("table2_final", options, Stub(), fractions=(0.4, 0.4, 0.2)) as opened,
+        Run(opened.run.folder / "part") as run,
+    ):
+        part = replace(opened, run=run, prefix="part.")
+        cases = [entry.id for entry in opened.validation]
+        assert len(cases) == 2
+        halves = [truth_of(cohort, case) * (np.arange(40) < 20)[:, None, None] for case in cases]
+        predicted = [half.astype(np.uint8) for half in halves]
+        scores = evaluation.write_scores(part, zip(cases, predicted, strict=True), n_cases=2)
+        assert not run.is_finished
+        evaluation.write_summary(part, scores)
+        assert run.is_finished
+        assert not opened.run.is_finished
+    kept = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    assert kept == {
+        *("run.lock", "cases.csv", "scores.csv", "costs.json", "summary.json", "figures/overlays.png"),
+        *(f"predictions/{case}.nii.gz" for case in cases),
+    }
+    pd.testing.assert_frame_equal(
+        pd.read_csv(run.folder / "scores.csv")["mean"].to_frame(), scores["mean"].reset_index(drop=True).to_frame()
+    )
+    summary = {line["key"]: line for line in json.loads((run.folder / "summary.json").read_text())}
+    assert all(key.startswith("table2_final.part.") for key in summary)
+    line = summary["table2_final.part.dice_WT"]
+    overlap = [
+        2 * np.count_nonzero(half) / (np.count_nonzero(half) + np.count_nonzero(truth_of(cohort, case)))
+        for case, half in zip(cases, predicted, strict=True)
+    ]
+    assert (line["value"], line["n"]) == (pytest.approx(np.mean(overlap)), 2)
+    assert summary["table2_final.part.mean_dice"]["reported"] is None  # the report's number is of another part
