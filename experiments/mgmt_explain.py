@@ -10,6 +10,7 @@ brightest twentieth (in FLAIR the tumour), beside that of an even saliency, and 
 network's.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -17,7 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from common.files import write_csv
+from common.dicom import look
+from common.files import atomic_path, write_csv
 from common.runs import Run
 from common.statistics import bootstrap_interval
 from experiments import mgmt_ensemble
@@ -27,6 +29,7 @@ from experiments.study import command_line
 from mgmt_classifier.config import Config
 
 EXPERIMENT = "mgmt_explain"
+SALIENCY = "saliency.npz"
 BRIGHT_PERCENTILE = 95
 """Of the non-zero pixels of a patient's chosen images."""
 
@@ -55,12 +58,18 @@ def main() -> None:
 
 
 def explain(study: MgmtStudy, ensemble: Run, models: dict[str, Config], *, shown: int) -> None:
-    """Saliency of both models on every validation patient: shares as a table, some patients as a picture."""
+    """Saliency of both models on every validation patient: shares as a table, some patients as a picture.
+
+    saliency.npz holds what is pictured, as arrays by contrast, one item per patient: FLAIR_id, FLAIR_label,
+    FLAIR_image and FLAIR_saliency (patient, rows, columns), FLAIR_position (in the series, from 0), FLAIR_orientation
+    (ImageOrientationPatient) and FLAIR_extent_mm (of the rows and of the columns together); T1w_id and so on.
+    """
     from mgmt_classifier.data import network_input
     from mgmt_classifier.explain import Panel, draw, saliency
     from mgmt_classifier.predict import build, load_run
 
-    rows, found, panels = [], [], []
+    rows, found, panels, pictures = [], [], [], defaultdict(list)
+    patients = {patient.id: patient for patient in study.cohort.patients}
     for contrast, config in models.items():
         network, _ = load_run(ensemble.folder / contrast)
         device = next(network.parameters()).device
@@ -73,14 +82,26 @@ def explain(study: MgmtStudy, ensemble: Run, models: dict[str, Config], *, shown
             rows.append({"id": id, "contrast": contrast, **shares(image[0], heat, saliency(untrained, image))})
             if id in pictured:
                 title = f"{contrast} of {id}, {'methylated' if study.labels[id] else 'not methylated'}"
-                panels.append(
-                    Panel(
-                        title=title, image=entries[id].open(), saliency=heat, positions=entries[id].geometry["indices"]
-                    )
-                )
+                positions = entries[id].geometry["indices"]
+                panel = Panel(title=title, image=entries[id].open(), saliency=heat, positions=positions)
+                panels.append(panel)
+                first = look(patients[id].folders[contrast]).images[0]
+                picture = {
+                    "id": id,
+                    "label": study.labels[id],
+                    "image": panel.image[panel.shown],
+                    "saliency": heat[panel.shown],
+                    "position": positions[panel.shown],
+                    "orientation": first.orientation,
+                    "extent_mm": np.multiply(first.shape, first.spacing_mm),
+                }
+                for name, value in picture.items():
+                    pictures[f"{contrast}_{name}"].append(value)
         own = pd.DataFrame(rows)[lambda table, name=contrast: table["contrast"] == name]
         found += summarised(study, contrast, own)
     write_csv(study.run.folder / "saliency.csv", pd.DataFrame(rows))
+    with atomic_path(study.run.folder / SALIENCY) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **pictures)
     mark = " (synthetic phantoms)" if study.synthetic else ""
     draw(study.run.figures / "saliency.png", panels, title=f"What speaks for MGMT methylation{mark}")
     study.finish(found, ["Saliency shows where a model looks, not whether it is right: for that see mgmt_ensemble."])

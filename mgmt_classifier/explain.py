@@ -79,13 +79,17 @@ class Panel:
     saliency: np.ndarray
     positions: Sequence[int]
 
+    @property
+    def shown(self) -> int:
+        """Which image is shown: the one with the largest saliency on the brain, where grey values are not zero."""
+        return int(np.where(self.image != 0, self.saliency, 0).max(axis=(1, 2)).argmax())
+
 
 def draw(path: Path, panels: Sequence[Panel], *, title: str) -> None:
-    """Image | overlay, one row per panel, of the image with the largest saliency on the brain (where grey values are
-    not zero), as a picture at ``path``."""
+    """Image | overlay, one row per panel, of the image that the panel shows, as a picture at ``path``."""
     figure = Figure(figsize=(7.5, 3.1 * len(panels) + 0.6), layout="constrained")
     for row, panel in zip(figure.subplots(len(panels), 2, squeeze=False), panels, strict=True):
-        shown = int(np.where(panel.image != 0, panel.saliency, 0).max(axis=(1, 2)).argmax())
+        shown = panel.shown
         grey = panel.image[shown]
         low, high = np.percentile(grey, (1, 99.5))
         for axis in row:

@@ -28,10 +28,10 @@ CONTRASTS = ("FLAIR", "T1w", "T1wCE", "T2w")
 SMALL = ("--image-size", "32", "32", "--filters", "4", "--epochs", "2", "--images", "5", "--batch-size", "4")
 
 
-def write_patient(folder, *, methylated, seed):
+def write_patient(folder, *, methylated, seed, images=N_IMAGES):
     rng = np.random.default_rng(seed)
-    pixels = np.zeros((N_IMAGES, 36, 40), np.uint16)
-    pixels[1:-1, 3:-3, 3:-3] = rng.integers(300, 600, (N_IMAGES - 2, 30, 34))
+    pixels = np.zeros((images, 36, 40), np.uint16)
+    pixels[1:-1, 3:-3, 3:-3] = rng.integers(300, 600, (images - 2, 30, 34))
     if methylated:
         pixels[1:-1, 8:18, 20:30] += 900
     for contrast in CONTRASTS:
@@ -141,6 +141,13 @@ def test_a_finished_model_is_not_trained_again(ensemble, competition, work, caps
 def test_explanation_uses_the_ensembles_models(ensemble, competition, work):
     run(mgmt_explain, competition, work, *ENSEMBLE, "--shown", "2")
     folder = only(work / "runs" / "mgmt_explain")
+    with np.load(folder / "saliency.npz", allow_pickle=False) as stored:
+        assert stored["FLAIR_id"].tolist() == stored["T1w_id"].tolist()
+        for contrast in ("FLAIR", "T1w"):
+            assert stored[f"{contrast}_image"].shape == stored[f"{contrast}_saliency"].shape == (2, 32, 32)
+            assert stored[f"{contrast}_saliency"].max() <= 1
+            # 36 rows and 40 columns of 0.5 x 0.75 mm
+            assert stored[f"{contrast}_extent_mm"].tolist() == [[18, 30]] * 2
     table = pd.read_csv(folder / "saliency.csv", dtype={"id": str})
     validation = json.loads((ensemble / "split.json").read_text())["validation"]
     assert [sorted(own["id"]) for _, own in table.groupby("contrast")] == [validation, validation]

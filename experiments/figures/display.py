@@ -1,0 +1,161 @@
+"""Scans as a radiologist looks at them: the patient's left on the right, the front or the head above, voxels true to
+scale. Every picture takes its orientation from the files' own directions, and writes it at its edges."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from common.dicom import Plane, plane_of
+from common.labels import CLASSES
+from common.nifti import to_axes
+from experiments.figures.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, styled
+
+BodyPlane = Literal["axial", "coronal", "sagittal"]
+ROWS_AND_COLUMNS: dict[BodyPlane, str] = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}
+"""Where rows and columns run to in a plane's picture: posterior, inferior, left."""
+THROUGH: dict[BodyPlane, str] = {"axial": "S", "coronal": "A", "sagittal": "R"}
+"""Where the positions of a plane's pictures run to: superior, anterior, right."""
+OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
+MARGIN = 4
+
+
+@dataclass(frozen=True)
+class View:
+    """Pictures of one plane. spacing_mm: between rows, between columns. runs_to: the letters of the patient's sides to
+    which the rows and the columns run: "PL" in axial pictures, whose right edge is the patient's left."""
+
+    spacing_mm: tuple[float, float]
+    runs_to: str
+
+    @property
+    def edges(self) -> tuple[str, str, str, str]:
+        """Sides of the patient at the left, right, upper and lower edge."""
+        rows, columns = self.runs_to
+        return OPPOSITE[columns], columns, OPPOSITE[rows], rows
+
+
+def cut(
+    volumes: Sequence[np.ndarray], affine: np.ndarray, plane: BodyPlane = "axial"
+) -> tuple[tuple[np.ndarray, ...], View]:
+    """Volumes (x, y, z) of one grid as stacks of pictures (position, row, column) of a plane, and how they lie.
+
+    affine: (4, 4), from voxels to mm, to the patient's right, front and head as in NIfTI. Axial positions count from
+    the feet, coronal ones from the back to the front, sagittal ones from left to right.
+    """
+    axes = THROUGH[plane] + ROWS_AND_COLUMNS[plane]
+    view = View(_spacing(affine, axes)[1:], ROWS_AND_COLUMNS[plane])
+    return tuple(to_axes(volume, affine, axes) for volume in volumes), view
+
+
+def turn(
+    images: np.ndarray, orientation: Sequence[float], spacing_mm: tuple[float, float]
+) -> tuple[np.ndarray, View, Plane]:
+    """A DICOM series' images (image, row, column), turned as :class:`View` says, in their own order; the plane's name.
+
+    orientation: ImageOrientationPatient, the directions along a row and along a column. spacing_mm: between rows,
+    between columns. An oblique plane is turned like the body's plane that is nearest.
+    """
+    along_row, along_column = (np.array(part, float) for part in (orientation[:3], orientation[3:]))
+    normal = np.cross(along_row, along_column)
+    # DICOM's axes run to the patient's left and back, those of an affine to the right and front.
+    directions = np.stack([normal, along_column * spacing_mm[0], along_row * spacing_mm[1]], axis=1)
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([-1, -1, 1]) @ directions
+    through = nib.orientations.aff2axcodes(affine)[0]
+    nearest = next(plane for plane, letter in THROUGH.items() if through in (letter, OPPOSITE[letter]))
+    axes = through + ROWS_AND_COLUMNS[nearest]
+    return (
+        to_axes(images, affine, axes),
+        View(_spacing(affine, axes)[1:], ROWS_AND_COLUMNS[nearest]),
+        plane_of(orientation),
+    )
+
+
+def _spacing(affine: np.ndarray, axes: str) -> tuple[float, float, float]:
+    """Voxel sizes in mm along axes that point as the letters say."""
+    order = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes))[:, 0]
+    sizes = dict(zip(order.astype(int), nib.affines.voxel_sizes(affine), strict=True))
+    return float(sizes[0]), float(sizes[1]), float(sizes[2])
+
+
+def window(images: np.ndarray) -> np.ndarray:
+    """Grey values in [0, 1]: black at 0, white at the 99.5th percentile of what is not 0."""
+    shown = images[images != 0]
+    white = np.percentile(shown, 99.5) if shown.size else 1.0
+    return np.clip(images / max(float(white), np.finfo(float).tiny), 0, 1)
+
+
+def overlay(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Labels in the classes' colours over grey values in [0, 1] (row, column): (row, column, rgb)."""
+    rgb = np.repeat(grey[..., None], 3, axis=2)
+    for name, colour in CLASS_COLOURS.items():
+        rgb[labels == CLASSES.index(name)] *= 0.45
+        rgb[labels == CLASSES.index(name)] += 0.55 * np.array(to_rgb(colour))
+    return rgb
+
+
+def box(shown: np.ndarray, margin: int = MARGIN) -> tuple[slice, slice]:
+    """Rows and columns that hold what is not 0 in pictures (..., row, column), with a margin; all where all is 0."""
+    flat = (shown != 0).reshape(-1, *shown.shape[-2:]).any(axis=0)
+    cuts = []
+    for axis in (1, 0):
+        inside = np.flatnonzero(flat.any(axis=axis))
+        low, high = (inside[0], inside[-1]) if inside.size else (0, flat.shape[1 - axis] - 1)
+        cuts.append(slice(max(0, low - margin), high + margin + 1))
+    return cuts[0], cuts[1]
+
+
+def show(axis: Axes, picture: np.ndarray, view: View, *, edges: bool = True) -> None:
+    """Draw grey values in [0, 1] (row, column) or colours (row, column, rgb), voxels true to scale, edges named."""
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect=view.spacing_mm[0] / view.spacing_mm[1])
+    axis.set_anchor("N")
+    bare(axis)
+    if edges:
+        left, right, _, _ = view.edges
+        for letter, place in ((left, 0.02), (right, 0.98)):
+            axis.text(
+                place, 0.98, letter, transform=axis.transAxes, color="white", fontsize=6, va="top",
+                ha="left" if place < 0.5 else "right",
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures of one case beside each other, of one size and view: (row, column) or (row, column, rgb). title, note:
+    above the first and the last of them."""
+
+    title: str
+    note: str
+    pictures: Sequence[np.ndarray]
+    view: View
+
+    @property
+    def height(self) -> float:
+        """Of a picture, in its widths."""
+        rows, columns = self.pictures[0].shape[:2]
+        return rows * self.view.spacing_mm[0] / (columns * self.view.spacing_mm[1])
+
+
+@styled
+def draw_rows(rows: Sequence[Row], names: Sequence[str], *, text: str, synthetic: bool) -> Figure:
+    """Cases below each other. names: of the columns. text: of the line above."""
+    heights = [row.height for row in rows]
+    size = (WIDTH, WIDTH / len(names) * sum(heights) + 0.24 * len(rows) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), len(names), squeeze=False, height_ratios=heights)
+    for line, row in zip(axes, rows, strict=True):
+        for axis, picture in zip(line, row.pictures, strict=True):
+            show(axis, picture, row.view)
+        line[0].set_title(row.title, loc="left")
+        line[-1].set_title(row.note, loc="right")
+    for axis, name in zip(axes[-1], names, strict=True):
+        axis.set_xlabel(name)
+    class_legend(figure)
+    heading(figure, text, synthetic=synthetic)
+    return figure
