@@ -1,0 +1,206 @@
+"""Everything that the page and the tables show, gathered from the runs and figures folders."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from common.splits import PARTS
+from experiments import __main__, results
+from experiments.page import pictures, reading, rows, runs
+from experiments.page.pictures import Picture, ReportFigure
+from experiments.page.rows import Row
+from experiments.page.settings import Setting, settings
+
+VERDICTS = "verdicts.txt"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One start of a run, as environment.json has it. seconds: of the whole command, where run_all has timed it."""
+
+    experiment: str
+    command: str
+    started: str
+    commit: str
+    machine: str
+    versions: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment: what it is, what became of it, and its results beside the report's.
+
+    data: sentences on the data and its split. beside: rows with a reported value; further: the run's other results.
+    """
+
+    name: str
+    purpose: str
+    command: str
+    found: runs.Found
+    synthetic: bool
+    data: tuple[str, ...]
+    beside: list[Row]
+    further: list[Row]
+    settings: list[Setting]
+    pictures: list[Picture]
+    verdicts: tuple[str, ...]
+    environment: list[Environment]
+    problems: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        return self.found.state == "finished"
+
+    @property
+    def value(self) -> dict[str, float | str | None]:
+        """Every result of the run, by name."""
+        return {row.name: row.value for row in (*self.beside, *self.further) if row.result is not None}
+
+    @property
+    def test_patients(self) -> int | None:
+        """Test patients of the run, the n of its AUCs; None where it has none."""
+        return next((row.result.n for row in self.beside if row.result and row.name.endswith("__auc")), None)
+
+
+@dataclass(frozen=True)
+class Content:
+    """The whole report. attempts: what run_all says of each experiment; problems: what could not be read."""
+
+    experiments: list[Experiment]
+    figures: list[ReportFigure]
+    reading: reading.Reading
+    attempts: list[dict]
+    problems: tuple[str, ...]
+
+    @property
+    def finished(self) -> list[Experiment]:
+        return [experiment for experiment in self.experiments if experiment.finished]
+
+    @property
+    def synthetic(self) -> str:
+        """Whether the finished runs saw ``all``, ``some`` or ``none`` synthetic patients; empty without any run."""
+        kinds = {experiment.synthetic for experiment in self.finished}
+        return {frozenset(): "", frozenset({True}): "all", frozenset({False}): "none"}.get(frozenset(kinds), "some")
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many of the report's results lie inside, above and below our intervals, have none, or are missing."""
+        return Counter(
+            "missing" if row.result is None else row.verdict.relation or "other"
+            for experiment in self.experiments
+            for row in experiment.beside
+        )
+
+
+def gather(folder: Path, figures: Path) -> Content:
+    """What the runs in ``folder`` and the figures' folder hold; what is missing or damaged is named, never left out."""
+    attempts, wrong = runs.attempts(folder)
+    drawn, figures_wrong = pictures.of_report(figures)
+    names = [*results.reported(), *runs.further(folder)]
+    return Content(
+        experiments=[experiment(folder, name, attempts.get(name)) for name in names],
+        figures=drawn,
+        reading=reading.read(),
+        attempts=list(attempts.values()),
+        problems=tuple(filter(None, (wrong, figures_wrong))),
+    )
+
+
+def chance_error(n: int) -> float:
+    """Standard error of the AUC of guesses on n patients, half of them with the marker (Mann and Whitney 1947)."""
+    return math.sqrt((n + 1) / 3) / n
+
+
+def experiment(folder: Path, name: str, attempt: Mapping[str, object] | None) -> Experiment:
+    """One experiment of the runs in ``folder``. attempt: what run_all's status.json says of it."""
+    found = runs.find(folder, name, attempt)
+    data, data_wrong = runs.read(found.folder, "data.json", dict)
+    split, split_wrong = runs.read(found.folder, "split.json", dict)
+    config, config_wrong = runs.read(found.folder, "config.json", dict)
+    starts, starts_wrong = runs.read(found.folder, "environment.json", list)
+    known = (files("experiments") / f"{name}.py").is_file()
+    beside, further = rows.rows(name, found.results)
+    parts = tuple(len(split.get(part, ())) for part in PARTS) if split else ()
+    return Experiment(
+        name=name,
+        purpose=__main__.purpose(name) if known else "",
+        command=_command(starts[-1]) if starts and not known else rows.command(name),
+        found=found,
+        synthetic=any(result.synthetic for result in found.results),
+        data=_data(config, data, parts),
+        beside=beside,
+        further=further,
+        settings=settings(name, config.get("model", {}), parts),
+        pictures=[] if found.folder is None else pictures.of_run(found.folder),
+        verdicts=_verdicts(found.folder),
+        environment=[_environment(name, start, attempt) for start in starts],
+        problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong))),
+    )
+
+
+def _data(config: Mapping, data: Mapping, parts: tuple[int, ...]) -> tuple[str, ...]:
+    """Sentences: which data, how it was split, who was left out."""
+    options = config.get("options", {})
+    said = []
+    if "folder" in data:
+        synthetic = data.get("synthetic", False)
+        kind = "embedded synthetic patients" if synthetic else "real patients"
+        effect = f", planted effect {options['effect']:g}" if synthetic and "effect" in options else ""
+        layout = f" ({data['layout']})" if "layout" in data else ""
+        preset = f"; preset {options['preset']}" if "preset" in options else ""
+        said.append(f"Data: {kind} in {data['folder']}{layout}{effect}{preset}.")
+    if data.get("mgmt_folder"):
+        said.append(f"MGMT data: {data['mgmt_folder']}.")
+    if "ensemble" in data:
+        said.append(f"Data and models: those of the run {data['ensemble']}.")
+    if parts:
+        said.append(f"Split: {parts[0]} training, {parts[1]} validation, {parts[2]} test patients.")
+    for what, ids in (
+        ("left out because they cannot be used", data.get("left_out", ())),
+        ("left out as doubtful", data.get("left_out_doubtful", ())),
+        ("with a label but no images", data.get("without_images", ())),
+        ("with images but no label", data.get("without_label", ())),
+    ):
+        if ids:
+            said.append(f"{len(ids)} {what}: {'; '.join(ids)}.")
+    if parts and not data.get("left_out"):
+        said.append("Nobody was left out.")
+    if minimum := data.get("excluded", {}).get("minimum_mask_fraction"):
+        excluded = data["excluded"]["labelled_fraction"]
+        who = f": {', '.join(excluded)}" if excluded else ""
+        said.append(f"{len(excluded)} excluded before the split with less than {100 * minimum:g} % labelled{who}.")
+    if "empty_masks" in options:
+        said.append(f"Empty masks are scored by the policy “{options['empty_masks']}”.")
+    return tuple(said)
+
+
+def _verdicts(folder: Path | None) -> tuple[str, ...]:
+    path = None if folder is None else folder / VERDICTS
+    return tuple(path.read_text(encoding="utf-8").splitlines()) if path is not None and path.exists() else ()
+
+
+def _command(start: Mapping) -> str:
+    program, *arguments = start.get("command", ["unknown"])
+    return " ".join(["python -m", f"experiments.{Path(program).stem}", *arguments])
+
+
+def _environment(name: str, start: Mapping, attempt: Mapping | None) -> Environment:
+    gpus = start.get("gpus") or ["no GPU"]
+    machine = (
+        f"{start.get('processor', 'unknown processor')}, {start.get('cores', '?')} cores, "
+        f"{start.get('memory_gib', '?')} GiB of memory, {', '.join(gpus)}; {start.get('system', 'unknown system')}"
+    )
+    versions = {"python": start.get("python", "?"), **start.get("packages", {})}
+    return Environment(
+        experiment=name,
+        command=_command(start),
+        started=str(start.get("started", "unknown"))[:16].replace("T", " "),
+        commit=start.get("git_commit") or "not known",
+        machine=machine,
+        versions=", ".join(f"{package} {version}" for package, version in versions.items()),
+        seconds=None if attempt is None else attempt["seconds"],
+    )

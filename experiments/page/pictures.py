@@ -1,0 +1,96 @@
+"""Pictures of the page, each inside it as a data address: the report's figures, and what runs have drawn themselves."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.page.runs import read
+
+FIGURES = "figures.json"
+MOST_SVG_BYTES = 400_000
+"""A larger vector figure (a scan inside it, or thousands of points) is shown as PNG."""
+KNOWN = {
+    "overlays": "Scans, truth and prediction of the best, the worst and the cases between them by WT Dice",
+    "history": "Learning curves of training and validation by epoch",
+    "history_FLAIR": "Learning curves of the FLAIR model by epoch",
+    "history_T1w": "Learning curves of the T1w model by epoch",
+    "roc": "ROC curves on the test patients",
+    "grid": "AUC of every cell of the grid, beside the best of all under chance",
+    "saliency": "GradCAM++ of both models beside the image, validation patients",
+    "variations": "Mean Dice of every variation with its interval, and its cost",
+    "comparison": "The frameworks on the same test cases, with intervals",
+}
+"""What runs draw, by file name; a name that is not here is its own caption."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its caption. address: a data address with the whole file in it."""
+
+    caption: str
+    address: str
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report. picture: None where it is missing, for the reason given; command makes it."""
+
+    number: int
+    title: str
+    caption: str
+    synthetic: bool
+    picture: Picture | None
+    reason: str
+    command: str
+
+
+def data_address(path: Path) -> str:
+    """The file as ``data:image/...;base64,...``. Raises OSError where it cannot be read, ValueError for other files."""
+    kinds = {".png": "image/png", ".svg": "image/svg+xml"}
+    if path.suffix not in kinds:
+        raise ValueError(f"{path}: expected a picture in {' or '.join(kinds)}")
+    return f"data:{kinds[path.suffix]};base64,{b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def of_run(folder: Path) -> list[Picture]:
+    """What a run has drawn, by file name."""
+    return [
+        Picture(KNOWN.get(path.stem, path.stem.replace("_", " ")), data_address(path))
+        for path in sorted((folder / "figures").glob("*.png"))
+    ]
+
+
+def of_report(folder: Path) -> tuple[list[ReportFigure], str]:
+    """The figures that ``experiments.figures`` has listed, and what is wrong with the list."""
+    lines, wrong = read(folder, FIGURES, list)
+    try:
+        return [_figure(folder, line) for line in lines], wrong
+    except (KeyError, TypeError, AttributeError) as error:
+        return [], f"{folder / FIGURES}: expected the list that experiments.figures writes, found: {error!r}"
+
+
+def _figure(folder: Path, line: dict) -> ReportFigure:
+    picture, reason = None, line.get("reason") or ""
+    if line["state"] == "drawn":
+        try:
+            picture = Picture(line["caption"], data_address(_smallest_good([folder / name for name in line["files"]])))
+        except (OSError, ValueError) as error:
+            reason = str(error)
+    return ReportFigure(
+        number=int(line["number"]),
+        title=line["title"],
+        caption=line["caption"],
+        synthetic=bool(line["synthetic"]),
+        picture=picture,
+        reason=reason,
+        command=line.get("command") or "",
+    )
+
+
+def _smallest_good(files: list[Path]) -> Path:
+    """The vector figure where it is small enough to be read at once, else the PNG."""
+    vector = [path for path in files if path.suffix == ".svg" and path.stat().st_size <= MOST_SVG_BYTES]
+    raster = [path for path in files if path.suffix == ".png"]
+    if not vector + raster:
+        raise ValueError(f"expected a PNG or an SVG below {MOST_SVG_BYTES / 1e6:g} MB, found {files or 'no file'}")
+    return (vector + raster)[0]

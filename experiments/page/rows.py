@@ -1,0 +1,118 @@
+"""Rows of a table *result | reported | reproduced | 95 % interval | n | verdict*, and the rule behind the verdict."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from experiments import results
+from experiments.results import Result
+
+WORD = "a word: to be read side by side"
+NO_INTERVAL = "one number, no interval"
+NO_NUMBER = "no number in this run"
+SYNTHETIC = "synthetic: not a test of the report's value"
+RELATIONS = {
+    "inside": "lies inside our interval",
+    "above": "lies above our interval",
+    "below": "lies below our interval",
+}
+DASH = "–"
+TINY = 0.0005
+"""What is nearer to 0 would be printed as 0.000."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a result says of the report's value. relation: a key of RELATIONS, None where there is none to speak of."""
+
+    relation: str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result. place, note: where the report has it and how it is read; result: None where no run has made it."""
+
+    key: str
+    reported: float | str | None
+    place: str
+    note: str
+    result: Result | None
+    verdict: Verdict
+
+    @property
+    def name(self) -> str:
+        return self.key.partition(".")[2]
+
+    @property
+    def said(self) -> str:
+        return DASH if self.reported is None else said(self.reported)
+
+    @property
+    def value(self) -> float | str | None:
+        return None if self.result is None else self.result.value
+
+    @property
+    def interval(self) -> str:
+        if self.result is None or self.result.low is None or self.result.high is None:
+            return DASH
+        return f"{number(self.result.low)} to {number(self.result.high)}"
+
+    @property
+    def n(self) -> str:
+        return DASH if self.result is None else str(self.result.n)
+
+
+def rows(experiment: str, found: Iterable[Result]) -> tuple[list[Row], list[Row]]:
+    """Rows of everything that the report gives for an experiment, in its order, and of what a run gives besides.
+
+    A reported result that no run has made is a row that names the command to make it.
+    """
+    by_key = {result.key: result for result in found}
+    beside = []
+    for name, entry in results.reported().get(experiment, {}).items():
+        key = f"{experiment}.{name}"
+        result = by_key.pop(key, None)
+        if result is None:
+            verdict = Verdict(None, f"not reproduced: {command(experiment)}")
+        else:
+            verdict = judge(replace(result, reported=entry.value))
+        beside.append(Row(key, entry.value, entry.place, entry.note, result, verdict))
+    return beside, [Row(result.key, None, "", "", result, Verdict(None, "")) for result in by_key.values()]
+
+
+def judge(result: Result) -> Verdict:
+    """The verdict on a result with a reported value, by rule; synthetic patients are no test of the report."""
+    relation = _relation(result)
+    if result.synthetic:
+        return Verdict(relation, SYNTHETIC if relation is None else f"{SYNTHETIC}, which {RELATIONS[relation]}")
+    if relation is not None:
+        return Verdict(relation, f"the report's value {RELATIONS[relation]}")
+    if isinstance(result.reported, str):
+        return Verdict(None, WORD)
+    return Verdict(None, NO_INTERVAL if isinstance(result.value, int | float) else NO_NUMBER)
+
+
+def _relation(result: Result) -> str | None:
+    if result.low is None or result.high is None or not isinstance(result.reported, int | float):
+        return None
+    if result.low <= result.reported <= result.high:
+        return "inside"
+    return "above" if result.reported > result.high else "below"
+
+
+def command(experiment: str) -> str:
+    return f"python -m experiments.{experiment}"
+
+
+def said(value: float | int | str) -> str:
+    """A value of the report, whose numbers have three decimals at most."""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def number(value: float | int | str | None) -> str:
+    """As in every table of the suite, but what would be printed as 0.000 keeps its size, and a dash is a dash."""
+    if value is None:
+        return DASH
+    if isinstance(value, float) and 0 < abs(value) < TINY:
+        return f"{value:.0e}"
+    return results.short(value)

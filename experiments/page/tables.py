@@ -1,0 +1,112 @@
+"""The tables of the written report as files: CSV with every digit, LaTeX (booktabs, longtable) and Markdown."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from common.files import write_text
+from experiments.page.content import Content, Experiment
+from experiments.page.rows import Row, number
+
+HEAD = ("result", "reported", "reproduced", "95 % interval", "n", "verdict")
+
+
+def write(content: Content, folder: Path, kind: str) -> list[Path]:
+    """One file per experiment, ``folder``/tables/<experiment>.csv, .tex or .md; returns their paths."""
+    suffix, made = KINDS[kind]
+    written = []
+    for experiment in content.experiments:
+        path = folder / "tables" / f"{experiment.name}{suffix}"
+        write_text(path, made(experiment))
+        written.append(path)
+    return written
+
+
+def csv(experiment: Experiment) -> str:
+    """Every digit; reported, value, low and high are empty where they are not defined."""
+    lines = [
+        {
+            "result": row.name,
+            "place": row.place,
+            "reported": row.reported,
+            "value": row.value,
+            "low": row.result and row.result.low,
+            "high": row.result and row.result.high,
+            "n": row.result and row.result.n,
+            "synthetic": row.result and row.result.synthetic,
+            "verdict": row.verdict.text,
+        }
+        for row in _rows(experiment)
+    ]
+    return pd.DataFrame(lines, dtype=object).to_csv(index=False)
+
+
+def markdown(experiment: Experiment) -> str:
+    """A heading, the state of the run and the table."""
+    lines = [HEAD, ["---", *["---:"] * 4, "---"], *(_cells(row) for row in _rows(experiment))]
+    table = "\n".join(f"| {' | '.join(map(_in_markdown, line))} |" for line in lines)
+    return f"# {_in_markdown(experiment.name)}\n\n{_in_markdown(_about(experiment))}\n\n{table}\n"
+
+
+def latex(experiment: Experiment) -> str:
+    """A longtable; it needs the packages booktabs and longtable, and caption for a caption of ordinary width."""
+    frame = pd.DataFrame([_cells(row) for row in _rows(experiment)], columns=HEAD)
+    caption = _in_latex(f"{experiment.name}: {_about(experiment)}")
+    style = frame.map(_in_latex).rename(columns=_in_latex).style.hide(axis="index")
+    return style.to_latex(
+        environment="longtable",
+        hrules=True,
+        column_format=r"p{0.26\linewidth}p{0.13\linewidth}p{0.16\linewidth}rrp{0.2\linewidth}",
+        caption=caption,
+        label=f"tab:{experiment.name}",
+    )
+
+
+KINDS: dict[str, tuple[str, Callable[[Experiment], str]]] = {
+    "csv": (".csv", csv),
+    "latex": (".tex", latex),
+    "md": (".md", markdown),
+}
+
+
+def _rows(experiment: Experiment) -> list[Row]:
+    return [*experiment.beside, *experiment.further]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return row.name, row.said, number(row.value), row.interval, row.n, row.verdict.text
+
+
+def _about(experiment: Experiment) -> str:
+    state = experiment.found.state if experiment.finished else f"{experiment.found.state}; {experiment.command}"
+    synthetic = "; synthetic patients: no test of the report" if experiment.synthetic else ""
+    return f"{experiment.purpose} ({state}{synthetic})"
+
+
+def _in_markdown(text: str) -> str:
+    for special in ("\\", "`", "*", "_", "[", "]", "<", ">", "|"):
+        text = text.replace(special, f"\\{special}")
+    return " ".join(text.split())
+
+
+def _in_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+LATEX = {character: f"\\{character}" for character in "&%$#{}"} | {
+    "_": r"\_\allowbreak{}",
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "“": "``",
+    "”": "''",
+    "–": "--",
+    "×": r"$\times$",
+    "³": r"\textsuperscript{3}",
+    '"': r"\textquotedbl{}",
+}
+"""What LaTeX reads otherwise, and what its standard fonts have under another name."""
