@@ -5,7 +5,15 @@ TORCH_INDEX ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo demo-unet demo-mgmt test lint clean
+# Of make report: folders of scans and of MGMT series, without which the embedded phantoms are used. What is made from a
+# folder is kept apart, under its name: phantoms and patients are never mixed.
+DATA ?=
+MGMT_DATA ?=
+PRESET ?= demo
+COHORTS = $(addprefix --data ,$(DATA)) $(addprefix --mgmt-data ,$(MGMT_DATA))
+OF_DATA = $(if $(DATA),-$(notdir $(DATA:/=)))$(if $(MGMT_DATA),-$(notdir $(MGMT_DATA:/=)))
+
+.PHONY: demo demo-unet demo-mgmt report test lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python -m experiments.table1_baseline
@@ -17,6 +25,15 @@ demo-unet: $(VENV)/unet.done
 demo-mgmt: $(VENV)/demo.done
 	$(BIN)/python -m experiments.mgmt_ensemble
 	$(BIN)/python -m experiments.mgmt_explain
+
+# An experiment that failed is shown as such in figures and page, and in the exit status at the end.
+report: $(VENV)/demo.done $(VENV)/unet.done
+	status=0; \
+	$(BIN)/python -m experiments.run_all --runs runs$(OF_DATA) --preset $(PRESET) $(COHORTS) || status=1; \
+	$(BIN)/python -m experiments.figures --runs runs$(OF_DATA) --output figures$(OF_DATA) $(COHORTS) || status=1; \
+	$(BIN)/python -m experiments.report --runs runs$(OF_DATA) --figures figures$(OF_DATA) --output report$(OF_DATA) \
+	  || status=1; \
+	exit $$status
 
 # Two processes of one thread each: more threads than cores only wait for each other.
 test: lint

@@ -34,7 +34,10 @@ _ALLOWED = "the organisers report unexpected issues without saying which, and al
 DOUBTFUL = {"00109": _ALLOWED, "00123": _ALLOWED, "00709": _ALLOWED}
 MOST_PROBLEMS = 3
 _COUNTS = ("images", "blank", "duplicates", "orientations", "sizes", "unreadable", "ignored")
-_GEOMETRY = ("plane", "rows", "columns", "spacing_mm", "row_spacing_mm", "column_spacing_mm")
+_GEOMETRY = (
+    *("plane", "rows", "columns", "spacing_mm", "row_spacing_mm", "column_spacing_mm"),
+    *("blank_first", "blank_last"),
+)
 UNEVEN = 0.1  # of the median distance between images: rounding stays far below, a missing image far above
 
 
@@ -150,14 +153,15 @@ def audit(cohort: MgmtCohort, *, n_jobs: int = -1) -> pd.DataFrame:
     """Read every image of every patient: one row per patient and contrast, whatever is wrong with it.
 
     images: those that can be read; blank: of these, images of a single grey value; plane, rows, columns and spacings
-    (mm): of the series, missing where it is none; orientations, sizes: how many different ones; duplicates: images at
-    the position of another; unreadable: files; ignored: files that are no images. problem: why the series cannot be
-    used, empty when it can; note: what its user should know.
+    (mm), blank_first and blank_last (blank images before the first and after the last that shows something, in
+    geometric order): of the series, missing where it is none; orientations, sizes: how many different ones;
+    duplicates: images at the position of another; unreadable: files; ignored: files that are no images. problem: why
+    the series cannot be used, empty when it can; note: what its user should know.
     """
     tasks = [(patient, contrast) for patient in cohort.patients for contrast in CONTRASTS]
     rows = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_row)(*task) for task in tasks)
     table = pd.DataFrame(list(tqdm(rows, total=len(tasks), desc="auditing", unit="series", leave=False)))
-    return table.astype(dict.fromkeys(("label", "rows", "columns"), "Int64"))
+    return table.astype(dict.fromkeys(("label", "rows", "columns", "blank_first", "blank_last"), "Int64"))
 
 
 def _row(patient: Patient, contrast: str) -> dict[str, object]:
@@ -173,7 +177,7 @@ def _row(patient: Patient, contrast: str) -> dict[str, object]:
     blank, failures = _decode_all(folder)
     counts = (
         len(folder.images),
-        blank,
+        len(blank),
         len(folder.duplicates),
         len(folder.orientations),
         len(folder.sizes),
@@ -182,12 +186,14 @@ def _row(patient: Patient, contrast: str) -> dict[str, object]:
     )
     row |= dict(zip(_COUNTS, counts, strict=True))
     problems = [*folder.problems, *failures]
-    if blank and blank == len(folder.images):
-        problems.append(f"expected images that show something, found {blank} of a single grey value each")
+    if blank and len(blank) == len(folder.images):
+        problems.append(f"expected images that show something, found {len(blank)} of a single grey value each")
     if not folder.problems:
         series = folder.series()
         sides = (round(side, 4) for side in series.spacing_mm)
-        row |= dict(zip(_GEOMETRY, (series.plane, *series.shape, *sides), strict=True))
+        shows = [(frame.path, frame.index) not in blank for frame in series.frames]
+        ends = (shows.index(True), shows[::-1].index(True)) if any(shows) else (len(shows), len(shows))
+        row |= dict(zip(_GEOMETRY, (series.plane, *series.shape, *sides, *ends), strict=True))
         low, middle, high = np.quantile(series.gaps_mm, (0, 0.5, 1))
         if high - low > UNEVEN * middle:
             notes.append(f"uneven distances between images, {low:.3g} to {high:.3g} mm")
@@ -198,14 +204,14 @@ def _row(patient: Patient, contrast: str) -> dict[str, object]:
     return row | {"problem": what + more, "note": "; ".join(notes)}
 
 
-def _decode_all(folder: Folder) -> tuple[int, list[str]]:
-    """How many images of a folder have a single grey value, and why files could not be decoded."""
-    blank, failures = 0, []
+def _decode_all(folder: Folder) -> tuple[set[tuple[Path, int]], list[str]]:
+    """The images of a folder (file, index within it) with a single grey value, and why files could not be decoded."""
+    blank, failures = set(), []
     for path, group in itertools.groupby(folder.images, key=lambda image: image.path):
         images = list(group)
         try:
             pixels = decode(path, images[0].stored, [image.index for image in images])
-            blank += sum(bool(image.min() == image.max()) for image in pixels)
+            blank |= {(path, image.index) for image, own in zip(images, pixels, strict=True) if own.min() == own.max()}
         except DicomError as error:
             failures.append(str(error))
     return blank, failures

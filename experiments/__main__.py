@@ -44,13 +44,16 @@ def state(folder: Path) -> str:
     last = max(runs, key=lambda run: (run / "run.lock").stat().st_mtime)
     if (last / "summary.json").exists():
         return f"finished: {last}"
-    history, config = last / "history.csv", last / "config.json"
-    if not history.exists() or not config.exists():
+    # A run may be made of several trainings, each in a folder of its own: rows/<name>, seed0, models/<name>, <cell>.
+    training = max(last.rglob("history.csv"), key=lambda history: history.stat().st_mtime, default=None)
+    if training is None:
         return f"started: {last}"
-    with history.open(encoding="utf-8", newline="") as file:
+    with training.open(encoding="utf-8", newline="") as file:
         epochs = [row["epoch"] for row in csv.DictReader(file)]
-    total = json.loads(config.read_text(encoding="utf-8"))["model"]["epochs"]
-    return f"epoch {epochs[-1] if epochs else 0} of {total}: {last}"
+    config = training.with_name("config.json")
+    model = json.loads(config.read_text(encoding="utf-8"))["model"] if config.exists() else {}
+    total = f" of {model['epochs']}" if "epochs" in model else ""
+    return f"epoch {epochs[-1] if epochs else 0}{total}: {training.parent}"
 
 
 def main() -> None:
@@ -62,6 +65,10 @@ def main() -> None:
         print(f"    reported: {', '.join(said[:MOST_VALUES])}{more}")
         print(f"    {state(options.runs / experiment)}")
         print(f"    python -m experiments.{experiment} --help")
+    print("all of them, then the figures and the written report (make report does all three)")
+    print("    python -m experiments.run_all --help")
+    print("    python -m experiments.figures --help")
+    print("    python -m experiments.report --help")
 
 
 if __name__ == "__main__":

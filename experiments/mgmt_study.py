@@ -215,7 +215,7 @@ def _open(
 ) -> Iterator[MgmtStudy]:
     from mgmt_classifier import data
 
-    folder = _phantoms(options) if options.data is None else options.data
+    folder = phantom_patients(options) if options.data is None else options.data
     cohort = find_patients(folder, options.labels)
     doubtful = set(DOUBTFUL) if options.leave_out_doubtful else set()
     patients = [patient for patient in cohort.patients if patient.label is not None and patient.id not in doubtful]
@@ -269,7 +269,8 @@ def _open(
         yield MgmtStudy(experiment, options, cohort, stores, labels, parts, run, left_out)
 
 
-def _phantoms(options: MgmtOptions) -> Path:
+def phantom_patients(options: MgmtOptions) -> Path:
+    """The embedded MGMT cohort, made where it is missing; says so, because every result on it is synthetic."""
     from common.phantom_dicom import write_cohort
 
     folder = options.phantoms / f"seed{options.phantom_seed}_effect{options.effect:g}"

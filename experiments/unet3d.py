@@ -43,11 +43,12 @@ def main() -> None:
         EXPERIMENT, options, config, fractions=FRACTIONS, minimum_mask_fraction=config.minimum_mask_fraction
     ) as unet:
         if not unet.run.is_finished:
+            from experiments.unet_claims import score
             from unet_tf.predict import load, predict
             from unet_tf.train import fit
 
             weights = fit(unet.train, unet.validation, config, unet.run)
-            unet.score(predict(load(config, weights), unet.test, config))
+            score(unet, config, predict(load(config, weights), unet.test, config))
         unet.show()
 
 

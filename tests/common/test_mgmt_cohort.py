@@ -179,20 +179,26 @@ def write_hazards(folder):
 
     def place(patient, contrast, problem="", note="", **facts):
         defaults = {"images": 4, "blank": 0, "duplicates": 0, "orientations": 1, "sizes": 1, "unreadable": 0}
-        expected[patient, contrast] = {**defaults, "ignored": 0, **facts, "problem": problem, "note": note}
+        defaults |= {"ignored": 0} | ({"blank_first": 0, "blank_last": 0} if "plane" in facts else {})
+        expected[patient, contrast] = {**defaults, **facts, "problem": problem, "note": note}
         return root / patient / contrast
 
     black_ends = noise(6)
     black_ends[[0, 1, 5]] = 0
-    write_series(place("00000", "FLAIR", images=6, blank=3, plane="axial"), black_ends)
-    write_series(place("00000", "T1w", plane="sagittal"), noise(4, (5, 3)), orientation=SAGITTAL)
+    facts = {"images": 6, "blank": 3, "blank_first": 2, "blank_last": 1}
+    backwards = list(range(6))[::-1]  # the files' names say nothing
+    write_series(place("00000", "FLAIR", **facts, plane="axial"), black_ends, order=backwards)
+    dark = noise(4, (5, 3))
+    dark[1] = 9  # black within the series is at neither end
+    write_series(place("00000", "T1w", blank=1, plane="sagittal"), dark, orientation=SAGITTAL)
     write_series(place("00000", "T1wCE", plane="oblique"), noise(4), orientation=tilted(45))
     write_enhanced(place("00000", "T2w", plane="coronal") / "all.dcm", noise(4), orientation=CORONAL)
 
     place("00002", "FLAIR", problem="no folder", images=0, orientations=0, sizes=0)
     write_series(place("00002", "T1w", problem="expected at least 3 images, found 1", images=1), noise(1))
     black = np.full((4, 6, 7), 7, np.uint16)
-    write_series(place("00002", "T1wCE", problem="found 4 of a single grey value", blank=4, plane="axial"), black)
+    facts = {"blank": 4, "blank_first": 4, "blank_last": 4}
+    write_series(place("00002", "T1wCE", problem="found 4 of a single grey value", **facts, plane="axial"), black)
     target = place("00002", "T2w", problem="one size, found 6 x 7 (3) and 8 x 7 (2)", images=5, sizes=2)
     write_series(target, sizes[0])
     write_series(target, sizes[1], names="tall-{}.dcm", origin=(0, 0, 90))

@@ -1,14 +1,27 @@
 """The claims about the data, counted by hand on a small cohort."""
 
 import json
+import shutil
+import sys
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
+from experiments import cohort
+from experiments.results import reported
 from tests.cohorts import LPS_AFFINE
+from tests.common.dicom_files import CORONAL, SAGITTAL, noise, write_series
 
 SHAPE = (240, 240, 155)
+
+
+@pytest.fixture
+def cohort_folder(request):
+    """Folder with six tiny subjects; the module has its fixture's name here."""
+    return request.getfixturevalue("cohort")
 
 
 def write(folder, name, tumour, values):
@@ -48,29 +61,119 @@ def test_claims_are_what_one_counts_by_hand(run_module, tmp_path):
     assert all(line["low"] <= line["value"] <= line["high"] for line in found.values() if line["low"] is not None)
 
 
-def test_every_problem_is_listed_and_the_good_subjects_are_measured(run_module, cohort, tmp_path):
-    import shutil
-
+def test_every_problem_is_listed_and_the_good_subjects_are_measured(run_module, cohort_folder, tmp_path):
     data = tmp_path / "data"
-    shutil.copytree(cohort, data)
+    shutil.copytree(cohort_folder, data)
     (data / "BraTS_000" / "BraTS_000_t1.nii.gz").unlink()
     file = data / "BraTS_004" / "BraTS_004_flair.nii.gz"
     file.write_bytes(file.read_bytes()[:-10])
     done = run_module("experiments.cohort", "--data", data)
     assert done.returncode == 0, done.stderr
-    assert "4 good subjects, 2 with problems" in done.stdout
+    (folder,) = (tmp_path / "runs" / "cohort").iterdir()
+    found = {line["key"].partition(".")[2]: line["value"] for line in json.loads((folder / "summary.json").read_text())}
+    assert (found["subjects"], found["subjects_with_problems"]) == (4, 2)
     assert "BraTS_000" in done.stdout
     assert "BraTS_004_flair.nii.gz" in done.stdout
 
 
-def test_a_cohort_without_masks_is_refused(run_module, cohort, tmp_path):
-    import shutil
-
+def test_a_cohort_without_masks_is_refused(run_module, cohort_folder, tmp_path):
     data = tmp_path / "data"
-    shutil.copytree(cohort, data)
+    shutil.copytree(cohort_folder, data)
     for mask in data.rglob("*_seg.nii.gz"):
         mask.unlink()
     refused = run_module("experiments.cohort", "--data", data)
     assert refused.returncode == 1
     assert "expected at least one good subject with a mask, found none" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def run(tmp_path, *arguments):
+    """The command in this process; returns the folder of the run and its results by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        command = ["cohort", "--runs", tmp_path / "runs", "--jobs", "1", *arguments]
+        patch.setattr(sys, "argv", [str(word) for word in command])
+        cohort.main()
+    folder = max((tmp_path / "runs" / "cohort").iterdir(), key=lambda path: (path / "summary.json").stat().st_mtime)
+    lines = json.loads((folder / "summary.json").read_text())
+    return folder, {line["key"].partition(".")[2]: line for line in lines}
+
+
+def write_patients(folder):
+    """Three patients with labels 1, 1, 0; five good series of 4 to 10 images, and one of two sizes."""
+    dark = noise(10)
+    dark[[0, 1, 9]] = 0  # three at the ends
+    write_series(folder / "train" / "00001" / "FLAIR", dark)
+    within = noise(6)
+    within[[0, 3]] = 5  # one at an end, one within
+    write_series(folder / "train" / "00001" / "T1w", within, orientation=SAGITTAL)
+    write_series(folder / "train" / "00002" / "FLAIR", noise(4))
+    write_series(folder / "train" / "00002" / "T2w", noise(7))
+    write_series(folder / "train" / "00003" / "T1wCE", noise(5), orientation=CORONAL)
+    write_series(folder / "train" / "00003" / "T2w", noise(3))
+    write_series(folder / "train" / "00003" / "T2w", noise(3, (8, 9)), names="large{}.dcm", origin=(0, 0, 90))
+    (folder / "train_labels.csv").write_text("BraTS21ID,MGMT_value\n1,1\n2,1\n3,0\n")
+    return folder
+
+
+def test_claims_about_the_mgmt_series_are_what_one_counts_by_hand(tmp_path, capsys):
+    folder, found = run(tmp_path, "--mgmt-data", write_patients(tmp_path / "mgmt"))
+    value = {name: line["value"] for name, line in found.items() if name.startswith("mgmt_")}
+    assert value["mgmt_patients"] == 3
+    assert value["mgmt_classes"] == pytest.approx(2 / 3)
+    exact = binomtest(2, 3).proportion_ci(0.95, method="exact")
+    assert (found["mgmt_classes"]["low"], found["mgmt_classes"]["high"]) == pytest.approx(tuple(exact))
+    # 10, 6, 4, 7, 5 and 3 + 3 images; within the patients 4, 3 and 1
+    assert value["mgmt_images_per_series"] == "4 to 10 (median 6), within a patient by 3"
+    assert found["mgmt_images_per_series"]["n"] == 6
+    # the series of two sizes is none: it has no plane
+    assert value["mgmt_planes"] == "axial 3, sagittal 1, coronal 1, oblique 0"
+    assert value["mgmt_patients_with_several_planes"] == pytest.approx(1 / 3)
+    assert value["mgmt_black_images"] == "15.6% of 32, 80.0% of these at the beginning or end"  # 5 of 32, 4 of 5
+    assert value["mgmt_black_fraction"] == pytest.approx((5 / 16 + 0 + 0) / 3)
+    assert (value["mgmt_unusable_series"], found["mgmt_unusable_series"]["n"]) == (7, 12)  # six have no folder
+    assert "00003 T2w: expected images of one size" in capsys.readouterr().out
+    assert len(pd.read_csv(folder / "mgmt_series.csv")) == 12
+
+
+def test_a_task_without_a_cohort_is_listed_as_not_checked(cohort_folder, tmp_path):
+    _, found = run(tmp_path, "--mgmt-data", write_patients(tmp_path / "mgmt"))
+    assert found["subjects"] == {
+        "key": "cohort.subjects",
+        "reported": 1000,
+        "value": "not checked: no --data given",
+        "low": None,
+        "high": None,
+        "n": 0,
+        "synthetic": False,
+    }
+    _, other = run(tmp_path, "--data", cohort_folder)
+    assert other["subjects"]["value"] == 6
+    assert other["mgmt_classes"]["value"] == "not checked: no --mgmt-data given"
+    assert reported()["cohort"].keys() <= found.keys() & other.keys()
+    _, both = run(tmp_path, "--data", cohort_folder, "--mgmt-data", tmp_path / "mgmt")
+    assert [both["subjects"]["value"], both["mgmt_patients"]["value"]] == [6, 3]
+
+
+def test_the_same_files_are_not_read_again(cohort_folder, tmp_path, capsys):
+    arguments = ("--data", cohort_folder, "--mgmt-data", write_patients(tmp_path / "mgmt"))
+    folder, found = run(tmp_path, *arguments)
+    shown, written = capsys.readouterr().out, (folder / "summary.json").stat().st_mtime_ns
+    assert run(tmp_path, *arguments) == (folder, found)
+    assert capsys.readouterr().out == shown
+    assert (folder / "summary.json").stat().st_mtime_ns == written
+    assert run(tmp_path, *arguments, "--fresh") == (folder, found)
+    assert (folder / "summary.json").stat().st_mtime_ns > written
+    (tmp_path / "mgmt" / "train" / "00002" / "T2w" / "Image-6.dcm").unlink()
+    other, changed = run(tmp_path, *arguments)
+    assert other != folder
+    # the differences are now 4, 2 and 1
+    assert changed["mgmt_images_per_series"]["value"] == "4 to 10 (median 6), within a patient by 2"
+
+
+def test_without_data_both_embedded_cohorts_are_checked(cohort_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(cohort, "phantom_cohort", lambda folder, jobs: cohort_folder)
+    monkeypatch.setattr(cohort, "phantom_patients", lambda options: write_patients(options.phantoms / "seed_effect"))
+    folder, found = run(tmp_path, "--phantoms-mgmt", tmp_path / "phantoms_mgmt")
+    assert folder.name.startswith("phantoms-")
+    assert (found["subjects"]["value"], found["mgmt_patients"]["value"]) == (6, 3)
+    assert all(line["synthetic"] for line in found.values())

@@ -1,0 +1,114 @@
+"""What the report says of its U-Nets beside their scores: when they were best, overfitting, false positives, spread."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from common import nifti
+from common.classification import accuracy_interval
+from common.volumes import bounding_box
+from experiments import evaluation, results
+from experiments.results import Result, finite
+from experiments.study import Study
+
+if TYPE_CHECKING:
+    from unet_tf.config import Config
+
+BEFORE = "before_postprocessing"
+
+
+def score(study: Study, config: "Config", predictions: Iterable[tuple]) -> None:
+    """Score the test part and write the results and the claims, which marks the run as finished.
+
+    predictions: as ``unet_tf.predict.predict`` makes them.
+    """
+    scores = evaluation.write_scores(study, predictions, n_cases=len(study.split.test))
+    evaluation.draw_curves(study)
+    further = [*training(study, config), *spread(study, scores), *false_positives(study, scores)]
+    evaluation.write_summary(study, scores, further)
+
+
+def training(study: Study, config: "Config") -> list[Result]:
+    """The epochs of the lowest validation loss and of the weights used; how the losses end; accuracy of voxels.
+
+    n: epochs, for accuracies validation subjects. ``background_accuracy`` is what a network has that finds no tumour.
+    Losses of training are means over an epoch's steps, with dropout, while the weights move.
+    """
+    history = study.run.history.frame().set_index("epoch")
+    loss, validation = history["loss"], history["validation_loss"]
+    optimum, last, n = int(validation.idxmin()), int(validation.index[-1]), len(history)
+    used = optimum if config.checkpoint == "best" else last
+    rise, gap = validation[last] / validation[optimum], validation[last] / loss[last]
+    labelled = [entry.geometry["labelled_fraction"] for entry in study.validation]
+    return [
+        result(study, "optimum_epoch", optimum, n),
+        result(study, "weights_epoch", used, n),
+        result(study, "overfitting", f"validation loss ends at {rise:.2f} x its lowest", n),
+        result(study, "last_to_lowest_validation_loss", rise, n),
+        result(study, "last_validation_to_training_loss", gap, n),
+        result(study, "accuracy", history["validation_accuracy"][used], len(labelled)),
+        result(study, "train_accuracy", history["accuracy"][used], len(study.train)),
+        result(study, "background_accuracy", 1 - np.mean(labelled), len(labelled)),
+    ]
+
+
+def spread(study: Study, scores: pd.DataFrame) -> list[Result]:
+    """The two readings of the report's standard deviation of Dice: of the three classes' means, and over cases."""
+    of = scores[scores["view"] == ""].set_index("metric")
+    classes = of.loc[["dice_NCR", "dice_ED", "dice_ET"], "mean"]
+    return [
+        result(study, "mean_dice_sd", float(classes.std(ddof=1)), len(classes)),
+        result(study, "mean_dice_sd_over_cases", float(of.loc["mean_dice", "sd"]), int(of.loc["mean_dice", "n"])),
+    ]
+
+
+def parts_apart(predicted: np.ndarray, true: np.ndarray) -> int:
+    """Connected parts of the prediction that touch nothing of the truth.
+
+    predicted, true: masks (x, y, z). Parts are connected through faces, edges and corners.
+    """
+    box = bounding_box(predicted)
+    parts, n = ndimage.label(predicted[box], structure=np.ones((3, 3, 3)))
+    return n - np.count_nonzero(np.unique(parts[true[box]]))
+
+
+def false_positives(study: Study, scores: pd.DataFrame) -> list[Result]:
+    """Cases with predicted tumour apart from the true one, before and after post-processing.
+
+    Almost every prediction has voxels beyond the truth's edge; what the report shows are parts of their own.
+    """
+    subjects = {subject.id: subject for subject in study.cohort.subjects}
+    cases = {"": 0, BEFORE: 0}
+    for case in study.split.test:
+        true = subjects[case].load_labels() != 0
+        for view in cases:
+            labels = nifti.read(study.run.folder / "predictions" / view / f"{case}.nii.gz").data
+            cases[view] += parts_apart(labels != 0, true) > 0
+    n = len(study.split.test)
+    sentence = f"apart from the tumour in {cases['']} of {n} cases, before post-processing in {cases[BEFORE]}"
+    voxels = scores[scores["view"] == ""].set_index("metric").loc["false_positive_voxels_WT", "median"]
+    return [
+        result(study, "false_positives", sentence, n),
+        result(study, "median_false_positive_voxels_WT", voxels, n),
+        result(study, "false_positive_cases", cases[""] / n, n, accuracy_interval(cases[""], n)),
+        result(study, f"{BEFORE}.false_positive_cases", cases[BEFORE] / n, n, accuracy_interval(cases[BEFORE], n)),
+    ]
+
+
+def result(
+    study: Study, name: str, value: float | str, n: int, ends: tuple[float, float] = (float("nan"), float("nan"))
+) -> Result:
+    """A line of the summary, beside the report's value where it has one under this name."""
+    known = results.reported()[study.experiment]
+    return Result(
+        key=f"{study.experiment}.{name}",
+        reported=known[name].value if name in known else None,
+        value=finite(value) if isinstance(value, float) else value,
+        low=finite(ends[0]),
+        high=finite(ends[1]),
+        n=n,
+        synthetic=study.synthetic,
+    )
