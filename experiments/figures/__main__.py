@@ -59,9 +59,9 @@ class Options:
     output: Path = Path("figures")
     """Folder of the figures."""
     data: Path | None = None
-    """Folder of scans with masks; without it the embedded phantoms are shown."""
+    """Folder of scans with masks; without it and --mgmt-data the embedded phantoms of both tasks are shown."""
     mgmt_data: Path | None = None
-    """Folder of the MGMT competition (DICOM); without it the embedded phantoms are shown."""
+    """Folder of the MGMT competition (DICOM). With data of one task only, the other's cohort is not shown."""
     phantoms: Path = Path("phantoms")
     """Folder of the embedded segmentation cohort."""
     phantoms_mgmt: Path = Path("phantoms_mgmt")

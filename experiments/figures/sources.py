@@ -58,15 +58,23 @@ class Sources:
     @cached_property
     def cohort(self) -> Cohort:
         """The segmentation cohort. Raises MissingError when it cannot be used."""
+        self._require("--data", self.data, beside=self.mgmt_data)
         with readable("python -m experiments.cohort"):
             return find_subjects(phantom_cohort(self.phantoms, jobs=self.jobs) if self.data is None else self.data)
 
     @cached_property
     def patients(self) -> MgmtCohort:
         """The MGMT cohort. Raises MissingError when it cannot be used."""
+        self._require("--mgmt-data", self.mgmt_data, beside=self.data)
         with readable("python -m experiments.cohort"):
             options = MgmtOptions(phantoms=self.phantoms_mgmt, jobs=self.jobs)
             return find_patients(phantom_patients(options) if self.mgmt_data is None else self.mgmt_data)
+
+    @staticmethod
+    def _require(option: str, data: Path | None, *, beside: Path | None) -> None:
+        """Phantoms are shown with phantoms only: beside the other task's patients they are not."""
+        if data is None and beside is not None:
+            raise MissingError(f"no {option} given", f"python -m experiments.figures {option} FOLDER")
 
     def run(self, experiment: str) -> "FinishedRun":
         """The experiment's run that finished last. Raises MissingError, which names the command, without one."""

@@ -602,7 +602,13 @@ def test_importing_the_figures_loads_no_framework():
 
 def test_the_embedded_cohort_is_marked_in_figure_and_caption(work, monkeypatch):
     monkeypatch.setattr("experiments.figures.sources.phantom_cohort", lambda folder, jobs: work / "cohort")
-    drawing = scans.mri_and_mask(sources(work, data=None))
+    drawing = scans.mri_and_mask(sources(work, data=None, mgmt_data=None))
     assert drawing.synthetic
     assert "A synthetic patient" in drawing.caption
     assert drawing.figure.get_suptitle() == "Synthetic phantoms. BraTS_000"
+
+
+@pytest.mark.parametrize(("lacking", "cohort"), [("data", "cohort"), ("mgmt_data", "patients")])
+def test_phantoms_are_not_shown_beside_the_other_tasks_patients(work, lacking, cohort):
+    with pytest.raises(MissingError, match=f"no --{lacking.replace('_', '-')} given"):
+        getattr(sources(work, **{lacking: None}), cohort)
