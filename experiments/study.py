@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from common import prepared, splits
 from common.cohort import Cohort, CohortError, find_subjects
 from common.nifti import ScanError
 from common.prepared import Entry, Store, StoreError
+from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash
 from common.scoring import EmptyPolicy
 from common.subject import Subject
@@ -158,16 +159,18 @@ def study(
     *,
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     minimum_mask_fraction: float = 0.0,
+    further_recipes: Sequence[Recipe] = (),
 ) -> Iterator[Study]:
     """Find, check and prepare the cohort, split it, and open the run's folder, in which everything is recorded.
 
     fractions: of the patients, to train, validate and test. minimum_mask_fraction: subjects with a smaller share of
-    labelled voxels in the recipe's crop are excluded before the split; their ids go into data.json.
+    labelled voxels in the recipe's crop are excluded before the split; their ids go into data.json. further_recipes: of
+    other networks in the same table; a subject that one of them cannot prepare is a bad one for all.
     What the user can mend (bad subjects, too few of them, a full disk, a run in use) ends the program with a message
     and exit status 1.
     """
     try:
-        with _open(experiment, options, config, fractions, minimum_mask_fraction) as opened:
+        with _open(experiment, options, config, fractions, minimum_mask_fraction, further_recipes) as opened:
             yield opened
     except (Refused, CohortError, ScanError, StoreError, RunError) as error:
         sys.exit(f"error: {error}")
@@ -180,13 +183,18 @@ def _open(
     config: Any,
     fractions: tuple[float, float, float],
     minimum_mask_fraction: float,
+    further_recipes: Sequence[Recipe],
 ) -> Iterator[Study]:
     folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
     cohort = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
-    store = prepared.prepare(cohort.subjects, config.recipe, options.prepared, n_jobs=options.jobs)
-    problems = (*cohort.incomplete, *store.problems)
+    stores = [
+        prepared.prepare(cohort.subjects, recipe, options.prepared, n_jobs=options.jobs)
+        for recipe in (config.recipe, *further_recipes)
+    ]
+    store = stores[0]
+    problems = tuple(dict.fromkeys((*cohort.incomplete, *(problem for each in stores for problem in each.problems))))
     left_out = tuple(sorted({problem.subject for problem in problems}))
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
@@ -196,7 +204,7 @@ def _open(
                 "mend them, or go on without them with --leave-out-bad"
             )
         print(f"left out {len(left_out)} subjects:\n{listing}", file=sys.stderr)
-    good = [subject for subject in cohort.subjects if subject.id in store.entries]
+    good = [subject for subject in cohort.subjects if all(subject.id in each.entries for each in stores)]
     shares = {subject.id: store.entries[subject.id].geometry["labelled_fraction"] for subject in good}
     excluded = {subject: share for subject, share in shares.items() if share < minimum_mask_fraction}
     minimum = f"{100 * minimum_mask_fraction:g} %"

@@ -34,7 +34,8 @@ BASELINE = "baseline"
 SHORTER = "slices80"
 FAILURE = "failure.txt"
 COLUMNS = (
-    *("row", "parent", "state", "reported", METRIC, "low", "high", "n", "seconds_per_step", "peak_memory_mib"),
+    *("row", "parent", "state", "reported", METRIC, "low", "high", "n"),
+    *("mean_dice", "mean_dice_low", "mean_dice_high", "seconds_per_step", "peak_memory_mib"),
     *("from_parent", "from_parent_low", "from_parent_high", "from_parent_p"),
     *("from_baseline", "from_baseline_low", "from_baseline_high", "from_baseline_p"),
 )
@@ -149,16 +150,26 @@ def state(folder: Path) -> str:
 
 
 def summarise(study: Study, variations: "Mapping[str, Variation]") -> None:
-    """Write comparisons.csv, variations.csv and, last, summary.json: scores, differences and costs of every row."""
+    """Write comparisons.csv, variations.csv, figures/variations.png and, last, summary.json.
+
+    Of every row: scores, differences from its parent and the baseline, costs.
+    """
+    from experiments.variations_picture import draw_variations  # and with it the plotting library
+
     comparisons = compare(study, variations)
     lines, found = [], []
     for row, variation in variations.items():
         folder = folder_of(study, row)
         scores, costs = _scores(study, row), _costs(folder)
         first = scores[0]
-        line = {"row": row, "parent": variation.parent, "state": state(folder), "reported": first.reported}
+        # The baseline's number belongs to the experiment that trains nothing else.
+        said = results.reported()["table1_baseline"][METRIC].value if row == BASELINE else first.reported
+        line = {"row": row, "parent": variation.parent, "state": state(folder), "reported": said}
         line |= {"low": first.low, "high": first.high, "n": first.n} | costs
-        line[METRIC] = first.value if is_finished(folder) else None
+        if is_finished(folder):
+            inner = next(result for result in scores if result.key.endswith("__mean_dice"))
+            line |= {METRIC: first.value, "mean_dice": inner.value}
+            line |= {"mean_dice_low": inner.low, "mean_dice_high": inner.high}
         found += scores
         found += [_result(study, f"{row}__{name}", value, first.n) for name, value in costs.items()]
         for name, against in (("parent", variation.parent), (BASELINE, BASELINE)):
@@ -171,7 +182,9 @@ def summarise(study: Study, variations: "Mapping[str, Variation]") -> None:
         lines.append(line)
     found.append(_training_time(study))
     write_csv(study.run.folder / "comparisons.csv", comparisons)
-    write_csv(study.run.folder / "variations.csv", pd.DataFrame(lines, columns=COLUMNS))
+    table = pd.DataFrame(lines, columns=COLUMNS)
+    write_csv(study.run.folder / "variations.csv", table)
+    draw_variations(study.run.figures / "variations.png", table, synthetic=study.synthetic)
     write_json(study.run.folder / "summary.json", results.as_rows(found))
 
 

@@ -43,9 +43,10 @@ class Config:
     recompute_activations: bool = False
     """Compute activations within residual blocks again in the backward pass, in place of keeping them in memory."""
 
-    loss: Literal["dice", "dice_bce", "dice_ce_monai", "gwdl", "hausdorff"] = "dice"
+    loss: Literal["dice", "dice_bce", "dice_ce_monai", "gwdl", "hausdorff", "dice_hausdorff"] = "dice"
     """Dice loss (R, Table 1); its sum with the binary cross entropy of each channel, or with MONAI's cross entropy; the
-    generalised Wasserstein Dice loss, which makes the channels a softmax over four classes; or the Hausdorff loss."""
+    generalised Wasserstein Dice loss, which makes the channels a softmax over four classes; the Hausdorff loss; or its
+    sum with the Dice loss, weighted anew each epoch so that both count the same."""
     learning_rate: float = 1e-4
     """Adam's learning rate at the start of the cosine schedule (R, Table 1)."""
     batch_size: int = 1

@@ -72,6 +72,35 @@ def hausdorff(logits: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
     return ((probabilities - channels).square() * distances).mean()
 
 
+class DiceHausdorff(torch.nn.Module):
+    """Hausdorff distance loss plus the weighted Dice loss: what Karimi and Salcudean (2019) train with.
+
+    Both count the same: the Dice loss's weight in an epoch is the ratio of the Hausdorff loss's mean to its own over
+    the steps of the epoch before; in the first epoch it is each step's own ratio (D: not stated). Sums and weight are
+    buffers, which a checkpoint keeps. The Hausdorff loss alone is small for empty predictions, and may end with them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(2))
+        self.register_buffer("weight", torch.tensor(0.0))  # 0: no epoch before
+
+    def forward(self, logits: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
+        parts = torch.stack([hausdorff(logits, channels), dice(logits, channels)])
+        self.sums += parts.detach()
+        weight = torch.where(self.weight > 0, self.weight, _ratio(parts.detach()))
+        return parts[0] + weight * parts[1]
+
+    def start_epoch(self) -> None:
+        """Weigh by the steps since the last start, of which a new training has none."""
+        self.weight.copy_(_ratio(self.sums))
+        self.sums.zero_()
+
+
+def _ratio(parts: torch.Tensor) -> torch.Tensor:
+    return parts[0] / parts[1].clamp_min(torch.finfo(parts.dtype).eps)
+
+
 LOSSES: dict[str, Loss] = {
     "dice": dice,
     "dice_bce": dice_bce,
@@ -79,3 +108,8 @@ LOSSES: dict[str, Loss] = {
     "gwdl": gwdl,
     "hausdorff": hausdorff,
 }
+
+
+def build_loss(name: str) -> Loss:
+    """The loss of that name for one training: ``dice_hausdorff`` has a state, the others are functions."""
+    return DiceHausdorff() if name == "dice_hausdorff" else LOSSES[name]

@@ -23,7 +23,7 @@ from common.prepared import Entry
 from common.runs import History, Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
-from segresnet_monai.losses import LOSSES
+from segresnet_monai.losses import DiceHausdorff, build_loss
 from segresnet_monai.model import convolutions
 from segresnet_monai.predict import build, decode_labels, default_device, probabilities
 
@@ -143,7 +143,7 @@ class Training(L.LightningModule):
         super().__init__()
         self.config = config
         self.network = build(config)
-        self.loss = LOSSES[config.loss]
+        self.loss = build_loss(config.loss)
 
     def training_step(self, batch: dict[str, torch.Tensor], step: int) -> torch.Tensor:
         torch.manual_seed(
@@ -159,6 +159,8 @@ class Training(L.LightningModule):
         # A function of the epoch, not a scheduler's state: a continued run has another schedule than its checkpoint.
         for group in self.optimizers().param_groups:
             group["lr"] = learning_rate(self.config, self.current_epoch)
+        if isinstance(self.loss, DiceHausdorff):
+            self.loss.start_epoch()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)

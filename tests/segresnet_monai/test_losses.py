@@ -1,3 +1,6 @@
+from dataclasses import fields
+from typing import get_args
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -7,8 +10,19 @@ torch = pytest.importorskip("torch")
 
 from monai.losses import GeneralizedWassersteinDiceLoss, HausdorffDTLoss  # noqa: E402
 
+from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.data import to_channels  # noqa: E402
-from segresnet_monai.losses import LOSSES, dice, dice_bce, dice_ce_monai, gwdl, hausdorff  # noqa: E402
+from segresnet_monai.losses import (  # noqa: E402
+    DiceHausdorff,
+    build_loss,
+    dice,
+    dice_bce,
+    dice_ce_monai,
+    gwdl,
+    hausdorff,
+)
+
+(NAMES,) = (get_args(field.type) for field in fields(Config) if field.name == "loss")
 
 # Fidon et al.'s: background, NCR, ED, ET.
 DISTANCES = np.array([[0, 1, 1, 1], [1, 0, 0.6, 0.5], [1, 0.6, 0, 0.7], [1, 0.5, 0.7, 0]])
@@ -144,24 +158,59 @@ def test_hausdorff_loss_counted_by_hand():
     assert hausdorff(logits, truth).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def test_hausdorff_and_dice_loss_count_the_same_on_average_over_the_epoch_before():
+    pairs = [hausdorff_pair(seed) for seed in range(4)]
+    parts = np.array([[loss(*pair).item() for loss in (hausdorff, dice)] for pair in pairs])
+    both = DiceHausdorff()
+    both.start_epoch()
+    # No epoch before: both parts of each step are equal.
+    assert [both(*pair).item() for pair in pairs[:3]] == pytest.approx(2 * parts[:3, 0])
+    both.start_epoch()
+    weight = parts[:3, 0].mean() / parts[:3, 1].mean()
+    assert both(*pairs[3]).item() == pytest.approx(parts[3, 0] + weight * parts[3, 1])
+    both.start_epoch()
+    weight = parts[3, 0] / parts[3, 1]
+    assert both(*pairs[0]).item() == pytest.approx(parts[0, 0] + weight * parts[0, 1])
+
+
+def test_the_weight_of_the_dice_loss_has_no_gradient():
+    logits, channels = hausdorff_pair(0)
+    gradients = []
+    weight = (hausdorff(logits, channels) / dice(logits, channels)).item()
+    for loss in (DiceHausdorff(), lambda *pair: hausdorff(*pair) + weight * dice(*pair)):
+        leaf = logits.clone().requires_grad_()
+        loss(leaf, channels).backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-9)
+
+
+def test_an_epoch_without_any_error_leaves_the_loss_finite():
+    channels = to_channels(random_labels((1, 12, 12, 12), 0))
+    logits = 200 * channels.float() - 100
+    both = DiceHausdorff()
+    for _ in range(2):
+        both.start_epoch()
+        assert both(logits, channels).item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_finite_whatever_is_empty_and_in_half_precision(name):
     channels = to_channels(random_labels((2, 6, 7, 8), 0))
     channels[1] = False
     n = 4 if name == "gwdl" else 3
     for logits in (smooth((2, n, 6, 7, 8), 1), np.full((2, n, 6, 7, 8), -30, np.float32)):
         leaf = torch.from_numpy(logits).half().requires_grad_()
-        loss = LOSSES[name](leaf, channels)
+        loss = build_loss(name)(leaf, channels)
         assert loss.dtype == torch.float32
         loss.backward()
         assert loss.isfinite()
         assert leaf.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_autocast_changes_nothing(name):
     logits = torch.from_numpy(smooth((1, 4 if name == "gwdl" else 3, 8, 8, 8), 3))
     channels = to_channels(random_labels((1, 8, 8, 8), 3))
-    expected = LOSSES[name](logits, channels)
+    expected = build_loss(name)(logits, channels)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(LOSSES[name](logits, channels), expected, rtol=0, atol=0)
+        torch.testing.assert_close(build_loss(name)(logits, channels), expected, rtol=0, atol=0)

@@ -1,0 +1,139 @@
+"""The same Keras U-Nets on TensorFlow, torch and JAX: equal predictions from equal weights, and what a step costs."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from common import costs
+from common.files import atomic_path, write_json
+from common.runs import Run, read_model_config
+from experiments import processes
+from experiments.compare_frameworks import BACKENDS, EXPERIMENT
+from experiments.comparison import restored
+from experiments.study import Study
+from experiments.variations import FAILURE, state
+
+if TYPE_CHECKING:
+    from experiments.compare_frameworks import Frameworks
+
+NETWORKS = ("unet3d", "unet25d")
+CASES = 2
+"""Test cases whose predictions are compared, the first by id."""
+WARM_UP, STEPS = 2, 8
+"""Training steps before the timed ones, which trace and compile, and the timed ones."""
+EXPECTED_DIFFERENCE = 1e-4
+"""Between probabilities in float32, whose sums each backend takes in another order."""
+FOUND = "backend.json"
+REFERENCE = "probabilities.npy"
+COLUMNS = (
+    *("network", "backend", "version", "state", "against", "largest_difference", "equal_labels", "n"),
+    *("seconds_per_step", "steps", "seconds_per_case", "peak_memory_mib"),
+)
+
+
+def folder_of(study: Study, network: str, backend: str) -> Path:
+    return study.run.folder / "backends" / network / backend
+
+
+def run_backends(study: Study, frameworks: "Frameworks", interpreters: Mapping[str, Path]) -> None:
+    """Measure every network on every backend that has not been measured, each in a process of its own.
+
+    All begin with the same random weights, which give every class much the same probability: labels then differ from
+    voxel to voxel, and a small error of a backend would change some.
+    """
+    for network in NETWORKS:
+        config = replace(getattr(frameworks, network), initial_probability=None)
+        for backend in BACKENDS:
+            folder = folder_of(study, network, backend)
+            if (folder / FOUND).exists():
+                continue
+            print(f"{network} on {backend}: {folder}", file=sys.stderr)
+            reference = next((each for each in BACKENDS if (folder.parent / each / REFERENCE).exists()), None)
+            settings = {"experiment": EXPERIMENT, "name": network, "options": asdict(study.options)}
+            write_json(folder / "config.json", settings | {"model": asdict(config), "against": reference})
+            processes.run(
+                interpreters[backend],
+                "experiments.backends:measure",
+                folder,
+                packages=("keras", "h5py", backend),
+                backend=backend,
+                failure=folder / FAILURE,
+            )
+
+
+def measure(folder: Path) -> None:
+    """One network on this process's backend: its predictions against the reference, its seconds and its memory.
+
+    The first backend writes the weights and its probabilities, the reference of the others.
+    """
+    from unet_tf.config import Config
+    from unet_tf.data import Batches
+    from unet_tf.predict import build, load, postprocess, probabilities
+    from unet_tf.train import compiled, gpu_peak_mib, save_weights
+
+    config = read_model_config(folder, Config)
+    against = json.loads((folder / "config.json").read_text(encoding="utf-8"))["against"]
+    with Run(folder) as run:
+        study = restored(run, folder.parents[2], config.recipe)
+        weights = folder.with_name("initial.weights.h5")
+        if not weights.exists():
+            save_weights(weights, build(config))
+        network = load(config, weights)
+        cases = [entry.open() for entry in study.test[:CASES]]
+        probabilities(network, cases[0], config)  # traces, compiles
+        found, seconds = [], []
+        for volume in cases:
+            began = time.monotonic()
+            found.append(probabilities(network, volume, config))
+            postprocess(found[-1], volume, config)
+            seconds.append(time.monotonic() - began)
+        training = compiled(config)
+        images, labels = Batches(study.train, config, shuffle=False)[0]
+        steps = []
+        for _ in range(WARM_UP + STEPS):
+            began = time.monotonic()
+            training.train_on_batch(images, labels)
+            steps.append(time.monotonic() - began)
+        line = {"network": folder.parent.name, "backend": folder.name, "version": version(folder.name)}
+        line |= {"against": against, "n": len(cases), "steps": STEPS}
+        if against is None:
+            with atomic_path(folder / REFERENCE) as temporary, temporary.open("wb") as file:
+                np.save(file, np.stack(found), allow_pickle=False)
+        else:
+            line |= difference(np.load(folder.with_name(against) / REFERENCE, allow_pickle=False), np.stack(found))
+        line |= {"seconds_per_step": statistics.median(steps[WARM_UP:]), "seconds_per_case": statistics.median(seconds)}
+        line |= {"peak_memory_mib": gpu_peak_mib() or costs.peak_memory_mib()}
+        write_json(folder / FOUND, line)
+
+
+def difference(reference: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Largest absolute difference of two arrays of probabilities (case, class, x, y, z), and the share of voxels whose
+    most probable class is the same."""
+    return {
+        "largest_difference": float(np.abs(reference - probabilities).max()),
+        "equal_labels": float(np.mean(reference.argmax(1) == probabilities.argmax(1))),
+    }
+
+
+def read(study: Study) -> pd.DataFrame:
+    """What was measured, one row per network and backend; its state says why a row has no numbers."""
+    rows = []
+    for network in NETWORKS:
+        for backend in BACKENDS:
+            folder = folder_of(study, network, backend)
+            row = {"network": network, "backend": backend, "state": "finished"}
+            if (folder / FOUND).exists():
+                row |= json.loads((folder / FOUND).read_text(encoding="utf-8"))
+            else:
+                row["state"] = state(folder)
+            rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS)

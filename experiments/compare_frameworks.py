@@ -1,0 +1,108 @@
+"""SegResNet (PyTorch, MONAI) against the 3D and the 2.5D U-Net (Keras): one split, the same test cases, the same grid.
+
+python -m experiments.compare_frameworks                    embedded phantoms, demo preset, two CPU cores
+python -m experiments.compare_frameworks --data FOLDER      BraTS, MSD or nnU-Net folder; one GPU
+python -m experiments.compare_frameworks --python segresnet=A/bin/python --python torch=A/bin/python
+
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from common.recipe import Recipe
+from experiments import table2_final, unet3d, unet25d
+from experiments.study import Options, Refused, command_line, study
+from segresnet_monai.config import Config as SegResNet
+from unet_tf.config import Config as UNet
+
+EXPERIMENT = "compare_frameworks"
+MODELS = {"segresnet": "SegResNet", "unet3d": "3D U-Net", "unet25d": "2.5D U-Net"}
+BACKENDS = ("tensorflow", "torch", "jax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameworkOptions(Options):
+    """What every segmentation experiment is told on its command line, and each framework's Python interpreter."""
+
+    python: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Interpreter of one model or backend, NAME=PATH: segresnet, unet3d, unet25d, or tensorflow, torch, jax; by default
+    the one that runs this command."""
+
+    def interpreters(self) -> dict[str, Path]:
+        """Model or backend -> Python interpreter. Raises Refused for what is not NAME=PATH."""
+        found = dict.fromkeys((*MODELS, *BACKENDS), Path(sys.executable))
+        for given in self.python:
+            name, _, path = given.partition("=")
+            if name not in found or not path:
+                raise Refused(f"expected --python NAME=PATH with a name of {', '.join(found)}, received {given!r}")
+            found[name] = Path(path)
+        return found
+
+
+# The report's networks; the SegResNet is its final model. The 3D U-Net's rule that leaves out subjects with little
+# tumour is lifted, so that all models have the same cases.
+PAPER_UNET3D = replace(unet3d.PAPER, minimum_mask_fraction=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frameworks:
+    """The three networks, each with its own recipe."""
+
+    segresnet: SegResNet = table2_final.PAPER
+    unet3d: UNet = PAPER_UNET3D
+    unet25d: UNet = unet25d.PAPER
+
+    def __post_init__(self) -> None:
+        for name, dimensions in (("unet3d", 3), ("unet25d", 2)):
+            config = getattr(self, name)
+            if config.spatial_dims != dimensions:
+                raise ValueError(f"expected {name}.spatial_dims to be {dimensions}, received {config.spatial_dims}")
+            if config.minimum_mask_fraction != 0:
+                raise ValueError(
+                    f"expected {name}.minimum_mask_fraction to be 0, so that all models have the same cases, "
+                    f"received {config.minimum_mask_fraction}"
+                )
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the prepared store keeps for the SegResNet."""
+        return self.segresnet.recipe
+
+    @property
+    def further_recipes(self) -> tuple[Recipe, ...]:
+        """What it keeps for the U-Nets."""
+        return (self.unet3d.recipe, self.unet25d.recipe)
+
+
+PAPER = Frameworks()
+
+DEMO = Frameworks(
+    segresnet=table2_final.DEMO,
+    unet3d=replace(unet3d.DEMO, minimum_mask_fraction=0.0),
+    unet25d=unet25d.DEMO,
+)
+
+
+def main() -> None:
+    options, frameworks = command_line(
+        EXPERIMENT, {"paper": PAPER, "demo": DEMO}, description=__doc__, options_type=FrameworkOptions
+    )
+    try:
+        interpreters = options.interpreters()
+    except Refused as error:
+        sys.exit(f"error: {error}")
+    with study(EXPERIMENT, options, frameworks, further_recipes=frameworks.further_recipes) as opened:
+        from experiments import backends, comparison, comparison_summary, comparison_table
+
+        comparison.run_models(opened, frameworks, interpreters)
+        backends.run_backends(opened, frameworks, interpreters)
+        comparison_summary.summarise(opened, frameworks, backends.read(opened))
+        comparison_table.show(opened)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The tables that a comparison of models ends with: scores, paired differences, costs and backends."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from experiments import results
+from experiments.backends import EXPECTED_DIFFERENCE
+from experiments.compare_frameworks import EXPERIMENT, MODELS
+from experiments.comparison import COMPARED, COSTS
+from experiments.comparison_summary import CEILING, SHOWN, too_few
+from experiments.results import Result
+from experiments.study import Study
+
+CEILINGS = ("mean_dice", "dice_WT")
+
+
+def show(study: Study) -> None:
+    """Print the scores, the paired differences, the costs, the backends and the claims of a finished comparison."""
+    folder = study.run.folder
+    summary = {each.key.removeprefix(f"{EXPERIMENT}."): each for each in results.read_summary(folder / "summary.json")}
+    costs, comparisons, backends = (
+        pd.read_csv(folder / f"{name}.csv") for name in ("models", "comparisons", "backends")
+    )
+    for text in (_scores(summary, costs), _differences(comparisons), _costs(costs), _backends(backends)):
+        print(f"{text}\n")
+    for name, said in results.reported()[EXPERIMENT].items():
+        print(f"{name}\n    reported: {said.value}\n    this run: {summary[name].value}")
+    print(f"figure: {folder / 'figures' / 'comparison.png'}")
+    study.show_data()
+
+
+def _scores(summary: Mapping[str, Result], costs: pd.DataFrame) -> str:
+    def cell(key: str) -> str:
+        found = summary.get(key)
+        if found is None or found.value is None:
+            return "-"
+        if isinstance(found.value, str):
+            return found.value.partition(":")[0]
+        interval = "" if found.low is None else f" ({results.short(found.low)} to {results.short(found.high)})"
+        return results.short(found.value) + interval
+
+    models = list(costs["model"])
+    rows = [(metric, *(cell(f"{model}__{metric}") for model in models)) for metric in SHOWN]
+    rows.append(("test cases", *(str(summary[f"{model}__mean_dice"].n) for model in models)))
+    for metric in CEILINGS:
+        rows.append((f"ceiling of {metric}", *(cell(f"{CEILING}.{model}__{metric}") for model in models)))
+    unfinished = costs[costs["state"] != "finished"].itertuples()
+    lines = [
+        results.aligned([("metric (95 % interval)", *(MODELS[model] for model in models)), *rows]),
+        *(f"{MODELS[row.model]} {row.state}" for row in unfinished),
+        "ceiling: the truth itself after a U-Net's crop, resizing and the way back; scores are on the whole scan",
+        "no model leaves out subjects with little tumour, so that all have the same cases",
+    ]
+    return "\n".join(lines)
+
+
+def _differences(comparisons: pd.DataFrame) -> str:
+    if comparisons.empty:
+        return "differences: fewer than two models have finished"
+    pairs = comparisons[["model", "against"]].drop_duplicates().itertuples(index=False, name=None)
+    columns = {pair: comparisons.set_index(["model", "against"]).loc[[pair]].set_index("metric") for pair in pairs}
+
+    def cell(row: pd.Series) -> str:
+        interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
+        p = "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g}"
+        return f"{row['difference']:+.3f}{interval}{p}"
+
+    head = ("difference (95 % interval)", *(f"{MODELS[model]} - {MODELS[against]}" for model, against in columns))
+    rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in COMPARED]
+    tests, n = int(comparisons["p"].notna().sum()), int(comparisons["n"].max())
+    if not tests:
+        return f"{results.aligned([head, *rows])}\n{too_few(n)}"
+    least = min(1.0, tests * 2 / 2**n)
+    return (
+        f"{results.aligned([head, *rows])}\n"
+        f"p: Wilcoxon's signed-rank test on {n} test cases, after Holm over the table's {tests} tests; with so many of "
+        f"both it cannot fall below {least:.2g}.\n"
+        "Each model was trained once: intervals and tests are over patients, not over trainings."
+    )
+
+
+def _costs(costs: pd.DataFrame) -> str:
+    def cell(value: float | str) -> str:
+        if pd.isna(value):
+            return "-"
+        return f"{value:.0f}" if isinstance(value, int | float) and value == round(value) else results.short(value)
+
+    units = ("GFLOP/sample", "s/step", "s/sample", "s/epoch", "MiB", "s/case")
+    head = ("model", "epochs", "steps", "parameters", *units, "training")
+    names = ("epochs", "steps", *COSTS, "training")
+    rows = [(MODELS[row["model"]], *(cell(row[name]) for name in names)) for row in costs.to_dict("records")]
+    return (
+        f"{results.aligned([head, *rows])}\n"
+        "MiB: peak of the training process, its libraries included, or of the GPU. A SegResNet's epoch may have more samples "
+        "than there are subjects: s/sample compares."
+    )
+
+
+def _backends(backends: pd.DataFrame) -> str:
+    head = ("network", "backend", "version", "s/step", "s/case", "MiB", "largest difference", "equal labels", "against")
+    rows = []
+    for row in backends.astype(object).where(backends.notna(), None).to_dict("records"):
+        if row["state"] != "finished":
+            rows.append((MODELS[row["network"]], row["backend"], row["state"].partition(":")[0], *["-"] * 6))
+            continue
+        step, case = (results.short(row[name]) for name in ("seconds_per_step", "seconds_per_case"))
+        compared = ("-", "-", "-")
+        if row["against"] is not None:
+            compared = (f"{row['largest_difference']:.1e}", f"{row['equal_labels']:.4%}", row["against"])
+        cells = (row["version"], step, case, f"{row['peak_memory_mib']:.0f}")
+        rows.append((MODELS[row["network"]], row["backend"], *cells, *compared))
+    lines = [
+        results.aligned([head, *rows]),
+        "the same random weights and prepared cases on every backend; a step is one on a batch in memory",
+    ]
+    for row in backends.itertuples():
+        name = f"{MODELS[row.network]} on {row.backend}"
+        if row.state != "finished":
+            lines.append(f"{name} {row.state}")
+        elif row.largest_difference >= EXPECTED_DIFFERENCE:
+            lines.append(f"{name}: probabilities differ by more than {EXPECTED_DIFFERENCE:g}")
+    return "\n".join(lines)
