@@ -11,7 +11,6 @@ from common.classification import accuracy_interval
 from common.dicom import Plane
 from common.mgmt_cohort import MgmtCohort
 from common.statistics import bootstrap_interval
-from experiments import results
 from experiments.results import Result, finite
 
 EXPERIMENT = "cohort"
@@ -32,12 +31,9 @@ def claims(cohort: MgmtCohort, table: pd.DataFrame, *, synthetic: bool) -> list[
     table: the cohort's audit. Images are counted in every series that has some, planes and black images in those that
     can be used; how many cannot is a result too.
     """
-    said = results.reported()[EXPERIMENT]
 
-    def line(name: str, value: float | str | None, n: int, ends: tuple[float, float] | None = None) -> Result:
-        key, (low, high) = f"{PREFIX}{name}", ends or (float("nan"), float("nan"))
-        reported = said[key].value if key in said else None
-        return Result(f"{EXPERIMENT}.{key}", reported, value, finite(low), finite(high), n, synthetic)
+    def line(name: str, value: float | str | None, n: int, *ends: tuple[float, float]) -> Result:
+        return Result.of(EXPERIMENT, f"{PREFIX}{name}", value, n, *ends, synthetic=synthetic)
 
     def share(name: str, of_these: int, n: int) -> Result:
         if n == 0:

@@ -11,7 +11,6 @@ from experiments.compare_frameworks import EXPERIMENT, MODELS
 from experiments.comparison import COSTS, compare, folder_of, read_cases, read_costs, valued
 from experiments.results import Result
 from experiments.study import Study
-from experiments.unet_claims import result
 from experiments.variations import is_finished, state
 
 if TYPE_CHECKING:
@@ -42,21 +41,21 @@ def summarise(study: Study, frameworks: "Frameworks", backends: pd.DataFrame) ->
     picture = folder / "figures" / "comparison.png"
     comparison_picture.draw(picture, found, scores, comparisons, costs, synthetic=study.synthetic)
     for row in costs[costs["state"] == "finished"].to_dict("records"):
-        found += [result(study, f"{row['model']}__{name}", float(row[name]), len(study.split.test)) for name in COSTS]
+        found += [study.result(f"{row['model']}__{name}", float(row[name]), len(study.split.test)) for name in COSTS]
     for row in comparisons.itertuples():
         name = f"{row.model}_minus_{row.against}__{row.metric}"
-        found.append(result(study, name, row.difference, row.n, (row.low, row.high)))
-        found.append(result(study, f"{name}_p", row.p_holm, row.n))
+        found.append(study.result(name, row.difference, row.n, (row.low, row.high)))
+        found.append(study.result(f"{name}_p", row.p_holm, row.n))
     for row in backends.itertuples():
         name = f"backend_{row.backend}__" + ("" if row.network == "unet3d" else f"{row.network}_")
         if row.state != "finished":
-            found.append(result(study, f"{name}seconds_per_step", row.state, 0))
+            found.append(study.result(f"{name}seconds_per_step", row.state, 0))
             continue
-        found.append(result(study, f"{name}seconds_per_step", row.seconds_per_step, int(row.steps)))
-        found.append(result(study, f"{name}seconds_per_case", row.seconds_per_case, int(row.n)))
-        found.append(result(study, f"{name}largest_difference", row.largest_difference, int(row.n)))
+        found.append(study.result(f"{name}seconds_per_step", row.seconds_per_step, int(row.steps)))
+        found.append(study.result(f"{name}seconds_per_case", row.seconds_per_case, int(row.n)))
+        found.append(study.result(f"{name}largest_difference", row.largest_difference, int(row.n)))
     for name, (value, n) in claims(costs, comparisons).items():
-        found.append(result(study, name, value, n))
+        found.append(study.result(name, value, n))
     write_json(folder / "summary.json", results.as_rows(found))
 
 
@@ -64,7 +63,7 @@ def _scores(study: Study, model: str) -> list[Result]:
     """A model's results and its grid's ceiling; of a model without any, one that says why."""
     folder = folder_of(study, model)
     if not is_finished(folder):
-        return [result(study, f"{model}__{SHOWN[0]}", state(folder), 0)]
+        return [study.result(f"{model}__{SHOWN[0]}", state(folder), 0)]
     scored = {each.key: each for each in results.read_summary(folder / "summary.json")}
     keys = [f"{EXPERIMENT}.{view}{model}__{name}" for view in ("", f"{CEILING}.") for name in SHOWN]
     return [scored[key] for key in keys if key in scored]

@@ -92,8 +92,8 @@ def _costs(costs: pd.DataFrame) -> str:
     rows = [(MODELS[row["model"]], *(cell(row[name]) for name in names)) for row in costs.to_dict("records")]
     return (
         f"{results.aligned([head, *rows])}\n"
-        "MiB: peak of the training process, its libraries included, or of the GPU. A SegResNet's epoch may have more samples "
-        "than there are subjects: s/sample compares."
+        "MiB: peak of the training process, its libraries included, or of the GPU. s/sample compares; an epoch of the "
+        "SegResNet may have more samples than there are subjects."
     )
 
 

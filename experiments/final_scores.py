@@ -20,7 +20,7 @@ from common.statistics import bootstrap_interval
 from experiments import evaluation, label_size, pictures, results
 from experiments.figures.distributions import draw_label_sizes
 from experiments.finished import adopt_training
-from experiments.results import Result, finite
+from experiments.results import Result
 from experiments.study import Study
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def summarise(study: Study, config: "Config") -> None:
         scores.append(of_part.assign(part=part))
         found += results.segmentation_results(study.experiment, of_part, synthetic=study.synthetic, prefix=prefix)
         found += _spread(study, of_part, prefix)
-    found.append(_result(study, SEEDS, seeds, seeds))
+    found.append(study.result(SEEDS, seeds, seeds))
     sizes = label_size.label_sizes({part: folder_of(study, 0) / part for part in PREFIXES})
     found += label_size.size_results(study.experiment, sizes, synthetic=study.synthetic)
     write_csv(folder / "scores.csv", pd.concat(scores))
@@ -141,15 +141,11 @@ def summarise(study: Study, config: "Config") -> None:
 def _spread(study: Study, scores: pd.DataFrame, prefix: str) -> list[Result]:
     """Of several seeds: how far the means of single trainings lie apart."""
     return [
-        _result(study, f"{prefix}{row.metric}_{name}", finite(getattr(row, name)), row.seeds)
+        study.result(f"{prefix}{row.metric}_{name}", getattr(row, name), row.seeds)
         for row in scores.itertuples()
         if row.metric in SHOWN and row.seeds > 1
         for name in ("seed_sd", "seed_min", "seed_max")
     ]
-
-
-def _result(study: Study, name: str, value: float | None, n: int) -> Result:
-    return Result(f"{study.experiment}.{name}", None, value, None, None, n, study.synthetic)
 
 
 def show(study: Study, config: "Config") -> None:

@@ -14,8 +14,7 @@ from scipy import stats
 
 from common.classification import accuracy_interval
 from common.labels import CLASSES
-from experiments import results
-from experiments.results import Result, finite
+from experiments.results import Result
 
 SMALL = "small_labels"
 PREFIXES = ("missed_", "size_correlation_")
@@ -72,14 +71,14 @@ def size_results(experiment: str, sizes: pd.DataFrame, *, synthetic: bool) -> li
         values = (missed / n if n else math.nan, *interval)
         correlation = rank_correlation(present["volume_truth_ml"].to_numpy(), present["dice"].to_numpy())
         for prefix, numbers in zip(PREFIXES, (values, correlation), strict=True):
-            found.append(Result(f"{experiment}.{prefix}{name}", None, *map(finite, numbers), n, synthetic))
+            value, *ends = numbers
+            found.append(Result.of(experiment, f"{prefix}{name}", value, n, tuple(ends), synthetic=synthetic))
     missed = sizes[sizes["state"] == "missed"]
     sentence = f"missed entirely: {', '.join(counts)}"
     if len(missed):
         absent = int((missed["volume_predicted_ml"] == 0).sum())
         sentence += f"; of these {len(missed)}, not predicted anywhere: {absent}"
-    said, cases = results.reported()[experiment][SMALL].value, sizes["case"].nunique()
-    return [*found, Result(f"{experiment}.{SMALL}", said, sentence, None, None, cases, synthetic)]
+    return [*found, Result.of(experiment, SMALL, sentence, sizes["case"].nunique(), synthetic=synthetic)]
 
 
 def _present(sizes: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from common.runs import Run, RunError, configuration_hash
 from common.store import Store, StoreError
 from common.subject import Problem
 from experiments import results
-from experiments.results import Result, finite
+from experiments.results import Result
 from experiments.study import Refused
 
 if TYPE_CHECKING:
@@ -147,16 +147,7 @@ class MgmtStudy:
         self, name: str, value: float | str, n: int, interval: tuple[float, float] = (float("nan"), float("nan"))
     ) -> Result:
         """A line of the summary, beside the report's value where it has one under this name."""
-        known = results.reported().get(self.experiment, {})
-        return Result(
-            key=f"{self.experiment}.{name}",
-            reported=known[name].value if name in known else None,
-            value=value if isinstance(value, str) else finite(value),
-            low=finite(interval[0]),
-            high=finite(interval[1]),
-            n=n,
-            synthetic=self.synthetic,
-        )
+        return Result.of(self.experiment, name, value, n, interval, synthetic=self.synthetic)
 
     def finish(self, found: Iterable[Result], verdicts: Iterable[str]) -> None:
         """Write verdicts.txt and, last of all, summary.json, which marks the run as finished."""

@@ -36,6 +36,29 @@ class Result:
     n: int
     synthetic: bool
 
+    @classmethod
+    def of(
+        cls,
+        experiment: str,
+        name: str,
+        value: float | str | None,
+        n: int,
+        interval: tuple[float, float] = (math.nan, math.nan),
+        *,
+        synthetic: bool,
+    ) -> "Result":
+        """A result beside the report's value, where the report has one under this name; nan is not defined."""
+        known = reported().get(experiment, {})
+        return cls(
+            key=f"{experiment}.{name}",
+            reported=known[name].value if name in known else None,
+            value=finite(value) if isinstance(value, float) else value,
+            low=finite(interval[0]),
+            high=finite(interval[1]),
+            n=n,
+            synthetic=synthetic,
+        )
+
 
 @cache
 def reported(kind: str = "results") -> Mapping[str, Mapping[str, Reported]]:
@@ -53,24 +76,14 @@ def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bo
     prefix: stands before every name, as in reported.toml (``slices80__mean_dice``). Of a further ``view`` of the
     predictions, Dice and false positives are results too, as ``<view>.<metric>``.
     """
-    known = reported().get(experiment, {})
     found = []
     for row in scores.itertuples():
         view = getattr(row, "view", "")
         if row.metric.startswith("volume_") or (view and row.metric not in OF_VIEWS):
             continue
         name = f"{view}.{prefix}{row.metric}" if view else f"{prefix}{row.metric}"
-        found.append(
-            Result(
-                key=f"{experiment}.{name}",
-                reported=known[name].value if name in known else None,
-                value=finite(row.mean),
-                low=finite(row.low),
-                high=finite(row.high),
-                n=int(row.n),
-                synthetic=synthetic,
-            )
-        )
+        interval = (row.low, row.high)
+        found.append(Result.of(experiment, name, float(row.mean), int(row.n), interval, synthetic=synthetic))
     return found
 
 
@@ -105,12 +118,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def short(value: float | int | str | None) -> str:
-    """A number in a table's cell: three decimals below 10, two above; what is not defined is a dash."""
+    """A number in a table's cell: three decimals, as the report has them, from 100 on two; not defined: a dash."""
     if value is None:
         return "-"
     if isinstance(value, (str, int)):
         return str(value)
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.2f}"
 
 
 def finite(value: float) -> float | None:

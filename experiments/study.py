@@ -1,6 +1,7 @@
 """What the segmentation experiments share: command line, cohort, prepared store, split, run folder, scores, table."""
 
 import hashlib
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -126,6 +127,12 @@ class Study:
     @property
     def test(self) -> list[Entry]:
         return [self.store.entries[subject] for subject in self.split.test]
+
+    def result(
+        self, name: str, value: float | str | None, n: int, interval: tuple[float, float] = (math.nan, math.nan)
+    ) -> results.Result:
+        """A line of the summary, beside the report's value where it has one under this name."""
+        return results.Result.of(self.experiment, name, value, n, interval, synthetic=self.synthetic)
 
     def score(self, predictions: Iterable[tuple]) -> None:
         """Score what :mod:`experiments.evaluation` takes, and write the results, which marks the run as finished."""

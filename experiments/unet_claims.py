@@ -10,8 +10,8 @@ from scipy import ndimage
 from common import nifti
 from common.classification import accuracy_interval
 from common.volumes import bounding_box
-from experiments import evaluation, results
-from experiments.results import Result, finite
+from experiments import evaluation
+from experiments.results import Result
 from experiments.study import Study
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ def training(study: Study, config: "Config") -> list[Result]:
     rise, gap = validation[last] / validation[optimum], validation[last] / loss[last]
     labelled = [entry.geometry["labelled_fraction"] for entry in study.validation]
     return [
-        result(study, "optimum_epoch", optimum, n),
-        result(study, "weights_epoch", used, n),
-        result(study, "overfitting", f"validation loss ends at {rise:.2f} x its lowest", n),
-        result(study, "last_to_lowest_validation_loss", rise, n),
-        result(study, "last_validation_to_training_loss", gap, n),
-        result(study, "accuracy", history["validation_accuracy"][used], len(labelled)),
-        result(study, "train_accuracy", history["accuracy"][used], len(study.train)),
-        result(study, "background_accuracy", 1 - np.mean(labelled), len(labelled)),
+        study.result("optimum_epoch", optimum, n),
+        study.result("weights_epoch", used, n),
+        study.result("overfitting", f"validation loss ends at {rise:.2f} x its lowest", n),
+        study.result("last_to_lowest_validation_loss", rise, n),
+        study.result("last_validation_to_training_loss", gap, n),
+        study.result("accuracy", history["validation_accuracy"][used], len(labelled)),
+        study.result("train_accuracy", history["accuracy"][used], len(study.train)),
+        study.result("background_accuracy", 1 - np.mean(labelled), len(labelled)),
     ]
 
 
@@ -60,8 +60,8 @@ def spread(study: Study, scores: pd.DataFrame) -> list[Result]:
     of = scores[scores["view"] == ""].set_index("metric")
     classes = of.loc[["dice_NCR", "dice_ED", "dice_ET"], "mean"]
     return [
-        result(study, "mean_dice_sd", float(classes.std(ddof=1)), len(classes)),
-        result(study, "mean_dice_sd_over_cases", float(of.loc["mean_dice", "sd"]), int(of.loc["mean_dice", "n"])),
+        study.result("mean_dice_sd", float(classes.std(ddof=1)), len(classes)),
+        study.result("mean_dice_sd_over_cases", float(of.loc["mean_dice", "sd"]), int(of.loc["mean_dice", "n"])),
     ]
 
 
@@ -91,24 +91,8 @@ def false_positives(study: Study, scores: pd.DataFrame) -> list[Result]:
     sentence = f"apart from the tumour in {cases['']} of {n} cases, before post-processing in {cases[BEFORE]}"
     voxels = scores[scores["view"] == ""].set_index("metric").loc["false_positive_voxels_WT", "median"]
     return [
-        result(study, "false_positives", sentence, n),
-        result(study, "median_false_positive_voxels_WT", voxels, n),
-        result(study, "false_positive_cases", cases[""] / n, n, accuracy_interval(cases[""], n)),
-        result(study, f"{BEFORE}.false_positive_cases", cases[BEFORE] / n, n, accuracy_interval(cases[BEFORE], n)),
+        study.result("false_positives", sentence, n),
+        study.result("median_false_positive_voxels_WT", voxels, n),
+        study.result("false_positive_cases", cases[""] / n, n, accuracy_interval(cases[""], n)),
+        study.result(f"{BEFORE}.false_positive_cases", cases[BEFORE] / n, n, accuracy_interval(cases[BEFORE], n)),
     ]
-
-
-def result(
-    study: Study, name: str, value: float | str, n: int, ends: tuple[float, float] = (float("nan"), float("nan"))
-) -> Result:
-    """A line of the summary, beside the report's value where it has one under this name."""
-    known = results.reported()[study.experiment]
-    return Result(
-        key=f"{study.experiment}.{name}",
-        reported=known[name].value if name in known else None,
-        value=finite(value) if isinstance(value, float) else value,
-        low=finite(ends[0]),
-        high=finite(ends[1]),
-        n=n,
-        synthetic=study.synthetic,
-    )

@@ -1,7 +1,6 @@
 """Rows of a table of variations: each trained and scored in a process and a run folder of its own, then compared."""
 
 import json
-import math
 import multiprocessing
 import os
 import sys
@@ -21,7 +20,7 @@ from common.runs import History, Run
 from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm, paired_difference
 from experiments import results
-from experiments.results import Result, finite
+from experiments.results import Result
 from experiments.study import Study
 
 if TYPE_CHECKING:
@@ -171,14 +170,14 @@ def summarise(study: Study, variations: "Mapping[str, Variation]") -> None:
             line |= {METRIC: first.value, "mean_dice": inner.value}
             line |= {"mean_dice_low": inner.low, "mean_dice_high": inner.high}
         found += scores
-        found += [_result(study, f"{row}__{name}", value, first.n) for name, value in costs.items()]
+        found += [study.result(f"{row}__{name}", value, first.n) for name, value in costs.items()]
         for name, against in (("parent", variation.parent), (BASELINE, BASELINE)):
             for pair in comparisons[(comparisons["row"] == row) & (comparisons["against"] == against)].itertuples():
                 line |= {f"from_{name}": pair.difference, f"from_{name}_low": pair.low, f"from_{name}_high": pair.high}
                 line |= {f"from_{name}_p": pair.p_holm}
                 ends = (pair.low, pair.high)
-                found.append(_result(study, f"{row}__difference_from_{name}", pair.difference, pair.n, ends))
-                found.append(_result(study, f"{row}__difference_from_{name}_p", pair.p_holm, pair.n))
+                found.append(study.result(f"{row}__difference_from_{name}", pair.difference, pair.n, ends))
+                found.append(study.result(f"{row}__difference_from_{name}_p", pair.p_holm, pair.n))
         lines.append(line)
     found.append(_training_time(study))
     write_csv(study.run.folder / "comparisons.csv", comparisons)
@@ -188,26 +187,11 @@ def summarise(study: Study, variations: "Mapping[str, Variation]") -> None:
     write_json(study.run.folder / "summary.json", results.as_rows(found))
 
 
-def _result(
-    study: Study, name: str, value: float | str | None, n: int, ends: tuple[float, float] = (math.nan, math.nan)
-) -> Result:
-    known = results.reported()[study.experiment]
-    return Result(
-        key=f"{study.experiment}.{name}",
-        reported=known[name].value if name in known else None,
-        value=finite(value) if isinstance(value, float) else value,
-        low=finite(ends[0]),
-        high=finite(ends[1]),
-        n=n,
-        synthetic=study.synthetic,
-    )
-
-
 def _scores(study: Study, row: str) -> list[Result]:
     """A row's results, METRIC first; of a row without any, one that says why."""
     folder = folder_of(study, row)
     if not is_finished(folder):
-        return [_result(study, f"{row}__{METRIC}", state(folder), 0)]
+        return [study.result(f"{row}__{METRIC}", state(folder), 0)]
     scored = {result.key: result for result in results.read_summary(folder / "summary.json")}
     return [scored[f"{study.experiment}.{row}__{name}"] for name in SHOWN]
 
@@ -228,11 +212,11 @@ def _training_time(study: Study) -> Result:
     name = f"{SHORTER}__training_time"
     folders = [folder_of(study, row) for row in (SHORTER, BASELINE)]
     if not all(is_finished(folder) for folder in folders):
-        return _result(study, name, "not run", 0)
+        return study.result(name, "not run", 0)
     seconds = [
         json.loads((folder / "costs.json").read_text(encoding="utf-8"))["seconds_per_epoch"] for folder in folders
     ]
-    return _result(study, name, seconds[0] / seconds[1], len(History(folders[0] / "history.csv").rows()))
+    return study.result(name, seconds[0] / seconds[1], len(History(folders[0] / "history.csv").rows()))
 
 
 def show(study: Study) -> None:

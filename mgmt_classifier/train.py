@@ -3,10 +3,12 @@
 import logging
 import math
 import pickle
+import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import lightning as L
 import numpy as np
@@ -25,6 +27,9 @@ from mgmt_classifier.config import Config
 from mgmt_classifier.data import Batches, Entry, Order, Slices
 from mgmt_classifier.model import convolutions
 from mgmt_classifier.predict import build, default_device, load, logits, probability, to_device
+
+# TensorBoard's own switch: its writer would import TensorFlow wherever that is installed, seconds and 600 MiB of it.
+sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
 Labelled = tuple[Entry, int]
 
@@ -79,13 +84,14 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
             raise
         raise RunError(f"{last}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
     write_threshold(config, validation, run)
-    network = build(config)
-    costs.record_training(
-        run,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        convolutions=convolutions(network, (1, config.images, *config.image_size)),
-        gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
-    )
+    if record.started or not (run.folder / "costs.json").exists():  # the memory is that of a training
+        network = build(config)
+        costs.record_training(
+            run,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            convolutions=convolutions(network, (1, config.images, *config.image_size)),
+            gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+        )
 
 
 def training_loader(train: Sequence[Labelled], config: Config, *, pin_memory: bool = False) -> DataLoader:

@@ -4,10 +4,12 @@ import logging
 import math
 import pickle
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import lightning as L
 import numpy as np
@@ -26,6 +28,9 @@ from segresnet_monai.data import to_channels, training_loader
 from segresnet_monai.losses import DiceHausdorff, build_loss
 from segresnet_monai.model import convolutions
 from segresnet_monai.predict import build, decode_labels, default_device, probabilities
+
+# TensorBoard's own switch: its writer would import TensorFlow wherever that is installed, seconds and 600 MiB of it.
+sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
 # Weights, optimiser, loss scale and best score; Lightning keeps no random state and none is needed.
 LAST = "last.ckpt"
@@ -71,13 +76,14 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
         if record.started:
             raise
         raise RunError(f"{last}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
-    network = build(config)
-    costs.record_training(
-        run,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        convolutions=convolutions(network, (len(config.contrasts), *config.crop_voxels)),
-        gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
-    )
+    if record.started or not (run.folder / "costs.json").exists():  # the memory is that of a training
+        network = build(config)
+        costs.record_training(
+            run,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            convolutions=convolutions(network, (len(config.contrasts), *config.crop_voxels)),
+            gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+        )
     return run.checkpoints / f"{config.checkpoint}.pt"
 
 

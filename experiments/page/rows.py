@@ -45,7 +45,7 @@ class Row:
 
     @property
     def said(self) -> str:
-        return DASH if self.reported is None else said(self.reported)
+        return number(self.reported)
 
     @property
     def value(self) -> float | str | None:
@@ -102,11 +102,6 @@ def _relation(result: Result) -> str | None:
 
 def command(experiment: str) -> str:
     return f"python -m experiments.{experiment}"
-
-
-def said(value: float | int | str) -> str:
-    """A value of the report, whose numbers have three decimals at most."""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def number(value: float | int | str | None) -> str:

@@ -114,7 +114,7 @@ def test_the_verdict_follows_the_rule(found, relation, text):
     ("value", "shown"),
     [
         *[(None, "–"), (0.0, "0.000"), (9.999e-05, "1e-04"), (-0.0002, "-2e-04"), (0.0007, "0.001"), (0.6, "0.600")],
-        *[(19.876, "19.88"), (79, "79"), ("none", "none")],
+        *[(19.876, "19.876"), (150.25, "150.25"), (79, "79"), ("none", "none")],
     ],
 )
 def test_small_numbers_are_not_shown_as_zero(value, shown):

@@ -51,7 +51,7 @@ def test_the_table_keeps_reported_and_measured_apart_and_marks_synthetic():
     assert cells == [
         ["mean_dice (synthetic)", "0.809", "0.751", "0.700 to 0.800", "9"],
         ["loss", "not satisfactory", "-", "0"],
-        ["hd_WT", "-", "18.82", "10.00 to 20.50", "9"],
+        ["hd_WT", "-", "18.825", "10.000 to 20.500", "9"],
     ]
 
 

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 
 from common import nifti
 from common.runs import History
+from experiments.study import Study as Whole
 from experiments.unet_claims import false_positives, parts_apart, spread, training
 from tests.cohorts import LPS_AFFINE
 
@@ -33,6 +34,7 @@ class Study:
     validation: tuple = ()
     split: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(test=["near", "far"]))
     cohort: SimpleNamespace = field(default_factory=SimpleNamespace)
+    result = Whole.result
 
 
 @pytest.fixture

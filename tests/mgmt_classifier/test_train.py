@@ -205,10 +205,11 @@ def test_the_threshold_is_searched_with_the_kept_weights(trained, labelled):
 
 def test_a_finished_run_is_not_trained_again(trained, labelled):
     run, config = trained
-    before = {path: path.stat().st_mtime_ns for path in run.checkpoints.iterdir()}
+    kept = [*run.checkpoints.iterdir(), run.folder / "costs.json"]  # whose memory is that of the training
+    before = {path: path.stat().st_mtime_ns for path in kept}
     with Run(run.folder) as again:
         fit(config, labelled[:SPLIT], labelled[SPLIT:], again)
-    assert {path: path.stat().st_mtime_ns for path in run.checkpoints.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
 
 
 def test_without_validation_the_last_epoch_is_kept_and_the_threshold_is_a_half(labelled, tiny, tmp_path):
