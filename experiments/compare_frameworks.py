@@ -26,13 +26,10 @@ import tyro
 
 from common.recipe import Recipe
 from experiments import table2_final, unet3d, unet25d
+from experiments.comparison import BACKENDS, EXPERIMENT, MODELS
 from experiments.study import Options, Refused, command_line, study
 from segresnet_monai.config import Config as SegResNet
 from unet_tf.config import Config as UNet
-
-EXPERIMENT = "compare_frameworks"
-MODELS = {"segresnet": "SegResNet", "unet3d": "3D U-Net", "unet25d": "2.5D U-Net"}
-BACKENDS = ("tensorflow", "torch", "jax")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +104,12 @@ def main() -> None:
     except Refused as error:
         sys.exit(f"error: {error}")
     with study(EXPERIMENT, options, frameworks, further_recipes=frameworks.further_recipes) as opened:
-        from experiments import backends, comparison, comparison_summary, comparison_table
+        from experiments.comparison import backends, models, summary, table
 
-        comparison.run_models(opened, frameworks, interpreters)
+        models.run_models(opened, frameworks, interpreters)
         backends.run_backends(opened, frameworks, interpreters)
-        comparison_summary.summarise(opened, frameworks, backends.read(opened))
-        comparison_table.show(opened)
+        summary.summarise(opened, frameworks, backends.read(opened))
+        table.show(opened)
 
 
 if __name__ == "__main__":

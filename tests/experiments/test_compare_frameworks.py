@@ -17,10 +17,11 @@ from matplotlib.image import imread
 from scipy import stats
 
 from common.splits import Split
-from experiments import backends, processes, table1_variations, unet3d, unet25d
-from experiments.compare_frameworks import BACKENDS, DEMO, EXPERIMENT, MODELS, PAPER, FrameworkOptions, main
-from experiments.comparison import COMPARED, compare, read_cases
-from experiments.comparison_summary import claims, label
+from experiments import table1_variations, unet3d, unet25d
+from experiments.compare_frameworks import DEMO, PAPER, FrameworkOptions, main
+from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, processes
+from experiments.comparison.models import COMPARED, compare, read_cases
+from experiments.comparison.summary import claims, label
 from experiments.results import reported
 from experiments.study import Options, Refused, study
 from tests.cohorts import write_cohort, write_subject
@@ -95,8 +96,12 @@ def test_what_names_no_interpreter_is_refused(given):
 
 
 def test_importing_it_and_its_parts_loads_no_framework():
-    modules = "compare_frameworks", "comparison", "comparison_summary", "comparison_table", "backends", "processes"
-    program = f"import sys; from experiments import {', '.join(modules)}; print({FRAMEWORKS} & {{*sys.modules}})"
+    modules = "models", "summary", "table", "picture", "backends", "processes"
+    program = (
+        "import sys; from experiments import compare_frameworks;"
+        f"from experiments.comparison import {', '.join(modules)};"
+        f"print({FRAMEWORKS} & {{*sys.modules}})"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -177,7 +182,8 @@ def alive(pid):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks up processes in /proc")
 def test_the_process_ends_with_the_command_even_when_that_is_killed(start, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from experiments import processes; folder = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from experiments.comparison import processes;"
+        "folder = Path(sys.argv[1]);"
         "options = dict(packages=(), backend='torch', failure=folder / 'failure.txt');"
         "processes.run(Path(sys.executable), 'functions:waits', folder, **options)"
     )

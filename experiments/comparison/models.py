@@ -20,8 +20,7 @@ from common.runs import Run, read_model_config
 from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better
 from common.splits import PARTS, Split
 from common.statistics import holm, paired_difference
-from experiments import processes
-from experiments.compare_frameworks import EXPERIMENT, MODELS
+from experiments.comparison import EXPERIMENT, MODELS, processes
 from experiments.finished import adopt_training
 from experiments.study import Options, Refused, Study
 from experiments.variations import FAILURE, is_finished, state
@@ -61,7 +60,7 @@ def run_models(study: Study, frameworks: "Frameworks", interpreters: Mapping[str
         write_json(folder / "config.json", settings | {"model": asdict(getattr(frameworks, model))})
         processes.run(
             interpreters[model],
-            "experiments.comparison:train_and_score",
+            "experiments.comparison.models:train_and_score",
             folder,
             packages=PACKAGES[model],
             backend=FRAMEWORK[model],

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from experiments import results
-from experiments.backends import EXPECTED_DIFFERENCE
-from experiments.compare_frameworks import EXPERIMENT, MODELS
-from experiments.comparison import COMPARED, COSTS
-from experiments.comparison_summary import CEILING, SHOWN, too_few
+from experiments.comparison import EXPERIMENT, MODELS
+from experiments.comparison.backends import EXPECTED_DIFFERENCE
+from experiments.comparison.models import COMPARED, COSTS
+from experiments.comparison.summary import CEILING, SHOWN, too_few
 from experiments.results import Result
 from experiments.study import Study
 

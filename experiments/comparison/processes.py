@@ -1,7 +1,7 @@
 """A function in a process of its own, run by a Python interpreter of choice; why it failed is left in a file.
 
-The parent's half calls :func:`run`; ``python -m experiments.processes`` is the child's half. It needs the standard
-library only, so that whatever its interpreter lacks is found and said.
+The parent's half calls :func:`run`; ``python -m experiments.comparison.processes`` is the child's half. It needs the
+standard library only, so that whatever its interpreter lacks is found and said.
 """
 
 import importlib
@@ -26,7 +26,7 @@ def run(python: Path, function: str, folder: Path, *, packages: Sequence[str], b
     suite; they are looked up before the process starts. backend: Keras' backend there, or ``torch`` for PyTorch alone.
     """
     failure.unlink(missing_ok=True)
-    command = [python, "-m", "experiments.processes", function, folder, failure]
+    command = [python, "-m", "experiments.comparison.processes", function, folder, failure]
     reason = lacks(python, ("experiments", *packages))
     if reason is None:
         # The child watches its standard input, which closes with this process however that ends.

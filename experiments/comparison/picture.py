@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.compare_frameworks import EXPERIMENT, MODELS
+from experiments.comparison import EXPERIMENT, MODELS
 from experiments.figures import style
 from experiments.results import Result
 

@@ -16,9 +16,8 @@ import pandas as pd
 from common import costs
 from common.files import atomic_path, write_json
 from common.runs import Run, read_model_config
-from experiments import processes
-from experiments.compare_frameworks import BACKENDS, EXPERIMENT
-from experiments.comparison import restored
+from experiments.comparison import BACKENDS, EXPERIMENT, processes
+from experiments.comparison.models import restored
 from experiments.study import Study
 from experiments.variations import FAILURE, state
 
@@ -62,7 +61,7 @@ def run_backends(study: Study, frameworks: "Frameworks", interpreters: Mapping[s
             write_json(folder / "config.json", settings | {"model": asdict(config), "against": reference})
             processes.run(
                 interpreters[backend],
-                "experiments.backends:measure",
+                "experiments.comparison.backends:measure",
                 folder,
                 packages=("keras", "h5py", backend),
                 backend=backend,

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from common.files import write_csv, write_json
-from experiments import comparison_picture, results
-from experiments.compare_frameworks import EXPERIMENT, MODELS
-from experiments.comparison import COSTS, compare, folder_of, read_cases, read_costs, valued
+from experiments import results
+from experiments.comparison import EXPERIMENT, MODELS, picture
+from experiments.comparison.models import COSTS, compare, folder_of, read_cases, read_costs, valued
 from experiments.results import Result
 from experiments.study import Study
 from experiments.variations import is_finished, state
@@ -38,8 +38,8 @@ def summarise(study: Study, frameworks: "Frameworks", backends: pd.DataFrame) ->
     for name, frame in frames.items():
         write_csv(folder / f"{name}.csv", frame)
     found = [each for model in MODELS for each in _scores(study, model)]
-    picture = folder / "figures" / "comparison.png"
-    comparison_picture.draw(picture, found, scores, comparisons, costs, synthetic=study.synthetic)
+    path = folder / "figures" / "comparison.png"
+    picture.draw(path, found, scores, comparisons, costs, synthetic=study.synthetic)
     for row in costs[costs["state"] == "finished"].to_dict("records"):
         found += [study.result(f"{row['model']}__{name}", float(row[name]), len(study.split.test)) for name in COSTS]
     for row in comparisons.itertuples():
