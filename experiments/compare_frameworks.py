@@ -11,10 +11,10 @@ is left out for its little tumour, and the same test cases are scored on the sca
 Then the same U-Nets, with equal weights, run on TensorFlow, torch and JAX. Every model and backend has a process of its
 own, and with --python an environment of its own; one that fails is shown as failed and tried again the next time.
 
-Cost: demo 13 minutes on two cores of an AMD EPYC that had other work too (10 after table2_final), and 1 GiB of memory;
-paper needs a GPU and has not been timed. Expect on eight held-out phantoms WT Dice near 0.83 (SegResNet), 0.76 (3D) and
-0.70 (2.5D), none told apart from another by so few cases, and probabilities that differ by a few 1e-6 between backends,
-TensorFlow's steps being the fastest on a CPU.
+Cost: demo 5 minutes on two cores of an AMD EPYC after table2_final, whose training it else repeats, and 1 GiB of
+memory; paper needs a GPU and has not been timed. Expect on eight held-out phantoms WT Dice near 0.83 (SegResNet), 0.76
+(3D) and 0.70 (2.5D), none told apart from another by so few cases, and probabilities that differ by a few 1e-6 between
+backends, TensorFlow's steps being the fastest on a CPU.
 """
 
 import sys

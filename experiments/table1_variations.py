@@ -6,9 +6,9 @@
 
 Reproduces the report's average Dice of each variation, beside its parent and the baseline on the same test patients
 (Wilcoxon's test with Holm's correction, bootstrap interval of the mean difference), and what a training step costs.
-Cost: demo 3840 training steps and nine starts, 20 minutes of processor time, so about 10 minutes on two free cores of
-an AMD EPYC (0.14 s a step of the baseline, 0.10 s of its 80 slices; 38 minutes beside other work), and 1.3 GiB of
-memory; paper needs a GPU and has not been timed. Expect of the demo WT Dice 0.76 (hausdorff) to 0.84
+Cost: demo 3840 training steps and nine starts, 15 minutes on two cores of an AMD EPYC that had other work too (0.14 s a
+step of the baseline and 0.10 s of its 80 slices where both were free), and 1.2 GiB of memory; paper needs a GPU and has
+not been timed. Expect of the demo WT Dice 0.76 (hausdorff) to 0.84
 (dice_ce_extended), mean Dice 0.36 of the baseline and 0.49 at best; NCR is found with 80 slices and the Dice loss or
 its sum with binary cross entropy, and by none of the other losses. With eight test phantoms no difference can be
 significant: Wilcoxon's smallest p, 0.008, is 0.12 after Holm's correction over 15 comparisons.

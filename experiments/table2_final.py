@@ -5,12 +5,11 @@
     python -m experiments.table2_final --seeds 3          the training repeated: how far apart its results lie
 
 Reproduces the report's Dice and Hausdorff distances of its best SegResNet, and Dice by label size with the labels that
-were missed. A training that the table of variations has done already is taken over. Cost of a seed: demo 6 minutes of
-processor time on two cores of an AMD EPYC, reckoned at 4 minutes where both are free, and 1.4 GiB of memory; paper
-needs a GPU and has not been timed. Expect on eight phantoms each WT Dice near 0.84 (validation) and 0.82 (test), mean
-Dice near 0.66 and 0.56, and 3 of 16 NCR missed; two seeds differed by less than 0.01 in mean Dice. The same command
-goes on where a killed run stopped, with more seeds trains those that are missing, and shows the table of a finished
-run.
+were missed. A training that the table of variations has done already is taken over. Cost of a seed: demo 3 minutes on
+two cores of an AMD EPYC, and 0.8 GiB of memory; paper needs a GPU and has not been timed. Expect on eight phantoms each
+WT Dice near 0.84 (validation) and 0.82 (test), mean Dice near 0.66 and 0.56, and 3 of 16 NCR missed; two seeds differed
+by less than 0.01 in mean Dice. The same command goes on where a killed run stopped, with more seeds trains those that
+are missing, and shows the table of a finished run.
 """
 
 from dataclasses import dataclass, replace

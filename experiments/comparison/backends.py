@@ -133,6 +133,7 @@ def read(study: Study) -> pd.DataFrame:
             if (folder / FOUND).exists():
                 row |= json.loads((folder / FOUND).read_text(encoding="utf-8"))
             else:
-                row["state"] = state(folder)
+                # A backend that is not there has not failed.
+                row["state"] = state(folder).replace(f"failed: {processes.NOT_INSTALLED}", processes.NOT_INSTALLED)
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -44,7 +44,7 @@ def lacks(python: Path, packages: Sequence[str]) -> str | None:
         done = subprocess.run([python, "-c", PROBE, *packages], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         return f"{python}: expected a Python interpreter, found: {error}"
-    return f"{NOT_INSTALLED} for {python}: {', '.join(done.stdout.split())}" if done.stdout.strip() else None
+    return f"{NOT_INSTALLED}: {', '.join(done.stdout.split())} (for {python})" if done.stdout.strip() else None
 
 
 def _ending(status: int) -> str | None:

@@ -166,7 +166,7 @@ def test_a_failed_process_says_why_and_the_next_one_begins_anew(start, name, sai
 
 def test_what_an_interpreter_lacks_is_named(start, tmp_path):
     assert start("works", packages=("numpy", "no_such_package", "nor_this")) == (
-        f"not installed for {sys.executable}: no_such_package, nor_this\n"
+        f"not installed: no_such_package, nor_this (for {sys.executable})\n"
     )
     nowhere = tmp_path / "bin" / "python"
     assert start("works", python=nowhere).startswith(f"{nowhere}: expected a Python interpreter, found: ")
@@ -422,7 +422,7 @@ def test_backends_begin_with_one_file_of_weights_and_are_compared_with_the_first
     def run(python, function, folder, *, packages, backend, failure):
         called.append((folder.parent.name, backend, packages[-1], str(python)))
         if backend == "jax":
-            failure.write_text("not installed for python: jax\n")
+            failure.write_text("not installed: jax (for python)\n")
         elif folder.parent.name == "unet3d":
             backends.measure(folder)
 
@@ -434,8 +434,8 @@ def test_backends_begin_with_one_file_of_weights_and_are_compared_with_the_first
     ]
     found = backends.read(opened).set_index(["network", "backend"])
     assert found["state"].tolist() == [
-        *("finished", "finished", "failed: not installed for python: jax"),
-        *("not run", "not run", "failed: not installed for python: jax"),
+        *("finished", "finished", "not installed: jax (for python)"),
+        *("not run", "not run", "not installed: jax (for python)"),
     ]
     first, second = found.loc[("unet3d", "tensorflow")], found.loc[("unet3d", "torch")]
     assert pd.isna(first["against"])
