@@ -5,6 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+FEWEST_CASES = 3
+"""Below, neither an interval nor a test is worth the name."""
+
 
 class Interval(NamedTuple):
     """The two ends of a confidence interval, in the unit of the values; nan where it is not defined."""
@@ -45,7 +48,7 @@ def bootstrap_interval(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, received {confidence}.")
     n = values.size
-    if n < 3:
+    if n < FEWEST_CASES:
         return Interval(float("nan"), float("nan"))
     if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]))
@@ -76,8 +79,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray, *, seed: int) -> Pa
 
     first, second: (n,) finite numbers in the same order of cases. The interval is :func:`bootstrap_interval`'s of the
     differences. p is two-sided, by Wilcoxon's signed-rank test (``scipy.stats.wilcoxon``; equal cases are left out of
-    its ranks), exact for small n: with n cases it cannot fall below 2 / 2^n. Cases that are all equal give p = 1, no
-    case gives nan.
+    its ranks), exact for small n: with n cases it cannot fall below 2 / 2^n. Cases that are all equal give p = 1. Fewer
+    than three give nan, as for the interval: a test on them would say nothing.
     Raises ValueError when the two are not one finite number per case.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
@@ -88,6 +91,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray, *, seed: int) -> Pa
     n = differences.size
     if n == 0:
         return PairedDifference(float("nan"), low, high, float("nan"), 0)
+    if n < FEWEST_CASES:
+        return PairedDifference(float(differences.mean()), low, high, float("nan"), n)
     moved = differences[differences != 0]
     p = float(stats.wilcoxon(moved).pvalue) if moved.size else 1.0
     return PairedDifference(float(differences.mean()), low, high, p, n)

@@ -241,7 +241,8 @@ def _cells(line: Mapping[str, object]) -> tuple[str, ...]:
         return "-" if pd.isna(line[name]) else results.short(line[name])
 
     def difference(name: str) -> str:
-        return "-" if pd.isna(line[name]) else f"{line[name]:+.3f} ({line[f'{name}_p']:.2g})"
+        p = "-" if pd.isna(line[f"{name}_p"]) else f"{line[f'{name}_p']:.2g}"
+        return "-" if pd.isna(line[name]) else f"{line[name]:+.3f} ({p})"
 
     interval = "" if pd.isna(line["low"]) else f"{cell('low')} to {cell('high')}"
     value = cell(METRIC) if line["state"] == "finished" else line["state"].partition(":")[0]

@@ -9,7 +9,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from common import costs, prepared
@@ -41,8 +40,6 @@ COSTS = (
 )
 TIMED_EPOCHS = 3
 """Whose median is the seconds per epoch of a training that was taken over."""
-FEWEST_CASES = 3
-"""Below, neither an interval nor a test is worth the name."""
 
 
 def folder_of(study: Study, model: str) -> Path:
@@ -170,7 +167,7 @@ def compare(scores: pd.DataFrame) -> pd.DataFrame:
     """Every pair of models on the same cases, metric by metric.
 
     scores: (model, case) -> the metrics of COMPARED, under an empty-mask policy; nan where a case has no score.
-    Columns: model, against, metric, difference (model - against), low, high, n, p (Wilcoxon's; none below FEWEST_CASES)
+    Columns: model, against, metric, difference (model - against), low, high, n, p (Wilcoxon's)
     and p_holm, over all rows of the frame together.
     """
     rows = []
@@ -179,8 +176,7 @@ def compare(scores: pd.DataFrame) -> pd.DataFrame:
         both = pd.concat([scores.loc[against, metric], scores.loc[model, metric]], axis=1, keys=["first", "second"])
         both = both.dropna()
         found = paired_difference(both["first"], both["second"], seed=0)
-        p = found.p if found.n >= FEWEST_CASES else np.nan
-        rows.append((model, against, metric, found.value, found.low, found.high, found.n, p))
+        rows.append((model, against, metric, found.value, found.low, found.high, found.n, found.p))
     names = ["model", "against", "metric", "difference", "low", "high", "n", "p"]
     frame = pd.DataFrame(rows, columns=names)
     return frame.assign(p_holm=holm(frame["p"].to_numpy(float)), higher_is_better=frame["metric"].map(higher_is_better))

@@ -110,8 +110,12 @@ def test_pairs_without_a_difference_and_without_cases():
     assert none.n == 0
     assert all(math.isnan(value) for value in none[:4])
     one = paired_difference(np.array([0.5]), np.array([0.7]), seed=0)
-    assert (one.p, one.n) == (1.0, 1)
+    assert (one.value, one.n) == (pytest.approx(0.2), 1)
     assert math.isnan(one.low)
+    assert math.isnan(one.p)
+    two, three = (paired_difference(np.zeros(n), np.arange(1.0, n + 1), seed=0) for n in (2, 3))
+    assert math.isnan(two.p)
+    assert three.p == pytest.approx(2 / 2**3)
 
 
 def test_paired_p_is_below_five_percent_in_five_percent_of_equal_methods():
