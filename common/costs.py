@@ -53,10 +53,15 @@ def peak_memory_mib() -> float:
 
 
 def record_training(
-    run: Run, *, parameters: int, convolutions: Iterable[Convolution], gpu_peak_mib: float | None
+    run: Run, *, parameters: int, convolutions: Iterable[Convolution], gpu_peak_mib: float | None, first_epoch: int = 1
 ) -> None:
-    """Write a finished training's costs; the seconds come from the columns steps and seconds of history.csv."""
+    """Write a finished training's costs; the seconds come from the columns steps and seconds of history.csv.
+
+    first_epoch: of those that this process trained; earlier ones, of a run that was resumed or that continues another,
+    are left out, as they are of the memory. Where it trained none, all count.
+    """
     rows = run.history.rows()
+    rows = [row for row in rows if int(row["epoch"]) >= first_epoch] or rows
     record(
         run,
         parameters=parameters,

@@ -59,6 +59,15 @@ def fill(
     return folder
 
 
+def embedded_cohort(path: Path) -> Path | None:
+    """The embedded cohort that a file or folder of a patient lies in, whatever links lead to it; None outside one."""
+    for place in path.resolve().parents[:4]:
+        identity = place / _IDENTITY
+        if identity.is_file() and '"generator": "phantom' in identity.read_text(encoding="utf-8"):
+            return place
+    return None
+
+
 def _claim(folder: Path, identity: dict[str, object]) -> None:
     """Write cohort.json if there is none; otherwise check that it says the same."""
     partial, target = folder / _PARTIAL, folder / _IDENTITY

@@ -48,10 +48,13 @@ def state(folder: Path) -> str:
     training = max(last.rglob("history.csv"), key=lambda history: history.stat().st_mtime, default=None)
     if training is None:
         return f"started: {last}"
-    with training.open(encoding="utf-8", newline="") as file:
-        epochs = [row["epoch"] for row in csv.DictReader(file)]
     config = training.with_name("config.json")
-    model = json.loads(config.read_text(encoding="utf-8"))["model"] if config.exists() else {}
+    try:
+        with training.open(encoding="utf-8", newline="") as file:
+            epochs = [row["epoch"] for row in csv.DictReader(file)]
+        model = json.loads(config.read_text(encoding="utf-8"))["model"] if config.exists() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        return f"damaged: {training.parent}: expected a history and a configuration, found: {error!r}"
     total = f" of {model['epochs']}" if "epochs" in model else ""
     return f"epoch {epochs[-1] if epochs else 0}{total}: {training.parent}"
 

@@ -36,7 +36,7 @@ from common.statistics import bootstrap_interval
 from common.subject import Subject
 from experiments import cohort_mgmt, results
 from experiments.mgmt_study import MgmtOptions, phantom_patients
-from experiments.study import Refused, phantom_cohort
+from experiments.study import Refused, phantom_cohort, refuse_phantoms
 
 EXPERIMENT = "cohort"
 # The 1 % rule is applied to the part of the volume that the 3D U-Net sees (see the protocol of the 3D U-Net).
@@ -159,6 +159,10 @@ def check(options: Options) -> None:
         subjects = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
     if mgmt_folder is not None:
         patients = find_patients(mgmt_folder, options.mgmt_labels)
+    if options.data is not None and subjects.subjects:
+        refuse_phantoms(options.data, next(iter(subjects.subjects[0].images.values())))
+    if options.mgmt_data is not None and patients.patients:
+        refuse_phantoms(options.mgmt_data, next(iter(patients.patients[0].folders.values())))
     with Run(options.runs / EXPERIMENT / _name(subjects, patients, synthetic), fresh=options.fresh) as run:
         if not run.is_finished:
             data = {"folder": folder, "mgmt_folder": mgmt_folder, "synthetic": synthetic}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,16 @@ def adopt_training(study: Study, config: Any) -> Path | None:
         other = summary.parent
         if not (other / "checkpoints").is_dir() or other == study.run.folder:
             continue
-        if (
-            _read(other / "config.json").get("model") == wanted
-            and _read(other / "split.json") == plain(study.split.as_dict())
-            and _read(other / "data.json").get("fingerprint") == fingerprint
-        ):
+        try:
+            same = (
+                _read(other / "config.json").get("model") == wanted
+                and _read(other / "split.json") == plain(study.split.as_dict())
+                and _read(other / "data.json").get("fingerprint") == fingerprint
+            )
+        except (OSError, ValueError, AttributeError) as error:
+            print(f"{other}: cannot be compared with this run: {error}", file=sys.stderr)
+            continue
+        if same:
             checkpoints = sorted(path.relative_to(other) for path in (other / "checkpoints").iterdir())
             for name in (*checkpoints, *TRAINED):
                 with atomic_path(study.run.folder / name) as temporary:

@@ -74,7 +74,7 @@ def size_results(experiment: str, sizes: pd.DataFrame, *, synthetic: bool) -> li
             value, *ends = numbers
             found.append(Result.of(experiment, f"{prefix}{name}", value, n, tuple(ends), synthetic=synthetic))
     missed = sizes[sizes["state"] == "missed"]
-    sentence = f"missed entirely: {', '.join(counts)}"
+    sentence = f"missed entirely in {' and '.join(sizes['part'].unique())}: {', '.join(counts)}"
     if len(missed):
         absent = int((missed["volume_predicted_ml"] == 0).sum())
         sentence += f"; of these {len(missed)}, not predicted anywhere: {absent}"

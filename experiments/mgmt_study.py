@@ -19,7 +19,7 @@ from common.store import Store, StoreError
 from common.subject import Problem
 from experiments import results
 from experiments.results import Result
-from experiments.study import Refused
+from experiments.study import Refused, refuse_phantoms
 
 if TYPE_CHECKING:
     from mgmt_classifier.config import Config
@@ -194,6 +194,9 @@ def mgmt_study(
             yield opened
     except (Refused, CohortError, StoreError, RunError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextmanager
@@ -208,6 +211,8 @@ def _open(
 
     folder = phantom_patients(options) if options.data is None else options.data
     cohort = find_patients(folder, options.labels)
+    if options.data is not None and cohort.patients:
+        refuse_phantoms(options.data, next(iter(cohort.patients[0].folders.values())))
     doubtful = set(DOUBTFUL) if options.leave_out_doubtful else set()
     patients = [patient for patient in cohort.patients if patient.label is not None and patient.id not in doubtful]
     patients = patients[: options.max_patients]

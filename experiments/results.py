@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.runs import RunError
+
 OF_VIEWS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "false_positive_voxels_WT")
 SYNTHETIC_NOTE = "synthetic: measured on the embedded phantoms; it says nothing about patients"
 
@@ -88,7 +90,14 @@ def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bo
 
 
 def read_summary(path: Path) -> list[Result]:
-    return [Result(**line) for line in json.loads(path.read_text(encoding="utf-8"))]
+    """The results of a finished run. Raises RunError when the file is damaged."""
+    try:
+        lines = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(lines, list):
+            raise ValueError(f"a {type(lines).__name__}")
+        return [Result(**line) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path}: expected a list of results, found: {error}; --fresh starts over") from error
 
 
 def as_rows(results: Iterable[Result]) -> list[dict]:

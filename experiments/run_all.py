@@ -221,6 +221,9 @@ def main() -> None:
             statuses = run_all(commands(options), run.folder)
     except RunError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
     failed = [status for status in statuses if status.state == "failed"]
     for status in failed:
         print(f"\n{status.experiment} failed, {status.reason}\n  {status.command}")

@@ -14,6 +14,7 @@ import tyro
 from common import prepared, splits
 from common.cohort import Cohort, CohortError, find_subjects
 from common.nifti import ScanError
+from common.phantom_folder import embedded_cohort
 from common.prepared import Entry, Store, StoreError
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash
@@ -63,6 +64,15 @@ class Options:
 
 class Refused(Exception):
     """The experiment cannot run as asked; the message is for the user and says what to do."""
+
+
+def refuse_phantoms(data: Path, patient: Path) -> None:
+    """Raises Refused when what --data names is an embedded cohort, whose results would not be marked as synthetic.
+
+    patient: a file or folder of one of its patients.
+    """
+    if (folder := embedded_cohort(patient)) is not None:
+        raise Refused(f"{data}: expected scans of patients, found the synthetic ones of {folder}; leave the option out")
 
 
 def command_line(
@@ -181,6 +191,9 @@ def study(
             yield opened
     except (Refused, CohortError, ScanError, StoreError, RunError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextmanager
@@ -194,6 +207,8 @@ def _open(
 ) -> Iterator[Study]:
     folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
     cohort = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
+    if options.data is not None and cohort.subjects:
+        refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
     stores = [

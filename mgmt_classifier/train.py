@@ -3,12 +3,10 @@
 import logging
 import math
 import pickle
-import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import lightning as L
 import numpy as np
@@ -27,9 +25,6 @@ from mgmt_classifier.config import Config
 from mgmt_classifier.data import Batches, Entry, Order, Slices
 from mgmt_classifier.model import convolutions
 from mgmt_classifier.predict import build, default_device, load, logits, probability, to_device
-
-# TensorBoard's own switch: its writer would import TensorFlow wherever that is installed, seconds and 600 MiB of it.
-sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
 Labelled = tuple[Entry, int]
 
@@ -91,6 +86,7 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             convolutions=convolutions(network, (1, config.images, *config.image_size)),
             gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+            first_epoch=record.first_epoch,
         )
 
 
@@ -167,7 +163,7 @@ class Record(Callback):
         self.run, self.config = run, config
         self.entries = [entry for entry, _ in validation]
         self.labels = torch.tensor([label for _, label in validation], dtype=torch.float32)
-        self.started = False
+        self.started, self.first_epoch = False, 1
         self.best = (-1.0, math.inf)  # accuracy, loss
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -178,7 +174,7 @@ class Record(Callback):
         self.best = (state_dict["accuracy"], state_dict["loss"])
 
     def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
-        self.started = True
+        self.started, self.first_epoch = True, trainer.current_epoch + 1
         steps = trainer.num_training_batches
         total, done = self.config.epochs * steps, trainer.current_epoch * steps
         description = f"training {self.config.contrast}"

@@ -4,12 +4,10 @@ import logging
 import math
 import pickle
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import lightning as L
 import numpy as np
@@ -28,9 +26,6 @@ from segresnet_monai.data import to_channels, training_loader
 from segresnet_monai.losses import DiceHausdorff, build_loss
 from segresnet_monai.model import convolutions
 from segresnet_monai.predict import build, decode_labels, default_device, probabilities
-
-# TensorBoard's own switch: its writer would import TensorFlow wherever that is installed, seconds and 600 MiB of it.
-sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
 # Weights, optimiser, loss scale and best score; Lightning keeps no random state and none is needed.
 LAST = "last.ckpt"
@@ -83,6 +78,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             convolutions=convolutions(network, (len(config.contrasts), *config.crop_voxels)),
             gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+            first_epoch=record.first_epoch,
         )
     return run.checkpoints / f"{config.checkpoint}.pt"
 
@@ -181,7 +177,7 @@ class Record(Callback):
 
     def __init__(self, run: Run, validation: Sequence[Entry], config: Config) -> None:
         self.run, self.validation, self.config = run, validation, config
-        self.started = False
+        self.started, self.first_epoch = False, 1
         self.best = -1.0
         self.losses: list[torch.Tensor] = []
 
@@ -192,7 +188,7 @@ class Record(Callback):
         self.best = state_dict["best"]
 
     def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
-        self.started = True
+        self.started, self.first_epoch = True, trainer.current_epoch + 1
         steps = trainer.num_training_batches
         total, done = self.config.epochs * steps, trainer.current_epoch * steps
         self.bar = tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True)

@@ -65,6 +65,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
             parameters=network.count_params(),
             convolutions=one_slice * (config.shape[2] if config.spatial_dims == 2 else 1),
             gpu_peak_mib=gpu_peak_mib(),
+            first_epoch=first + 1,
         )
     return run.checkpoints / f"{config.checkpoint}.weights.h5"
 

@@ -58,8 +58,9 @@ def draw(
     panels[0, 0].set(ylabel="Dice", ylim=(-0.03, 1.03))
     panels[0, 1].set_yscale("symlog", linthresh=1)
     # A distance of 0, of a mask that is rightly empty, is rare: without one the axis begins at 1 mm.
-    lowest = -0.1 if (scores[list(DISTANCES)] < 1).to_numpy().any() else 1
-    panels[0, 1].set(ylabel="Hausdorff distance in mm", ylim=(lowest, None))
+    lowest = -0.1 if (scores.reindex(columns=list(DISTANCES)) < 1).to_numpy().any() else 1
+    highest = 100 if scores.empty else None
+    panels[0, 1].set(ylabel="Hausdorff distance in mm", ylim=(lowest, highest))
     panels[0, 1].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[1, 0].set(ylabel="difference of Dice")
     panels[1, 1].set(ylabel="difference in mm")

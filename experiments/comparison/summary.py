@@ -22,6 +22,7 @@ SHOWN = (
 )
 CEILING = "geometric_ceiling"
 LEVEL = 0.05
+NO_CASE = "not compared: no case that both have a score for"
 SAME = 0.05
 """Share of a cost; what differs by less is called equal."""
 CLAIMED = ("dice_NCR", "dice_ED", "dice_ET", "hd_TC", "hd_WT")
@@ -83,6 +84,8 @@ def _against_unet3d(pairs: pd.DataFrame, costs: pd.DataFrame) -> tuple[str, int]
     if reason := _not_compared(costs, ("segresnet", "unet3d")):
         return reason, 0
     row = pairs.loc[("segresnet", "unet3d", "mean_dice")]
+    if row["n"] == 0:
+        return NO_CASE, 0
     size = f"{abs(row['difference']):.3f} {'higher' if row['difference'] > 0 else 'lower'} mean Dice"
     if pd.isna(row["p_holm"]):
         return f"{size}; {too_few(int(row['n']))}", int(row["n"])
@@ -94,6 +97,9 @@ def _better_on(pairs: pd.DataFrame, costs: pd.DataFrame) -> tuple[str, int]:
     if reason := _not_compared(costs, ("segresnet", "unet3d")):
         return reason, 0
     rows = pairs.xs(("segresnet", "unet3d")).loc[list(CLAIMED)]
+    rows = rows[rows["n"] > 0]  # under the policy "ignore" a metric may have no case
+    if rows.empty:
+        return NO_CASE, 0
     better = rows[(rows["difference"] > 0) == rows["higher_is_better"]]
     better = better[better["difference"] != 0]
     n = int(rows["n"].min())

@@ -62,6 +62,8 @@ def _differences(comparisons: pd.DataFrame) -> str:
     columns = {pair: comparisons.set_index(["model", "against"]).loc[[pair]].set_index("metric") for pair in pairs}
 
     def cell(row: pd.Series) -> str:
+        if not row["n"]:
+            return "-"
         interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
         p = "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g}"
         return f"{row['difference']:+.3f}{interval}{p}"

@@ -23,6 +23,7 @@ from common.files import write_json
 from common.mgmt_cohort import find_patients
 from experiments.figures import classification, curves, diagram, distributions, scans, segmentation, series, style
 from experiments.figures.sources import Drawing, MissingError, Sources
+from experiments.study import Refused, refuse_phantoms
 
 FIGURES: dict[int, tuple[str, Callable[[Sources], Drawing]]] = {
     1: ("MRI and segmentation mask", scans.mri_and_mask),
@@ -77,10 +78,11 @@ def main() -> None:
             f"error: expected figures from 1 to {max(FIGURES)} after --only, received {', '.join(map(str, unknown))}"
         )
     try:
-        for folder, find in ((options.data, find_subjects), (options.mgmt_data, find_patients)):
-            if folder is not None:
-                find(folder)
-    except CohortError as error:
+        if options.data is not None and (subjects := find_subjects(options.data).subjects):
+            refuse_phantoms(options.data, next(iter(subjects[0].images.values())))
+        if options.mgmt_data is not None and (patients := find_patients(options.mgmt_data).patients):
+            refuse_phantoms(options.mgmt_data, next(iter(patients[0].folders.values())))
+    except (CohortError, Refused) as error:
         sys.exit(f"error: {error}")
     entries = draw(options)
     for entry in entries:

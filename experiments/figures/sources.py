@@ -99,12 +99,12 @@ class FinishedRun:
     sources: Sources
 
     def json(self, name: str) -> dict | list:
-        with self.readable():
+        with self.readable(name):
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         """A CSV of the run. columns: those that must be there, as numbers if they are none of TEXTS."""
-        with self.readable():
+        with self.readable(name):
             frame = pd.read_csv(self.folder / name, dtype=dict.fromkeys(TEXTS, str))
             if lost := [column for column in columns if column not in frame]:
                 raise ValueError(f"{self.folder / name}: expected the columns {', '.join(lost)}, found none")
@@ -115,7 +115,7 @@ class FinishedRun:
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of an .npz of the run."""
-        with self.readable(), (self.folder / name).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with self.readable(name), (self.folder / name).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return dict(stored)
 
     def entry(self, name: str, key: str) -> Any:
@@ -182,18 +182,26 @@ class FinishedRun:
         with self.readable():
             return subject.convention.to_classes(nifti.read(path).data)
 
-    def readable(self) -> AbstractContextManager[None]:
-        return readable(f"{self.command} --fresh")
+    def readable(self, name: str = "") -> AbstractContextManager[None]:
+        return readable(f"{self.command} --fresh", self.folder / name)
 
 
 @contextmanager
-def readable(command: str) -> Iterator[None]:
-    """What fails within, because a file is missing, unreadable or not what it should be, is a figure's MissingError."""
+def readable(command: str, place: Path | None = None) -> Iterator[None]:
+    """What fails within, because a file is missing, unreadable or not what it should be, is a figure's MissingError.
+
+    place: what is read, named in the reason where the error does not.
+    """
     try:
         yield
     except FileNotFoundError as error:
         raise MissingError(f"expected the file {error.filename}, found none", command) from error
     except KeyError as error:
-        raise MissingError(f"expected an entry {error}, found none", command) from error
+        raise MissingError(f"{_named(place)}expected an entry {error}, found none", command) from error
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error, Refused) as error:
-        raise MissingError(str(error), command) from error
+        text = str(error)
+        raise MissingError(text if str(place) in text else f"{_named(place)}{text}", command) from error
+
+
+def _named(place: Path | None) -> str:
+    return "" if place is None else f"{place}: "

@@ -19,7 +19,7 @@ VERDICTS = "verdicts.txt"
 
 @dataclass(frozen=True)
 class Environment:
-    """One start of a run, as environment.json has it. seconds: of the whole command, where run_all has timed it."""
+    """One start of a run, as environment.json has it."""
 
     experiment: str
     command: str
@@ -27,7 +27,6 @@ class Environment:
     commit: str
     machine: str
     versions: str
-    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Content:
     def counts(self) -> Counter[str]:
         """How many of the report's results lie inside, above and below our intervals, have none, or are missing."""
         return Counter(
-            "missing" if row.result is None else row.verdict.relation or "other"
+            "missing" if row.result is None or row.result.n == 0 else row.verdict.relation or "other"
             for experiment in self.experiments
             for row in experiment.beside
         )
@@ -123,12 +122,14 @@ def experiment(folder: Path, name: str, attempt: Mapping[str, object] | None) ->
     config, config_wrong = runs.read(found.folder, "config.json", dict)
     starts, starts_wrong = runs.read(found.folder, "environment.json", list)
     known = (files("experiments") / f"{name}.py").is_file()
-    beside, further = rows.rows(name, found.results)
+    attempted = rows.command(name) if attempt is None else str(attempt["command"])
+    command = _command(starts[-1]) if starts else attempted
+    beside, further = rows.rows(name, found.results, command)
     parts = tuple(len(split.get(part, ())) for part in PARTS) if split else ()
     return Experiment(
         name=name,
         purpose=__main__.purpose(name) if known else "",
-        command=_command(starts[-1]) if starts and not known else rows.command(name),
+        command=command,
         found=found,
         synthetic=any(result.synthetic for result in found.results),
         data=_data(config, data, parts),
@@ -137,7 +138,7 @@ def experiment(folder: Path, name: str, attempt: Mapping[str, object] | None) ->
         settings=settings(name, config.get("model", {}), parts),
         pictures=[] if found.folder is None else pictures.of_run(found.folder),
         verdicts=_verdicts(found.folder),
-        environment=[_environment(name, start, attempt) for start in starts],
+        environment=[_environment(name, start) for start in starts],
         problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong))),
     )
 
@@ -188,7 +189,7 @@ def _command(start: Mapping) -> str:
     return " ".join(["python -m", f"experiments.{Path(program).stem}", *arguments])
 
 
-def _environment(name: str, start: Mapping, attempt: Mapping | None) -> Environment:
+def _environment(name: str, start: Mapping) -> Environment:
     gpus = start.get("gpus") or ["no GPU"]
     machine = (
         f"{start.get('processor', 'unknown processor')}, {start.get('cores', '?')} cores, "
@@ -202,5 +203,4 @@ def _environment(name: str, start: Mapping, attempt: Mapping | None) -> Environm
         commit=start.get("git_commit") or "not known",
         machine=machine,
         versions=", ".join(f"{package} {version}" for package, version in versions.items()),
-        seconds=None if attempt is None else attempt["seconds"],
     )

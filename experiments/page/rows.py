@@ -62,7 +62,7 @@ class Row:
         return DASH if self.result is None else str(self.result.n)
 
 
-def rows(experiment: str, found: Iterable[Result]) -> tuple[list[Row], list[Row]]:
+def rows(experiment: str, found: Iterable[Result], command: str) -> tuple[list[Row], list[Row]]:
     """Rows of everything that the report gives for an experiment, in its order, and of what a run gives besides.
 
     A reported result that no run has made is a row that names the command to make it.
@@ -73,7 +73,7 @@ def rows(experiment: str, found: Iterable[Result]) -> tuple[list[Row], list[Row]
         key = f"{experiment}.{name}"
         result = by_key.pop(key, None)
         if result is None:
-            verdict = Verdict(None, f"not reproduced: {command(experiment)}")
+            verdict = Verdict(None, f"not reproduced: {command}")
         else:
             verdict = judge(replace(result, reported=entry.value))
         beside.append(Row(key, entry.value, entry.place, entry.note, result, verdict))
@@ -82,6 +82,8 @@ def rows(experiment: str, found: Iterable[Result]) -> tuple[list[Row], list[Row]
 
 def judge(result: Result) -> Verdict:
     """The verdict on a result with a reported value, by rule; synthetic patients are no test of the report."""
+    if result.n == 0:
+        return Verdict(None, NO_NUMBER)
     relation = _relation(result)
     if result.synthetic:
         return Verdict(relation, SYNTHETIC if relation is None else f"{SYNTHETIC}, which {RELATIONS[relation]}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.runs import RunError
 from experiments import __main__, finished, results
 from experiments.results import Result
 
@@ -47,9 +48,8 @@ def find(runs: Path, experiment: str, attempt: Mapping[str, object] | None) -> F
     path = folder / "summary.json"
     try:
         return Found("finished", "", folder, results.read_summary(path), tuple(also))
-    except (ValueError, TypeError, OSError) as error:
-        reason = f"{path}: expected a list of results, found: {error}"
-        return Found("failed", reason, folder, [], tuple(also))
+    except (RunError, OSError) as error:
+        return Found("failed", str(error), folder, [], tuple(also))
 
 
 def _unfinished(folder: Path) -> Found:

@@ -76,12 +76,18 @@ def boxed(grey: np.ndarray, truth: np.ndarray, predicted: np.ndarray, affine: np
 
 
 def start(case: Boxed) -> tuple[int, int, int]:
-    """Index of the axial slice with the largest tumour area of the truth, and of that area's centre in it."""
+    """Index of the axial slice with the largest tumour area of the truth, and of its voxel nearest to the centre in it.
+
+    The centre itself may lie between two tumours.
+    """
     tumour = (case.truth if case.truth.any() else case.predicted) > 0
     z = int(np.count_nonzero(tumour, axis=(0, 1)).argmax())
     inside = np.nonzero(tumour[:, :, z])
-    x, y = (int(at.mean()) if at.size else size // 2 for at, size in zip(inside, tumour.shape[:2], strict=True))
-    return x, y, z
+    if not inside[0].size:
+        return tumour.shape[0] // 2, tumour.shape[1] // 2, z
+    offsets = np.stack([at - at.mean() for at in inside])
+    nearest = (offsets**2).sum(axis=0).argmin()
+    return int(inside[0][nearest]), int(inside[1][nearest]), z
 
 
 def _nilearn(case: Boxed, labels: np.ndarray) -> str:

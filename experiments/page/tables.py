@@ -50,16 +50,19 @@ def markdown(experiment: Experiment) -> str:
 
 
 def latex(experiment: Experiment) -> str:
-    """A longtable; it needs the packages booktabs and longtable, and caption for a caption of ordinary width."""
+    """A longtable in small type, which fits an article's column; its first line says which packages it needs."""
     frame = pd.DataFrame([_cells(row) for row in _rows(experiment)], columns=HEAD)
     caption = _in_latex(f"{experiment.name}: {_about(experiment)}")
     style = frame.map(_in_latex).rename(columns=_in_latex).style.hide(axis="index")
-    return style.to_latex(
+    table = style.to_latex(
         environment="longtable",
         hrules=True,
-        column_format=r"p{0.26\linewidth}p{0.13\linewidth}p{0.16\linewidth}rrp{0.2\linewidth}",
+        column_format=r"p{0.20\linewidth}p{0.10\linewidth}p{0.14\linewidth}rrp{0.14\linewidth}",
         caption=caption,
         label=f"tab:{experiment.name}",
+    )
+    return (
+        f"% \\usepackage{{booktabs,longtable,caption}}\n{{\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n{table}}}\n"
     )
 
 

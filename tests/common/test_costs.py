@@ -76,3 +76,13 @@ def test_peak_memory_grows_by_an_array_that_is_touched_and_stays():
     assert resident - 1 <= before < resident + 50
     assert 95 <= during - before <= 110
     assert after == pytest.approx(during, abs=1)
+
+
+def test_epochs_that_another_process_trained_do_not_count(tmp_path):
+    with Run(tmp_path) as run:
+        for epoch, seconds in enumerate([30.0, 30.0, 30.0, 10.0, 12.0], 1):
+            run.history.append({"epoch": epoch, "steps": 10, "seconds": seconds})
+        costs.record_training(run, parameters=1, convolutions=[], gpu_peak_mib=None, first_epoch=4)
+        assert json.loads((tmp_path / "costs.json").read_text())["seconds_per_epoch"] == 11.0
+        costs.record_training(run, parameters=1, convolutions=[], gpu_peak_mib=None, first_epoch=6)
+        assert json.loads((tmp_path / "costs.json").read_text())["seconds_per_epoch"] == 30.0

@@ -19,7 +19,7 @@ from scipy import stats
 from common.splits import Split
 from experiments import table1_variations, unet3d, unet25d
 from experiments.compare_frameworks import DEMO, PAPER, FrameworkOptions, main
-from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, processes
+from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, processes, summary, table
 from experiments.comparison.models import COMPARED, compare, read_cases
 from experiments.comparison.summary import claims, label
 from experiments.results import reported
@@ -329,6 +329,17 @@ def costs_of(seconds=(9.0, 4.0, 2.0), memory=(5.0, 4.0, 3.0), states=("finished"
     return frame.assign(seconds_per_epoch=seconds, peak_memory_mib=memory)
 
 
+def test_a_metric_without_a_case_that_both_have_a_score_for_is_not_called_better():
+    """Under the policy ``ignore``: a difference that is not defined is neither above nor below 0."""
+    comparisons = comparisons_of(float("nan"), float("nan"), n=0)
+    found = claims(costs_of(), comparisons)
+    assert found["segresnet_against_unet3d"] == found["segresnet_better_on"]
+    assert found["segresnet_better_on"] == ("not compared: no case that both have a score for", 0)
+    some = comparisons_of({"dice_ED": 0.1, "hd_TC": float("nan")}, 0.01)
+    some.loc[some["metric"] == "hd_TC", "n"] = 0
+    assert claims(costs_of(), some)["segresnet_better_on"] == ("Dice ED; told apart: Dice ED", 8)
+
+
 @pytest.mark.parametrize(
     ("difference", "p", "n", "words"),
     [
@@ -412,6 +423,18 @@ def compared(cohort, tmp_path):
     frameworks = replace(DEMO, unet3d=TINY_UNET3D, unet25d=TINY_UNET25D)
     with study(EXPERIMENT, options, frameworks, further_recipes=frameworks.further_recipes) as opened:
         yield opened, frameworks, tmp_path
+
+
+def test_a_comparison_of_which_no_model_finished_says_why(compared, capsys):
+    opened, frameworks, _ = compared
+    for model in MODELS:
+        folder = opened.run.folder / "models" / model
+        folder.mkdir(parents=True)
+        (folder / "failure.txt").write_text("not installed: a_package\n")
+    summary.summarise(opened, frameworks, backends.read(opened))
+    table.show(opened)
+    assert capsys.readouterr().out.count("failed: not installed: a_package") >= len(MODELS)
+    assert (opened.run.folder / "summary.json").exists()
 
 
 def test_backends_begin_with_one_file_of_weights_and_are_compared_with_the_first(compared, monkeypatch):

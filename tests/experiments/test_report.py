@@ -122,7 +122,7 @@ def test_small_numbers_are_not_shown_as_zero(value, shown):
 
 
 def test_the_reports_own_file_decides_what_is_reported():
-    (row, *_), _ = rows.rows("table2_final", [result(0.1, 0.8, 0.7, 0.9, key="table2_final.mean_dice")])
+    (row, *_), _ = rows.rows("table2_final", [result(0.1, 0.8, 0.7, 0.9, key="table2_final.mean_dice")], "command")
     assert row.reported == reported()["table2_final"]["mean_dice"].value
     assert row.verdict.relation == "inside"
 
@@ -520,7 +520,7 @@ def test_csv_has_every_digit_and_every_result(tmp_path, two_runs):
     assert mean["verdict"] == "synthetic: not a test of the report's value, which lies above our interval"
     assert frame.loc["small_labels", "value"] == '50% of "x_y" & #1 {a|b} \\ ~ ^ $1 <2>'
     assert frame.loc["dice_NCR", ["value", "low", "n"]].isna().all()
-    assert frame.loc["dice_NCR", "verdict"] == "not reproduced: python -m experiments.table2_final"
+    assert frame.loc["dice_NCR", "verdict"] == "not reproduced: python -m experiments.table2_final --max-subjects 6"
 
 
 def test_latex_escapes_what_it_would_read_otherwise(tmp_path, two_runs):
@@ -536,7 +536,7 @@ def test_latex_escapes_what_it_would_read_otherwise(tmp_path, two_runs):
         *["--", "9", "a word: to be read side by side"],
     ]
     assert r"95 \% interval" in text
-    assert r"\begin{longtable}{p{0.26\linewidth}p{0.13\linewidth}p{0.16\linewidth}rrp{0.2\linewidth}}" in text
+    assert r"\begin{longtable}{p{0.20\linewidth}p{0.10\linewidth}p{0.14\linewidth}rrp{0.14\linewidth}}" in text
     assert text.count(r"\toprule") == text.count(r"\bottomrule") + 1 == 2
     assert text.count(r"\end{longtable}") == 1
     body = [line for line in text.splitlines() if line.endswith(r"\\") and "_" in line and "caption" not in line]

@@ -1,5 +1,7 @@
 import pandas as pd
+import pytest
 
+from common.runs import RunError
 from experiments.results import Result, as_rows, read_summary, reported, segmentation_results, table
 
 
@@ -61,3 +63,10 @@ def test_summaries_are_read_as_they_were_written(tmp_path):
     results = [Result("e.mean_dice", 0.8, 0.75, None, None, 2, False)]
     write_json(tmp_path / "summary.json", as_rows(results))
     assert read_summary(tmp_path / "summary.json") == results
+
+
+@pytest.mark.parametrize("text", ['[{"key": "e.a", "repo', "{}", '[{"key": "e.a"}]'])
+def test_a_damaged_summary_is_named(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(RunError, match=r"summary\.json: expected a list of results, found: .*--fresh"):
+        read_summary(tmp_path / "summary.json")

@@ -1,6 +1,7 @@
 """What becomes of predictions: views, the crop's own scores, the exclusion rule, costs. No network is needed for it."""
 
 import json
+import shutil
 import time
 from dataclasses import dataclass, field
 
@@ -234,3 +235,18 @@ def test_a_rule_that_leaves_too_few_is_named_beside_what_they_are_too_few_for(un
         pytest.fail("nothing may be trained")
     assert "expected at least 3 patients" in stopped.value.code
     assert stopped.value.code.endswith(f"(4 subjects are excluded with less than {100 * fourth:g} % labelled)")
+
+
+def test_embedded_phantoms_are_not_taken_for_patients(cohort, tmp_path, capsys):
+    """Not even through a link: their results would not be marked as synthetic."""
+    phantoms = tmp_path / "phantoms"
+    shutil.copytree(cohort, phantoms)
+    (phantoms / "cohort.json").write_text('{\n "generator": "phantom",\n "version": 2\n}\n')
+    (tmp_path / "link").symlink_to(phantoms)
+    with (
+        pytest.raises(SystemExit, match="expected scans of patients, found the synthetic ones"),
+        study("stub", options_for(tmp_path / "link", tmp_path), Stub()),
+    ):
+        pass
+    with study("stub", options_for(cohort, tmp_path), Stub(), fractions=FRACTIONS) as opened:
+        assert not opened.synthetic

@@ -110,7 +110,7 @@ def test_one_command_scores_both_parts_and_others_repeat_nothing(command, tmp_pa
         assert (line["n"], line["low"], line["synthetic"]) == (2, None, False)
     assert first["seeds"]["value"] == 1
     assert not any("seed_" in name for name in first)
-    assert first["small_labels"]["value"].startswith("missed entirely: NCR ")
+    assert first["small_labels"]["value"].startswith("missed entirely in validation and test: NCR ")
     assert "chosen by their Dice on validation" in done.out
     assert "synthetic" not in done.out
 
@@ -306,7 +306,8 @@ def test_missed_labels_are_counted_among_those_the_truth_has(sizes):
     lines = label_size.size_results("table2_final", sizes, synthetic=True)
     found = {result.key.partition(".")[2]: result for result in lines}
     assert found["small_labels"].value == (
-        "missed entirely: NCR 2 of 4, ED 1 of 6, ET 1 of 6; of these 4, not predicted anywhere: 1"
+        "missed entirely in validation and test: NCR 2 of 4, ED 1 of 6, ET 1 of 6; "
+        "of these 4, not predicted anywhere: 1"
     )
     assert found["small_labels"].reported == reported()["table2_final"]["small_labels"].value
     assert (found["missed_NCR"].value, found["missed_NCR"].n) == (0.5, 4)
@@ -325,7 +326,7 @@ def test_a_class_that_no_truth_has_is_not_called_found(tmp_path):
     found = {result.key.partition(".")[2]: result for result in lines}
     assert (found["missed_ET"].value, found["missed_ET"].low, found["missed_ET"].n) == (None, None, 0)
     assert (found["missed_ED"].value, found["missed_ED"].n) == (0, 1)
-    assert found["small_labels"].value == "missed entirely: NCR 0 of 0, ED 0 of 1, ET 0 of 0"
+    assert found["small_labels"].value == "missed entirely in test: NCR 0 of 0, ED 0 of 1, ET 0 of 0"
 
 
 def test_the_interval_of_a_rank_correlation_covers_it():
