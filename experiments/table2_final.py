@@ -6,7 +6,7 @@
 
 Reproduces the report's Dice and Hausdorff distances of its best SegResNet, and Dice by label size with the labels that
 were missed. A training that the table of variations has done already is taken over. Cost of a seed: demo 3 minutes on
-two cores of an AMD EPYC, and 0.8 GiB of memory; paper needs a GPU and has not been timed. Expect on eight phantoms each
+two cores of an AMD EPYC, and 1.2 GiB of memory; paper needs a GPU and has not been timed. Expect on eight phantoms each
 WT Dice near 0.84 (validation) and 0.82 (test), mean Dice near 0.66 and 0.56, and 3 of 16 NCR missed; two seeds differed
 by less than 0.01 in mean Dice. The same command goes on where a killed run stopped, with more seeds trains those that
 are missing, and shows the table of a finished run.

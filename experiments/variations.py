@@ -82,6 +82,8 @@ def run_rows(study: Study, variations: "Mapping[str, Variation]", rows: Iterable
 def train_and_score(shared: Study, row: str, config: "Config", table: Path, parent: Path | None) -> str | None:
     """One row, in this process; returns the traceback of what stopped it, if anything did."""
     threading.Thread(target=_end_with_the_command, daemon=True).start()
+    # TensorBoard imports it wherever it is installed: seconds of each start, and half of the memory that is compared.
+    sys.modules["tensorflow"] = None
     from segresnet_monai.predict import load, predict
     from segresnet_monai.train import continue_from, fit
 

@@ -93,7 +93,7 @@ def test_rows_are_run_once_compared_and_none_is_left_out(run_module, cohort, tmp
     assert (folder / "figures" / "variations.png").stat().st_size > 0
     missing = found["baseline__mean_dice_with_background"]
     assert (missing["value"], missing["n"]) == ("not run", 0)
-    assert found["slices80__training_time"]["value"] == "not run"
+    assert found["slices80__training_time"]["value"] == "not compared: baseline not run"
     assert pd.read_csv(folder / "comparisons.csv")[["row", "against"]].to_numpy().tolist() == [
         ["gwdl", "slices80"],
         ["slices80_extended", "slices80"],

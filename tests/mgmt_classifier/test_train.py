@@ -266,10 +266,3 @@ def test_a_sure_network_makes_no_ties():
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="expected keep to be one of best, last, received 'worst'"):
         Config(keep="worst")
-
-
-def test_training_does_not_bring_tensorflow_along():
-    """It would be seconds of each start, and most of the memory that is recorded."""
-    program = "import sys, mgmt_classifier.train; print('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -285,10 +285,3 @@ def test_the_autoencoders_loss_has_its_weight(tiny_entries, tmp_path):
             losses[weight] = run.history.frame()["loss"][0]
     assert losses[1.0] - losses[0.5] == pytest.approx(losses[0.5] - losses[0.0], rel=1e-4)
     assert losses[0.5] - losses[0.0] > 0.1
-
-
-def test_training_does_not_bring_tensorflow_along():
-    """It would be seconds of each start, and most of the memory that is recorded."""
-    program = "import sys, segresnet_monai.train; print('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
