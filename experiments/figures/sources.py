@@ -20,6 +20,7 @@ from common.mgmt_cohort import MgmtCohort, find_patients
 from common.subject import Subject
 from experiments.finished import latest
 from experiments.mgmt_study import MgmtOptions, phantom_patients
+from experiments.page import runs
 from experiments.study import Refused, phantom_cohort
 
 MASKS = ("NCR", "ED", "ET", "WT")
@@ -84,6 +85,9 @@ class Sources:
         given = {"--data": data, "--runs": None if self.runs == Path("runs") else self.runs}
         words = [f"{name} {value}" for name, value in given.items() if value is not None]
         command = " ".join([f"python -m experiments.{experiment}", *words])
+        attempted, _ = runs.attempts(self.runs)
+        if experiment in attempted and attempted[experiment]["state"] != "not run":
+            command = attempted[experiment]["command"]  # with its preset
         if folder is None:
             raise MissingError(f"no finished run of {experiment} in {self.runs}", command)
         return FinishedRun(folder, experiment, command, self)

@@ -612,3 +612,23 @@ def test_the_embedded_cohort_is_marked_in_figure_and_caption(work, monkeypatch):
 def test_phantoms_are_not_shown_beside_the_other_tasks_patients(work, lacking, cohort):
     with pytest.raises(MissingError, match=f"no --{lacking.replace('_', '-')} given"):
         getattr(sources(work, **{lacking: None}), cohort)
+
+
+def test_the_command_is_that_of_run_all_where_it_was_tried(work, tmp_path):
+    """Without the preset it would train something else."""
+    (tmp_path / "run_all").mkdir()
+    tried = {
+        "experiment": "unet3d",
+        "command": "python -m experiments.unet3d --preset demo",
+        "reason": "",
+        "seconds": 1,
+    }
+    untried = tried | {"experiment": "unet25d", "state": "not run"}
+    (tmp_path / "run_all" / "status.json").write_text(json.dumps([tried | {"state": "failed"}, untried]))
+    for experiment, wanted in (
+        ("unet3d", words),
+        ("unet25d", f"python -m experiments.unet25d --data {work / 'cohort'} --runs {tmp_path}"),
+    ):
+        with pytest.raises(MissingError) as caught:
+            sources(work, runs=tmp_path).run(experiment)
+        assert caught.value.command == wanted
