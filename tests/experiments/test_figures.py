@@ -617,12 +617,8 @@ def test_phantoms_are_not_shown_beside_the_other_tasks_patients(work, lacking, c
 def test_the_command_is_that_of_run_all_where_it_was_tried(work, tmp_path):
     """Without the preset it would train something else."""
     (tmp_path / "run_all").mkdir()
-    tried = {
-        "experiment": "unet3d",
-        "command": "python -m experiments.unet3d --preset demo",
-        "reason": "",
-        "seconds": 1,
-    }
+    words = "python -m experiments.unet3d --preset demo"
+    tried = {"experiment": "unet3d", "command": words, "reason": "", "seconds": 1}
     untried = tried | {"experiment": "unet25d", "state": "not run"}
     (tmp_path / "run_all" / "status.json").write_text(json.dumps([tried | {"state": "failed"}, untried]))
     for experiment, wanted in (
