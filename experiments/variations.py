@@ -84,10 +84,10 @@ def train_and_score(shared: Study, row: str, config: "Config", table: Path, pare
     threading.Thread(target=_end_with_the_command, daemon=True).start()
     # TensorBoard imports it wherever it is installed: seconds of each start, and half of the memory that is compared.
     sys.modules["tensorflow"] = None
-    from segresnet_monai.predict import load, predict
-    from segresnet_monai.train import continue_from, fit
-
     try:
+        from segresnet_monai.predict import load, predict
+        from segresnet_monai.train import continue_from, fit
+
         with Run(table / "rows" / row) as run:
             study = replace(shared, run=run, prefix=f"{row}__")
             settings = {"experiment": study.experiment, "row": row}
@@ -98,7 +98,7 @@ def train_and_score(shared: Study, row: str, config: "Config", table: Path, pare
                 continue_from(parent, config, run)
             weights = fit(study.train, study.validation, config, run)
             study.score(predict(load(config, weights), study.test, config))
-    except (RuntimeError, ValueError, MemoryError, OSError):
+    except Exception:  # whatever stopped it is the row's result, and must not stop the other rows
         return traceback.format_exc()
     return None
 
