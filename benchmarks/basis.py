@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.cohort import find_subjects
-from common.phantom import write_cohort
+from common.phantom.cohort import write_cohort
 from common.subject import Subject
 from experiments.study import PHANTOM_SEED
 

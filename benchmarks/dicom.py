@@ -24,7 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from benchmarks import basis
 from benchmarks.compare import Row, compare, report
-from common.dicom import read_series
+from common.dicom.series import read_series
 from mgmt_classifier import slices
 
 FILLING = {"LO": "as scanners write it", "SH": "text", "DS": "1.234567", "IS": "12"}

@@ -21,7 +21,7 @@ import tyro
 from benchmarks import basis
 from benchmarks.compare import Row, compare, report
 from benchmarks.dicom import write_synthetic
-from common.mgmt_cohort import Patient, find_patients
+from common.dicom.mgmt_cohort import Patient, find_patients
 from mgmt_classifier import slices
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Entry, Slices, prepare

@@ -26,10 +26,10 @@ import tyro
 from tqdm import tqdm
 
 from common.cohort import Cohort, CohortError, audit, find_subjects
+from common.dicom.mgmt_cohort import MgmtCohort, find_patients
+from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import write_csv, write_json
 from common.labels import CLASSES
-from common.mgmt_cohort import MgmtCohort, find_patients
-from common.mgmt_cohort import audit as audit_series
 from common.nifti import to_axes
 from common.runs import Run, RunError, configuration_hash, environment
 from common.statistics import bootstrap_interval

@@ -1,6 +1,6 @@
 """What the report says about its MGMT data: patients, classes, images per series, planes, black images.
 
-The half of ``experiments.cohort`` that reads DICOM: the audit of ``common.mgmt_cohort`` beside the report's words.
+The half of ``experiments.cohort`` that reads DICOM: the audit of ``common.dicom.mgmt_cohort`` beside the report's words.
 """
 
 from typing import get_args
@@ -8,8 +8,8 @@ from typing import get_args
 import pandas as pd
 
 from common.classification import accuracy_interval
-from common.dicom import Plane
-from common.mgmt_cohort import MgmtCohort
+from common.dicom.mgmt_cohort import MgmtCohort
+from common.dicom.series import Plane
 from common.statistics import bootstrap_interval
 from experiments.results import Result, finite
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from common.dicom import look
+from common.dicom.series import look
 from common.files import atomic_path, write_csv
 from common.runs import Run
 from common.statistics import bootstrap_interval

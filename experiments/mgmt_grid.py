@@ -17,8 +17,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.classification import auc_interval, best_under_chance, log_loss, roc_auc, verdict
+from common.dicom.mgmt_cohort import CONTRASTS
 from common.files import write_csv, write_text
-from common.mgmt_cohort import CONTRASTS
 from common.splits import split_stratified
 from experiments.mgmt_study import SMALL, MgmtOptions, MgmtStudy, mgmt_study
 from experiments.study import command_line

@@ -12,8 +12,8 @@ import pandas as pd
 
 from common import splits
 from common.cohort import CohortError
+from common.dicom.mgmt_cohort import DOUBTFUL, MgmtCohort, find_patients
 from common.files import write_csv, write_json, write_text
-from common.mgmt_cohort import DOUBTFUL, MgmtCohort, find_patients
 from common.runs import Run, RunError, configuration_hash
 from common.store import Store, StoreError
 from common.subject import Problem
@@ -267,7 +267,7 @@ def _open(
 
 def phantom_patients(options: MgmtOptions) -> Path:
     """The embedded MGMT cohort, made where it is missing; says so, because every result on it is synthetic."""
-    from common.phantom_dicom import write_cohort
+    from common.phantom.dicom import write_cohort
 
     folder = options.phantoms / f"seed{options.phantom_seed}_effect{options.effect:g}"
     print(

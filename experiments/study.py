@@ -14,7 +14,7 @@ import tyro
 from common import prepared, splits
 from common.cohort import Cohort, CohortError, find_subjects
 from common.nifti import ScanError
-from common.phantom_folder import embedded_cohort
+from common.phantom.folder import embedded_cohort
 from common.prepared import Entry, Store, StoreError
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash
@@ -264,7 +264,7 @@ def _open(
 
 def phantom_cohort(folder: Path, *, jobs: int) -> Path:
     """The embedded cohort, made where it is missing; says so, because every result on it is synthetic."""
-    from common.phantom import write_cohort
+    from common.phantom.cohort import write_cohort
 
     print(f"no --data given: using the embedded cohort of {PHANTOM_SUBJECTS} synthetic patients in {folder}")
     return write_cohort(folder, n_subjects=PHANTOM_SUBJECTS, seed=PHANTOM_SEED, n_jobs=jobs)

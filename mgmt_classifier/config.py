@@ -4,7 +4,7 @@ finds best (FLAIR, 15 central images, batch 8)."""
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
-from common.mgmt_cohort import CONTRASTS
+from common.dicom.mgmt_cohort import CONTRASTS
 from mgmt_classifier.data import SliceRecipe
 
 

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 
 from common import store, volumes
-from common.dicom import DicomError, Series, read_series
-from common.mgmt_cohort import Patient
+from common.dicom.mgmt_cohort import Patient
+from common.dicom.series import DicomError, Series, read_series
 from common.store import Store, UnusableError
 from common.subject import Problem
 from mgmt_classifier import slices
@@ -58,7 +58,7 @@ def prepare(patients: Iterable[Patient], recipe: SliceRecipe, folder: str | Path
     """Bring every patient into the store at ``folder``, in parallel processes, with a progress bar.
 
     All patients are read, and the problems of all bad ones are returned: contrast missing, series refused by
-    :func:`common.dicom.read_series`, too few images, pixels that cannot be decoded or show nothing. Nothing of a bad
+    :func:`common.dicom.series.read_series`, too few images, pixels that cannot be decoded or show nothing. Nothing of a bad
     patient is stored. Raises StoreError when the disk is full or the folder cannot be written.
     """
     kind = store.Kind(

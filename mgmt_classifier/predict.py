@@ -17,8 +17,8 @@ import tyro
 from scipy.special import expit
 
 from common.classification import predicted_positive
+from common.dicom.mgmt_cohort import CONTRASTS, Patient
 from common.files import write_json
-from common.mgmt_cohort import CONTRASTS, Patient
 from common.runs import read_model_config
 from common.store import UnusableError
 from mgmt_classifier import explain

@@ -19,8 +19,8 @@ from pathlib import Path
 import tyro
 
 from common.cohort import CohortError, find_subjects
+from common.dicom.mgmt_cohort import find_patients
 from common.files import write_json
-from common.mgmt_cohort import find_patients
 from experiments.figures import classification, curves, diagram, distributions, scans, segmentation, series, style
 from experiments.figures.sources import Drawing, MissingError, Sources
 from experiments.study import Refused, refuse_phantoms

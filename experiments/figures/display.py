@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from common.dicom import Plane, plane_of
+from common.dicom.series import Plane, plane_of
 from common.labels import CLASSES
 from common.nifti import to_axes
 from experiments.figures.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, styled

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from common.dicom import DicomError, Plane, look
-from common.mgmt_cohort import CONTRASTS, Patient
+from common.dicom.mgmt_cohort import CONTRASTS, Patient
+from common.dicom.series import DicomError, Plane, look
 from experiments import mgmt_ensemble
 from experiments.figures.display import View, show, turn, window
 from experiments.figures.sources import Drawing, MissingError, Sources

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from common import nifti
 from common.cohort import Cohort, find_subjects
-from common.mgmt_cohort import MgmtCohort, find_patients
+from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.subject import Subject
 from experiments.finished import latest
 from experiments.mgmt_study import MgmtOptions, phantom_patients

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from experiments import cohort
 from experiments.results import reported
 from tests.cohorts import LPS_AFFINE
-from tests.common.dicom_files import CORONAL, SAGITTAL, noise, write_series
+from tests.common.dicom.dicom_files import CORONAL, SAGITTAL, noise, write_series
 
 SHAPE = (240, 240, 155)
 

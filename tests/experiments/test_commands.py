@@ -48,7 +48,7 @@ def test_importing_an_experiment_loads_no_framework(module):
         "experiments.mgmt_ensemble",
         "experiments.report",
         "segresnet_monai.predict",
-        "common.mgmt_cohort",
+        "common.dicom.mgmt_cohort",
         "mgmt_classifier.predict",
     ],
 )

@@ -26,7 +26,7 @@ from experiments.figures import classification, curves, display, distributions, 
 from experiments.figures.sources import MissingError, Sources
 from mgmt_classifier.config import Config
 from tests.cohorts import write_cohort
-from tests.common.dicom_files import AXIAL, CORONAL, SAGITTAL, tilted, write_series
+from tests.common.dicom.dicom_files import AXIAL, CORONAL, SAGITTAL, tilted, write_series
 from tests.experiments.conftest import ROOT, environment
 
 SPACING_MM = (1.0, 2.0, 4.0)

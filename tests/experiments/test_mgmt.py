@@ -20,7 +20,7 @@ from experiments import (
     mgmt_nested,
     mgmt_slice_choice,
 )
-from tests.common.dicom_files import write_series
+from tests.common.dicom.dicom_files import write_series
 
 N_PATIENTS = 24
 N_IMAGES = 9

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from common.mgmt_cohort import Patient
+from common.dicom.mgmt_cohort import Patient
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import prepare
-from tests.common.dicom_files import write_series
+from tests.common.dicom.dicom_files import write_series
 
 SHAPE = (40, 36)
 SPOT = (slice(8, 18), slice(20, 30))  # rows and columns, of the images as they are written

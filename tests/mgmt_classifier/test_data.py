@@ -16,10 +16,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from common import store as common_store  # noqa: E402
-from common.mgmt_cohort import Patient  # noqa: E402
+from common.dicom.mgmt_cohort import Patient  # noqa: E402
 from common.store import StoreError  # noqa: E402
 from mgmt_classifier.data import Batches, Order, SliceRecipe, Slices, network_input, prepare  # noqa: E402
-from tests.common.dicom_files import SAGITTAL, noise, write_series  # noqa: E402
+from tests.common.dicom.dicom_files import SAGITTAL, noise, write_series  # noqa: E402
 from tests.mgmt_classifier.conftest import write_patient  # noqa: E402
 
 RECIPE = SliceRecipe(contrast="FLAIR", slices="central", images=5, percentile=99.9, image_size=(16, 12))
@@ -95,11 +95,11 @@ def test_the_brightest_images_of_the_whole_series(tmp_path):
 
 
 def test_only_the_chosen_images_are_decoded(tmp_path, monkeypatch):
-    from common import dicom
+    from common.dicom import series
 
     write_series(tmp_path / "00001" / "FLAIR", noise(9))
-    decoded, decode = [], dicom.decode
-    monkeypatch.setattr(dicom, "decode", lambda path, *rest: decoded.append(path.name) or decode(path, *rest))
+    decoded, decode = [], series.decode
+    monkeypatch.setattr(series, "decode", lambda path, *rest: decoded.append(path.name) or decode(path, *rest))
     prepare_one(patient_of(tmp_path / "00001"), replace(RECIPE, images=3), tmp_path / "store")
     assert sorted(decoded) == ["Image-3.dcm", "Image-4.dcm", "Image-5.dcm"]
 
@@ -213,7 +213,7 @@ def test_a_full_disk_is_told(patients, tmp_path, monkeypatch):
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from common.mgmt_cohort import Patient
+from common.dicom.mgmt_cohort import Patient
 from mgmt_classifier.data import SliceRecipe, prepare
 told = json.loads(sys.argv[1])
 patients = [Patient(id, {"FLAIR": Path(folder)}) for id, folder in told["patients"]]

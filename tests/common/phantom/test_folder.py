@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.phantom_folder import fill
+from common.phantom.folder import fill
 
 IDENTITY = {"generator": "squares", "version": 1}
 CASES = [f"part/{number:02d}" for number in range(12)]

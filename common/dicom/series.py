@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from common.dicom_file import DicomError, Image, NotAnImageError, Stored, decode, normal, read_header
+from common.dicom.file import DicomError, Image, NotAnImageError, Stored, decode, normal, read_header
 
 __all__ = ["DicomError", "Folder", "Frame", "Plane", "Series", "look", "plane_of", "read_series"]
 

@@ -18,8 +18,19 @@ import numpy as np
 from pydicom.pixels import get_decoder
 from pydicom.uid import MediaStorageDirectoryStorage, RLELossless
 
-from common import dicom_elements
-from common.dicom_elements import PIXEL_DATA, PREAMBLE_BYTES, RESCALE, UNSIGNED, Elements, Header, numbers
+from common.dicom.elements import (
+    PIXEL_DATA,
+    PREAMBLE_BYTES,
+    RESCALE,
+    START_BYTES,
+    UNSIGNED,
+    Elements,
+    Header,
+    items,
+    numbers,
+    read_elements,
+    text,
+)
 
 PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 MOST_PIXELS = 2**26  # of one image, 8192 x 8192: a compressed file's length does not bound what its header claims
@@ -109,13 +120,13 @@ def decode(path: Path, stored: Stored, indices: Sequence[int]) -> Iterator[np.nd
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[Image, ...]:
     size = os.fstat(file.fileno()).st_size
-    start = file.read(dicom_elements.START_BYTES)
+    start = file.read(START_BYTES)
     if (mark := start[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) != b"DICM":
         found = f"expected DICM at byte {PREAMBLE_BYTES}, found {mark!r} in {size} bytes"
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             raise DicomError(f"{path}: {found}")
         raise NotAnImageError(f"{path}: no DICOM file, {found}")
-    header = dicom_elements.read_elements(file, start, size=size)
+    header = read_elements(file, start, size=size)
     kind = header.kind
     is_known = kind.name != kind
     if kind == MediaStorageDirectoryStorage or (is_known and "Image Storage" not in kind.name):
@@ -140,7 +151,7 @@ def _stored(file: BinaryIO, size: int, header: Header) -> Stored:
         raise ValueError(f"expected the element {missing[0]}, found none")
     samples, rows, columns, allocated, bits, sign = (int(values[0]) for values in sizes.values())
     n_images = int((numbers(elements, "NumberOfFrames") or (1,))[0])
-    photometric = dicom_elements.text(elements, "PhotometricInterpretation")
+    photometric = text(elements, "PhotometricInterpretation")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"expected one grey value per pixel, found {samples} of kind {photometric or 'unknown'}")
     if not (0 < rows * columns <= MOST_PIXELS and n_images > 0 and 0 < bits <= allocated and allocated in (8, 16, 32)):
@@ -148,7 +159,7 @@ def _stored(file: BinaryIO, size: int, header: Header) -> Stored:
             f"expected images of 1 to {MOST_PIXELS} pixels of 8, 16 or 32 bits, found {n_images} of {rows} x {columns} "
             f"with {bits} of {allocated} bits"
         )
-    if dicom_elements.items(elements, "ModalityLUTSequence"):
+    if items(elements, "ModalityLUTSequence"):
         raise ValueError("expected a slope and an intercept for the grey values, found a lookup table")
     if syntax.is_encapsulated != (length == UNDEFINED_LENGTH):
         raise ValueError(f"expected pixels as {syntax.name}, found a length of {length:#x} that contradicts it")
@@ -199,9 +210,7 @@ def _ends_of_fragments(file: BinaryIO, size: int) -> list[bytes]:
 
 def _images(path: Path, elements: Elements, stored: Stored) -> tuple[Image, ...]:
     n_images = stored.options["number_of_frames"]
-    shared, per_image = (
-        dicom_elements.items(elements, f"{kind}FunctionalGroupsSequence") for kind in ("Shared", "PerFrame")
-    )
+    shared, per_image = (items(elements, f"{kind}FunctionalGroupsSequence") for kind in ("Shared", "PerFrame"))
     if len(per_image) != (n_images if n_images > 1 or per_image else 0):
         raise ValueError(f"expected the place of each of {n_images} images, found {len(per_image)}")
 
@@ -246,7 +255,7 @@ def _find(
     default: tuple[float, ...] | None = None,
 ) -> tuple[float, ...]:
     """An image's numbers: from its own functional group, or that of all images, or the data set itself."""
-    places = (*(item for group in groups for item in dicom_elements.items(group, sequence)), elements)
+    places = (*(item for group in groups for item in items(group, sequence)), elements)
     values = next((found for place in places if (found := numbers(place, keyword)) is not None), default)
     if values is None or len(values) != count or not all(map(isfinite, values)):
         raise ValueError(f"expected {count} numbers as {keyword}, found {values or 'none'}")

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from common import nifti
 from common.labels import BRATS_2018
-from common.phantom import AFFINE, CASES, SHAPE, Phantom, make_phantom, write_cohort
+from common.phantom.cohort import AFFINE, CASES, SHAPE, Phantom, make_phantom, write_cohort
 from common.subject import CONTRASTS
 
 SEED = 5

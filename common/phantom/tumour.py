@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from common.phantom_anatomy import Anatomy, Pose, look_up, node_shape, noise, upsample
+from common.phantom.anatomy import Anatomy, Pose, look_up, node_shape, noise, upsample
 
 _COARSE = 3  # mm, grid on which oedema spreads (4 when a voxel has 2 mm)
 _STEPS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, -1, 0), (1, 0, 1), (1, 0, -1), (0, 1, 1), (0, 1, -1)]

@@ -21,9 +21,9 @@ from scipy import ndimage, special
 
 from common import nifti
 from common.labels import BRATS_2018
-from common.phantom_anatomy import BOX, Anatomy, draw_pose, noise, sample_anatomy
-from common.phantom_folder import fill
-from common.phantom_tumour import Tumour, grow_tumour, place_foci, push_tissue
+from common.phantom.anatomy import BOX, Anatomy, draw_pose, noise, sample_anatomy
+from common.phantom.folder import fill
+from common.phantom.tumour import Tumour, grow_tumour, place_foci, push_tissue
 
 GENERATOR_VERSION = 2
 """Raise it whenever a change alters any voxel: a folder made by another version is then refused, not mixed."""

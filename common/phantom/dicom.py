@@ -22,13 +22,13 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy import special
 
-from common import phantom_folder
+from common.dicom.mgmt_cohort import CONTRASTS, ID, LABEL
 from common.files import write_csv, write_text
-from common.mgmt_cohort import CONTRASTS, ID, LABEL
-from common.phantom import draw_contrasts
-from common.phantom_anatomy import BOX, draw_pose, sample_anatomy
-from common.phantom_series import PhantomSeries, Volume, acquire, draw_geometry
-from common.phantom_tumour import grow_tumour, place_foci, push_tissue
+from common.phantom.anatomy import BOX, draw_pose, sample_anatomy
+from common.phantom.cohort import draw_contrasts
+from common.phantom.folder import fill
+from common.phantom.series import PhantomSeries, Volume, acquire, draw_geometry
+from common.phantom.tumour import grow_tumour, place_foci, push_tissue
 
 GENERATOR_VERSION = 2
 """Raise it whenever a change alters any file: a folder made by another version is then refused, not mixed."""
@@ -53,7 +53,7 @@ _STATUS, _IMAGES = 1, 2  # random streams
 _STATEMENT = "Synthetic phantom. No patient was scanned; the MGMT status is invented."
 _README = f"""# Synthetic MGMT cohort
 
-Every image, header and label in this folder is synthetic, made by `common.phantom_dicom` of the glioma suite on the
+Every image, header and label in this folder is synthetic, made by `common.phantom.dicom` of the glioma suite on the
 MNI152 brain template. {_STATEMENT}
 Nothing measured on it says anything about patients. `cohort.json` names the arguments that it is a function of.
 
@@ -134,7 +134,7 @@ def write_cohort(folder: Path | str, *, n_patients: int, seed: int, effect: floa
 
     <folder>/train/90000/{FLAIR,T1w,T1wCE,T2w}/Image-1.dcm and so on, train_labels.csv, truth/
     for `read_truth`, README.md; cohort.json names the arguments. Only what is missing is made: a kill leaves no half of
-    a patient, and two processes may write the same cohort (`phantom_folder.fill`). n_jobs: processes, -1 for one per
+    a patient, and two processes may write the same cohort (`common.phantom.folder.fill`). n_jobs: processes, -1 for one per
     core (about 0.6 GB of memory each).
     Raises ValueError when the folder holds a cohort of other arguments or of another generator version, or other files,
     or when n_patients < 1.
@@ -146,7 +146,7 @@ def write_cohort(folder: Path | str, *, n_patients: int, seed: int, effect: floa
     identity = {"generator": "phantom_dicom", "version": GENERATOR_VERSION}
     identity |= {"seed": seed, "effect": float(effect), "n_patients": n_patients}
     names = [_name(patient) for patient in range(n_patients)]
-    phantom_folder.fill(
+    fill(
         folder,
         [f"train/{name}" for name in names],
         functools.partial(_write_patient, truth=folder / "truth", seed=seed, effect=effect),

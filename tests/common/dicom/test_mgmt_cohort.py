@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common import mgmt_cohort
 from common.cohort import CohortError
-from common.mgmt_cohort import CONTRASTS, DOUBTFUL, audit, find_patients, read_labels, totals
+from common.dicom import mgmt_cohort
+from common.dicom.mgmt_cohort import CONTRASTS, DOUBTFUL, audit, find_patients, read_labels, totals
 from common.splits import split_by_fractions
-from tests.common.dicom_files import AXIAL, CORONAL, SAGITTAL, noise, tilted, write_enhanced, write_series
+from tests.common.dicom.dicom_files import AXIAL, CORONAL, SAGITTAL, noise, tilted, write_enhanced, write_series
 
 
 def table(path, text):
@@ -312,8 +312,8 @@ def test_bad_input_ends_with_one_line_and_status_1(tmp_path, labels):
     folder = tmp_path / "train" if labels else tmp_path / "nowhere"
     if labels:
         write_series(tmp_path / "train" / "00001" / "FLAIR", noise(3), orientation=AXIAL)
-    command = [sys.executable, "-m", "common.mgmt_cohort", folder, *(["--labels", labels] if labels else [])]
-    root = Path(mgmt_cohort.__file__).parents[1]
+    command = [sys.executable, "-m", "common.dicom.mgmt_cohort", folder, *(["--labels", labels] if labels else [])]
+    root = Path(mgmt_cohort.__file__).parents[2]
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from common.dicom import Plane
-from common.phantom_anatomy import noise
+from common.dicom.series import Plane
+from common.phantom.anatomy import noise
 
 _PLANES: dict[Plane, tuple[tuple[int, int, int], tuple[int, int, int]]] = {  # directions of a row and of a column
     "axial": ((1, 0, 0), (0, 1, 0)),

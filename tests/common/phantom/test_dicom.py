@@ -9,10 +9,10 @@ import pytest
 from pydicom.dataset import FileDataset
 from scipy import ndimage
 
-from common import phantom_dicom
-from common.mgmt_cohort import CONTRASTS
-from common.phantom_dicom import PhantomPatient, is_methylated, make_patient, read_truth, write_cohort
-from common.phantom_series import Geometry, Volume
+from common.dicom.mgmt_cohort import CONTRASTS
+from common.phantom import dicom
+from common.phantom.dicom import PhantomPatient, is_methylated, make_patient, read_truth, write_cohort
+from common.phantom.series import Geometry, Volume
 
 SEED = 3
 N_PATIENTS = 20
@@ -185,7 +185,7 @@ def all_files(folder: Path) -> dict[str, bytes]:
 def test_status_enters_no_file_without_an_effect(tmp_path, monkeypatch, effect):
     """The same cohort with every status turned round: without an effect, nothing but the table changes."""
     write_cohort(tmp_path / "as_drawn", n_patients=2, seed=SEED, effect=effect, n_jobs=1)
-    monkeypatch.setattr(phantom_dicom, "is_methylated", lambda patient, *, seed: not is_methylated(patient, seed=seed))
+    monkeypatch.setattr(dicom, "is_methylated", lambda patient, *, seed: not is_methylated(patient, seed=seed))
     write_cohort(tmp_path / "turned", n_patients=2, seed=SEED, effect=effect, n_jobs=1)
     drawn, turned = (pd.read_csv(tmp_path / name / "train_labels.csv") for name in ("as_drawn", "turned"))
     assert (drawn["MGMT_value"] == 1 - turned["MGMT_value"]).all()
@@ -348,7 +348,7 @@ def test_a_folder_made_with_other_arguments_is_refused(cohort, change):
 
 
 def test_a_folder_of_another_version_is_refused(cohort, monkeypatch):
-    monkeypatch.setattr(phantom_dicom, "GENERATOR_VERSION", phantom_dicom.GENERATOR_VERSION + 1)
+    monkeypatch.setattr(dicom, "GENERATOR_VERSION", dicom.GENERATOR_VERSION + 1)
     with pytest.raises(ValueError, match="holds another cohort: wanted"):
         write_cohort(cohort, n_patients=N_PATIENTS, seed=SEED, n_jobs=1)
 

@@ -25,10 +25,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from common import dicom
-from common.dicom import DicomError, look, plane_of, read_series
-from common.dicom_file import read_header
-from tests.common.dicom_files import (
+from common.dicom import series
+from common.dicom.file import read_header
+from common.dicom.series import DicomError, look, plane_of, read_series
+from tests.common.dicom.dicom_files import (
     AXIAL,
     CORONAL,
     SAGITTAL,
@@ -434,7 +434,7 @@ def test_random_damage_gives_the_readers_own_errors_only(tmp_path):
             path.write_bytes(damaged)
             try:
                 for image in read_header(path):
-                    next(dicom.decode(path, image.stored, [image.index]))
+                    next(series.decode(path, image.stored, [image.index]))
                 outcomes.add("read")
             except DicomError as error:
                 outcomes.add(str(error).startswith(str(path)))
@@ -445,7 +445,7 @@ def hide_decoders(folder, script):
     """Run a script in a process that cannot import any decoder of compressed pixels."""
     hidden = ("pylibjpeg", "libjpeg", "openjpeg", "jpeg_ls", "gdcm", "PIL")
     lines = f"import sys; sys.modules.update(dict.fromkeys({hidden}))\n{script}"
-    root = Path(dicom.__file__).parents[1]
+    root = Path(series.__file__).parents[2]
     return subprocess.run([sys.executable, "-c", lines, folder], cwd=root, capture_output=True, text=True, check=True)
 
 
@@ -458,7 +458,7 @@ def test_a_missing_decoder_is_named_with_the_command_that_installs_it(tmp_path):
         elements = {"ImagePositionPatient": [0, 0, number], "ImageOrientationPatient": list(AXIAL)}
         save(dataset, tmp_path / f"{number}.dcm", PixelSpacing=[1, 1], **elements)
     script = (
-        "from common.dicom import DicomError, read_series\n"
+        "from common.dicom.series import DicomError, read_series\n"
         "try:\n    read_series(sys.argv[1])\n"
         "except DicomError as error:\n    print(error)"
     )

@@ -1,0 +1,1 @@
+"""DICOM series in geometric order, and the MGMT cohort made of them."""

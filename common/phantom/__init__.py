@@ -1,0 +1,1 @@
+"""Synthetic patients on the MNI152 template, as NIfTI and as DICOM."""
