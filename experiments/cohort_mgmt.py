@@ -1,6 +1,7 @@
 """What the report says about its MGMT data: patients, classes, images per series, planes, black images.
 
-The half of ``experiments.cohort`` that reads DICOM: the audit of ``common.dicom.mgmt_cohort`` beside the report's words.
+The half of ``experiments.cohort`` that reads DICOM: the audit of ``common.dicom.mgmt_cohort`` beside the report's
+words.
 """
 
 from typing import get_args

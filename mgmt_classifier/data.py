@@ -58,8 +58,8 @@ def prepare(patients: Iterable[Patient], recipe: SliceRecipe, folder: str | Path
     """Bring every patient into the store at ``folder``, in parallel processes, with a progress bar.
 
     All patients are read, and the problems of all bad ones are returned: contrast missing, series refused by
-    :func:`common.dicom.series.read_series`, too few images, pixels that cannot be decoded or show nothing. Nothing of a bad
-    patient is stored. Raises StoreError when the disk is full or the folder cannot be written.
+    :func:`common.dicom.series.read_series`, too few images, pixels that cannot be decoded or show nothing. Nothing of a
+    bad patient is stored. Raises StoreError when the disk is full or the folder cannot be written.
     """
     kind = store.Kind(
         number=FORMAT,

@@ -134,8 +134,8 @@ def write_cohort(folder: Path | str, *, n_patients: int, seed: int, effect: floa
 
     <folder>/train/90000/{FLAIR,T1w,T1wCE,T2w}/Image-1.dcm and so on, train_labels.csv, truth/
     for `read_truth`, README.md; cohort.json names the arguments. Only what is missing is made: a kill leaves no half of
-    a patient, and two processes may write the same cohort (`common.phantom.folder.fill`). n_jobs: processes, -1 for one per
-    core (about 0.6 GB of memory each).
+    a patient, and two processes may write the same cohort (`common.phantom.folder.fill`). n_jobs: processes, -1 for one
+    per core (about 0.6 GB of memory each).
     Raises ValueError when the folder holds a cohort of other arguments or of another generator version, or other files,
     or when n_patients < 1.
     """
