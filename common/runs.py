@@ -17,6 +17,7 @@ the operating system drops with the process keeps a second process out.
 import contextlib
 import csv
 import fcntl
+import glob
 import hashlib
 import importlib.metadata
 import io
@@ -27,10 +28,11 @@ import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import psutil
@@ -47,9 +49,72 @@ class RunError(RuntimeError):
     """A run cannot be made or gone on with as asked; the message says why and what to do."""
 
 
+class RunInUseError(RunError):
+    """Another process is working on the run."""
+
+
 def configuration_hash(*parts: object) -> str:
     """Eight hexadecimal digits that change with any setting; part of a run folder's name."""
     return hashlib.sha256(json.dumps(plain(parts), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def folder_of_run(parent: Path, prefix: str, digest: str, is_same: Callable[[dict[str, Any]], bool]) -> Path:
+    """The folder ``<prefix>-<digest>`` of a run below ``parent``, or the one that an older version has named otherwise.
+
+    A version that adds a setting gives the same run another digest. So a folder of the same prefix counts as the run
+    too, where ``is_same`` says so of what it was given: ``config``, ``data`` and ``split``, as :func:`describe` wrote
+    them. Folders that cannot be read are no such run.
+    """
+    folder = parent / f"{prefix}-{digest}"
+    if folder.exists():
+        return folder
+    for other in sorted(parent.glob(f"{glob.escape(prefix)}-{'[0-9a-f]' * 8}")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            parts = ("config", "data", "split")
+            if is_same({part: json.loads((other / f"{part}.json").read_text(encoding="utf-8")) for part in parts}):
+                return other
+    return folder
+
+
+def same_settings(written: object, wanted: object) -> bool:
+    """Whether a configuration as config.json holds it is the wanted one, with the default for every field it lacks.
+
+    wanted: a dataclass, or any value within one. A field that is written but unknown makes another configuration.
+    """
+    if not is_dataclass(wanted):
+        return written == plain(wanted)
+    if not isinstance(written, Mapping) or not set(written) <= {field.name for field in fields(wanted)}:
+        return False
+    for field in fields(wanted):
+        value = getattr(wanted, field.name)
+        if field.name in written:
+            if not same_settings(written[field.name], value):
+                return False
+        else:
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            if value != default:
+                return False
+    return True
+
+
+def describe(
+    folder: Path, *, config: Mapping[str, object], data: Mapping[str, object], split: Mapping[str, object]
+) -> None:
+    """Write into a run's folder what the run is given."""
+    for name, value in (("config", config), ("data", data), ("split", split)):
+        write_json(folder / f"{name}.json", value)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a process is working on the run, on this machine or, where the file system keeps locks, on another."""
+    if not (folder / "run.lock").exists():
+        return False
+    with (folder / "run.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def read_model_config(folder: Path, config: type[Config]) -> Config:
@@ -77,7 +142,7 @@ class Run:
     def __init__(self, folder: str | Path, *, fresh: bool = False) -> None:
         """Open or make ``folder``; ``fresh`` empties it first.
 
-        Raises RunError when another process holds the run.
+        Raises RunInUseError when another process holds the run, or, with ``fresh``, one below its folder.
         """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +151,7 @@ class Run:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise RunError(
+            raise RunInUseError(
                 f"{self.folder}: another process is working on this run; wait for it, or choose another --runs folder"
             ) from None
         # Loader processes outlive a killed run by seconds: they must not hold its lock as long.
@@ -125,15 +190,21 @@ class Run:
     def describe(
         self, *, config: Mapping[str, object], data: Mapping[str, object], split: Mapping[str, object]
     ) -> None:
-        """Write what the run was given; environment.json gains one entry each time the run is started or resumed."""
-        write_json(self.folder / "config.json", config)
-        write_json(self.folder / "data.json", data)
-        write_json(self.folder / "split.json", split)
+        """Write what the run was given, and note this start."""
+        describe(self.folder, config=config, data=data, split=split)
+        self.note_start()
+
+    def note_start(self) -> None:
+        """environment.json gains one entry each time the run is started or resumed."""
         path = self.folder / "environment.json"
         starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         write_json(path, [*starts, environment()])
 
     def _empty(self) -> None:
+        for lock in self.folder.glob("*/**/run.lock"):
+            if is_in_use(lock.parent):
+                self.close()
+                raise RunInUseError(f"{lock.parent}: another process is working on this part of the run; wait for it")
         for path in self.folder.iterdir():
             if path.name == "run.lock":
                 continue

@@ -34,9 +34,11 @@ from common.nifti import to_axes
 from common.runs import Run, RunError, configuration_hash, environment
 from common.statistics import bootstrap_interval
 from common.subject import Subject
-from experiments import cohort_mgmt, results
-from experiments.mgmt_study import MgmtOptions, phantom_patients
-from experiments.study import Refused, phantom_cohort, refuse_phantoms
+from experiments.base import results
+from experiments.base.options import Refused, refuse_phantoms
+from experiments.mgmt import cohort as cohort_mgmt
+from experiments.mgmt.study import MgmtOptions, phantom_patients
+from experiments.segmentation.study import phantom_cohort
 
 EXPERIMENT = "cohort"
 # The 1 % rule is applied to the part of the volume that the 3D U-Net sees (see the protocol of the 3D U-Net).

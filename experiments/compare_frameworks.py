@@ -26,8 +26,10 @@ import tyro
 
 from common.recipe import Recipe
 from experiments import table2_final, unet3d, unet25d
+from experiments.base.options import Refused, command_line
+from experiments.base.trainings import run
 from experiments.comparison import BACKENDS, EXPERIMENT, MODELS
-from experiments.study import Options, Refused, command_line, study
+from experiments.segmentation.study import Options, study
 from segresnet_monai.config import Config as SegResNet
 from unet_tf.config import Config as UNet
 
@@ -103,12 +105,13 @@ def main() -> None:
         interpreters = options.interpreters()
     except Refused as error:
         sys.exit(f"error: {error}")
-    with study(EXPERIMENT, options, frameworks, further_recipes=frameworks.further_recipes) as opened:
+    with study(EXPERIMENT, options, frameworks, further_recipes=frameworks.further_recipes, several=True) as opened:
         from experiments.comparison import backends, models, summary, table
 
-        models.run_models(opened, frameworks, interpreters)
-        backends.run_backends(opened, frameworks, interpreters)
-        summary.summarise(opened, frameworks, backends.read(opened))
+        configs = vars(frameworks)
+        wanted = models.trainings(opened, configs, interpreters) + backends.trainings(opened, configs, interpreters)
+        run(wanted, at_once=options.at_once)
+        summary.summarise(opened, configs, backends.read(opened))
         table.show(opened)
 
 

@@ -10,19 +10,10 @@ so the last epoch is kept and the threshold is 0.5. The report names neither con
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from common.classification import (
-    accuracy_interval,
-    auc_difference,
-    auc_interval,
-    predicted_positive,
-    roc_auc,
-    verdict,
-)
 from common.splits import split_stratified
-from experiments.mgmt_study import SMALL, MgmtOptions, MgmtStudy, mgmt_study
-from experiments.study import command_line
+from experiments.base.options import command_line
+from experiments.mgmt.pair import compare
+from experiments.mgmt.study import SMALL, MgmtOptions, mgmt_study
 from mgmt_classifier.config import Config
 
 EXPERIMENT = "mgmt_backbones"
@@ -59,25 +50,6 @@ def main() -> None:
         if not study.run.is_finished:
             compare(study, models)
         study.show()
-
-
-def compare(study: MgmtStudy, models: Mapping[str, Config]) -> None:
-    """Accuracy and AUC of each model on the same test patients, and what lies between them."""
-    found, verdicts, probabilities, labels = [], [], {}, np.empty(0)
-    for name, config in models.items():
-        fitted = study.fit(name, config)
-        labels, probabilities[name] = fitted.test["label"].to_numpy(), fitted.test["probability"].to_numpy()
-        n, correct = len(labels), int((predicted_positive(probabilities[name], fitted.threshold) == labels).sum())
-        found.append(study.result(f"{name}__accuracy", correct / n, n, accuracy_interval(correct, n)))
-        auc = roc_auc(probabilities[name], labels)
-        found.append(study.result(f"{name}__auc", auc, n, auc_interval(probabilities[name], labels)))
-        verdicts.append(f"{name}: {verdict(probabilities[name], labels, seed=study.options.split_seed)}")
-    first, second = models
-    difference = auc_difference(probabilities[first], probabilities[second], labels)
-    interval = (difference.low, difference.high)
-    found.append(study.result(f"{first}_minus_{second}__auc", difference.value, len(labels), interval))
-    verdicts.append(f"{first} against {second}, same patients: p = {difference.p:.3f} (DeLong, two-sided).")
-    study.finish(found, verdicts)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from common.splits import split_stratified
-from experiments.mgmt_backbones import compare
-from experiments.mgmt_study import SMALL, MgmtOptions, mgmt_study
-from experiments.study import command_line
+from experiments.base.options import command_line
+from experiments.mgmt.pair import compare
+from experiments.mgmt.study import SMALL, MgmtOptions, mgmt_study
 from mgmt_classifier.config import Config
 
 EXPERIMENT = "mgmt_slice_choice"

@@ -1,24 +1,20 @@
-"""Run every experiment's own command, one after the other, each in a process of its own.
+"""Run every experiment's own command, one after the other or side by side, each in a process of its own.
 
     python -m experiments.run_all                             embedded phantoms, demo presets, two CPU cores
     python -m experiments.run_all --data FOLDER               segmentation on a BraTS, MSD or nnU-Net folder
     python -m experiments.run_all --mgmt-data FOLDER          MGMT on an RSNA-MICCAI folder; also together with --data
 
 Phantoms and patients are never mixed: with data of one task only, the other task's experiments are not run, and are
-listed with the reason. What an experiment prints goes to <runs>/run_all/<experiment>.log while it runs; what became of
-each to <runs>/run_all/status.json. One that fails does not stop the rest and ends the command with status 1. Stopped
+listed with the reason. What an experiment prints goes to <runs>/run_all/<experiment>/log.txt while it runs; what became
+of each to <runs>/run_all/status.json. One that fails does not stop the rest and ends the command with status 1. Stopped
 with Ctrl-C or SIGTERM it stops the running experiment too; the same command goes on, for each experiment does. Cost:
 demo presets with all phantoms 44 minutes on two cores of an AMD EPYC that had other work too; a finished experiment
 takes seconds. The results to expect are those of the experiments.
 """
 
-import contextlib
-import os
 import shlex
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,13 +25,20 @@ import tyro
 
 from common.files import write_json
 from common.runs import Run, RunError
+from experiments.base.trainings import State, Training, python, run
 
 SEGMENTATION = ("table1_baseline", "table1_variations", "table2_final", "unet25d", "unet3d", "compare_frameworks")
 MGMT = ("mgmt_backbones", "mgmt_grid", "mgmt_slice_choice", "mgmt_ensemble", "mgmt_explain")
 LOGS = "run_all"
 STATUS = "status.json"
 WAITING = "its turn has not come"
-GRACE_SECONDS = 10.0
+FIRST = ("cohort",)
+AFTER = {
+    "table2_final": ("cohort", "table1_variations"),
+    "compare_frameworks": ("cohort", "table2_final"),
+    "mgmt_explain": ("cohort", "mgmt_ensemble"),
+}
+"""Experiment -> those whose phantoms and trainings it takes over; the others need the phantoms alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class Options:
     """Folder of the embedded MGMT cohorts."""
     jobs: int = -1
     """Threads or processes that prepare and score; -1 takes every core."""
+    at_once: int = 1
+    """Experiments side by side; each gets its share of the cores, and of several GPUs one."""
 
 
 @dataclass(kw_only=True)
@@ -110,89 +115,44 @@ def given(pairs: Sequence[object]) -> list[str]:
     ]
 
 
-def run_all(wanted: Mapping[str, list[str] | str], folder: Path) -> list[Status]:
-    """Run what is wanted (what :func:`commands` returns), with logs and status.json in ``folder``."""
-    statuses = [
-        Status(experiment=name, command=shlex.join(["python", *words]))
-        if isinstance(words, list)
-        else Status(experiment=name, command=shlex.join(["python", *module(name)]), reason=words)
-        for name, words in wanted.items()
-    ]
-    write(folder, statuses)
-    for number, status in enumerate(statuses, start=1):
-        print(f"{number:2} of {len(statuses)}  {status.experiment:<20}", end="", flush=True)
-        words = wanted[status.experiment]
-        if isinstance(words, list):
-            log = folder / f"{status.experiment}.log"
-            print(f"{log} ... ", end="", flush=True)
-            started = time.monotonic()
-            try:
-                code = call([sys.executable, *words], log)
-                status.state, status.reason = ("failed", why(code, log)) if code else ("finished", "")
-            except (KeyboardInterrupt, SystemExit):
-                status.reason = "stopped while it ran; the same command goes on"
-                raise
-            finally:
-                status.seconds = round(time.monotonic() - started, 1)
-                write(folder, statuses)
-        print(told(status), flush=True)
-    return statuses
-
-
-def call(command: Sequence[str], log: Path) -> int:
-    """Exit status of a command whose output goes to a file. It ends, with all that it started, when this process must.
-
-    Its process group is its own, so that nothing which it started is left behind.
-    """
-    # Bars drawn every ten seconds are enough for a file.
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "10"}
-    with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            process_group=0,
+def trainings(wanted: Mapping[str, list[str] | str], folder: Path) -> list[Training]:
+    """What is wanted, without what is not run, as trainings; the cohort's comes first, for it writes the phantoms."""
+    runs = {name: words for name, words in wanted.items() if isinstance(words, list)}
+    return [
+        Training(
+            name=name,
+            argv=python(*words),
+            folder=folder / name,
+            behind=tuple(each for each in AFTER.get(name, FIRST) if each in runs and each != name),
+            result=None,
         )
-        try:
-            return process.wait()
-        finally:
-            end(process)
+        for name, words in runs.items()
+    ]
 
 
-def end(process: subprocess.Popen) -> None:
-    """End a command's process group: asked first, then killed."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+def run_all(wanted: Mapping[str, list[str] | str], folder: Path, *, at_once: int = 1) -> list[Status]:
+    """Run what is wanted (what :func:`commands` returns), with logs and status.json in ``folder``."""
+    statuses = {
+        name: Status(
+            experiment=name, command=shlex.join(["python", *(words if isinstance(words, list) else module(name))])
+        )
+        for name, words in wanted.items()
+    }
+    for name, words in wanted.items():
+        if isinstance(words, str):
+            statuses[name].reason = words
 
+    def note(states: Mapping[str, State]) -> None:
+        for name, state in states.items():
+            status = statuses[name]
+            if state.word in ("finished", "failed", "not run"):
+                status.state, status.reason = state.word, state.reason
+            status.seconds = round(60 * state.minutes, 1)
+        write_json(folder / STATUS, [asdict(status) for status in statuses.values()])
 
-def why(code: int, log: Path) -> str:
-    """Why a command failed: its exit status, or the signal that ended it, and what it said last.
-
-    That is its own line ``error: ...`` where there is one, after which advice may follow, else its last line.
-    """
-    status = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
-    # Bars go back to the beginning of a line, which counts as a line of its own here.
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("error: ")] or lines
-    return f"{status}: {said[-1].strip()}" if said else status
-
-
-def told(status: Status) -> str:
-    """What became of an experiment, for the command's line of it."""
-    if status.state == "not run":
-        return f"not run: {status.reason}"
-    minutes, seconds = divmod(round(status.seconds), 60)
-    reason = f": {status.reason}" if status.reason else ""
-    return f"{status.state}, {minutes} min {seconds:02} s{reason}"
-
-
-def write(folder: Path, statuses: Sequence[Status]) -> None:
-    write_json(folder / STATUS, [asdict(status) for status in statuses])
+    note({})
+    run(trainings(wanted, folder), at_once=at_once, watch=note)
+    return list(statuses.values())
 
 
 @contextmanager
@@ -217,14 +177,17 @@ def signals_end_the_program() -> Iterator[None]:
 def main() -> None:
     options = tyro.cli(Options, prog="python -m experiments.run_all", description=__doc__)
     try:
-        with signals_end_the_program(), Run(options.runs / LOGS) as run:
-            statuses = run_all(commands(options), run.folder)
+        with signals_end_the_program(), Run(options.runs / LOGS) as opened:
+            statuses = run_all(commands(options), opened.folder, at_once=options.at_once)
     except RunError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
     failed = [status for status in statuses if status.state == "failed"]
+    for status in statuses:
+        if status.state == "not run":
+            print(f"{status.experiment} not run: {status.reason}")
     for status in failed:
         print(f"\n{status.experiment} failed, {status.reason}\n  {status.command}")
     if failed:

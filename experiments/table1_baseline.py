@@ -11,7 +11,9 @@ NCR the weakest. The same command goes on where a killed run stopped, and shows 
 
 from dataclasses import replace
 
-from experiments.study import command_line, study
+from experiments.base.options import command_line
+from experiments.segmentation.protocol import run_network
+from experiments.segmentation.study import Options, study
 from segresnet_monai.config import Config
 
 EXPERIMENT = "table1_baseline"
@@ -43,15 +45,12 @@ DEMO = replace(
 
 
 def main() -> None:
-    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, description=__doc__)
-    with study(EXPERIMENT, options, config) as baseline:
-        if not baseline.run.is_finished:
-            from segresnet_monai.predict import load, predict
-            from segresnet_monai.train import fit
+    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=Options)
 
-            weights = fit(baseline.train, baseline.validation, config, baseline.run)
-            baseline.score(predict(load(config, weights), baseline.test, config))
-        baseline.show()
+    def opened(options: Options):
+        return study(EXPERIMENT, options, config)
+
+    run_network("segresnet", config, options, opened)
 
 
 if __name__ == "__main__":

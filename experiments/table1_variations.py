@@ -12,8 +12,8 @@ not been timed. Expect of the demo WT Dice 0.76 (hausdorff) to 0.84
 (dice_ce_extended), mean Dice 0.36 of the baseline and 0.49 at best; NCR is found with 80 slices and the Dice loss or
 its sum with binary cross entropy, and by none of the other losses. With eight test phantoms no difference can be
 significant: Wilcoxon's smallest p, 0.008, is 0.12 after Holm's correction over 15 comparisons.
-Every row is a run of its own below the table's folder, in a process of its own: the same command goes on where a killed
-one stopped and tries failed rows again, and a row that fails is shown as failed.
+Every row is a training with a folder of its own below the table's: the same command goes on where a killed one stopped
+and tries failed rows again, and a row that fails is shown as failed. --at-once 2 trains two rows side by side.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +21,9 @@ from typing import Literal, get_args
 
 from common.recipe import Recipe
 from experiments import table1_baseline
-from experiments.study import Options, command_line, study
+from experiments.base.options import command_line
+from experiments.segmentation.study import Options, study
+from experiments.segmentation.variations import Variation, run_rows, show, summarise
 from segresnet_monai.config import Config
 
 EXPERIMENT = "table1_variations"
@@ -44,14 +46,6 @@ class TableOptions(Options):
 
     rows: tuple[Name, ...] = get_args(Name)
     """Rows to run; a finished row is shown in any case, and what an extension continues is run before it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variation:
-    """A row of the table: its network, and the row of which it is one change."""
-
-    parent: Name | None
-    config: Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +111,7 @@ def main() -> None:
     options, table = command_line(
         EXPERIMENT, {"paper": PAPER, "demo": DEMO}, description=__doc__, options_type=TableOptions
     )
-    with study(EXPERIMENT, options, table) as opened:
-        from experiments.variations import run_rows, show, summarise
-
+    with study(EXPERIMENT, options, table, several=True) as opened:
         run_rows(opened, table.variations(), options.rows)
         summarise(opened, table.variations())
         show(opened)

@@ -15,7 +15,8 @@ are missing, and shows the table of a finished run.
 from dataclasses import dataclass, replace
 
 from experiments import table1_baseline, table1_variations
-from experiments.study import Options, command_line, study
+from experiments.base.options import command_line
+from experiments.segmentation.study import Options, study
 
 EXPERIMENT = "table2_final"
 
@@ -49,12 +50,11 @@ def main() -> None:
     options, config = command_line(
         EXPERIMENT, {"paper": PAPER, "demo": DEMO}, description=__doc__, options_type=FinalOptions
     )
-    with study(EXPERIMENT, options, config) as final:
-        from experiments.final_scores import is_finished, run_seed, show, summarise
+    with study(EXPERIMENT, options, config, several=True) as final:
+        from experiments.segmentation.final_scores import is_finished, run_seeds, show, summarise
 
         if not is_finished(final):
-            for number in range(options.seeds):
-                run_seed(final, replace(config, seed=config.seed + number), number)
+            run_seeds(final, config)
             summarise(final, config)
         show(final, config)
 

@@ -11,8 +11,10 @@ on five held-out phantoms WT Dice near 0.77 inside the slices (0.73 on the whole
 
 from dataclasses import replace
 
-from experiments.study import command_line, study
-from unet_tf.config import SLICES, Config
+from experiments.base.options import command_line
+from experiments.segmentation.protocol import run_network
+from experiments.segmentation.study import Options, study
+from unet_tf.config import SLICES, Config, backend
 
 EXPERIMENT = "unet25d"
 FRACTIONS = (0.68, 0.20, 0.12)
@@ -47,18 +49,13 @@ DEMO = replace(
 
 
 def main() -> None:
-    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, description=__doc__)
-    with study(
-        EXPERIMENT, options, config, fractions=FRACTIONS, minimum_mask_fraction=config.minimum_mask_fraction
-    ) as unet:
-        if not unet.run.is_finished:
-            from experiments.unet_claims import score
-            from unet_tf.predict import load, predict
-            from unet_tf.train import fit
+    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=Options)
+    minimum = config.minimum_mask_fraction
 
-            weights = fit(unet.train, unet.validation, config, unet.run)
-            score(unet, config, predict(load(config, weights), unet.test, config))
-        unet.show()
+    def opened(options: Options):
+        return study(EXPERIMENT, options, config, fractions=FRACTIONS, minimum_mask_fraction=minimum, backend=backend())
+
+    run_network("unet", config, options, opened)
 
 
 if __name__ == "__main__":

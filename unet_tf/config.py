@@ -1,6 +1,9 @@
 """Every setting of the U-Nets, their training and prediction; the defaults are the report's 3D network."""
 
+import json
+import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from common.recipe import Recipe
@@ -146,3 +149,14 @@ class Config:
     def channels(self) -> int:
         """Input channels: the contrasts of a slice and of its neighbours."""
         return len(self.contrasts) * (2 * self.context + 1)
+
+
+def backend() -> str:
+    """Keras' backend, as Keras will choose it when it is imported: KERAS_BACKEND, its settings file, or TensorFlow."""
+    if name := os.environ.get("KERAS_BACKEND"):
+        return name
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    try:
+        return json.loads((home / "keras.json").read_text(encoding="utf-8"))["backend"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "tensorflow"

@@ -2,27 +2,23 @@
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from common import costs
-from common.files import atomic_path, write_json
+from common.files import atomic_path, write_json, write_text
 from common.runs import Run, read_model_config
-from experiments.comparison import BACKENDS, EXPERIMENT, processes
-from experiments.comparison.models import restored
-from experiments.study import Study
-from experiments.variations import FAILURE, state
-
-if TYPE_CHECKING:
-    from experiments.compare_frameworks import Frameworks
+from experiments.base.trainings import FAILURE, Training, given, state
+from experiments.comparison import BACKENDS
+from experiments.comparison.interpreters import NOT_INSTALLED, lacks
+from experiments.segmentation.study import Study, restored
 
 NETWORKS = ("unet3d", "unet25d")
 CASES = 2
@@ -43,30 +39,27 @@ def folder_of(study: Study, network: str, backend: str) -> Path:
     return study.run.folder / "backends" / network / backend
 
 
-def run_backends(study: Study, frameworks: "Frameworks", interpreters: Mapping[str, Path]) -> None:
-    """Measure every network on every backend that has not been measured, each in a process of its own.
+def trainings(study: Study, configs: Mapping[str, Any], interpreters: Mapping[str, Path]) -> list[Training]:
+    """Every network on every backend, each measured in a process of its own; a backend that is missing is left out.
 
     All begin with the same random weights, which give every class much the same probability: labels then differ from
-    voxel to voxel, and a small error of a backend would change some.
+    voxel to voxel, and a small error of a backend would change some. The first backend is the others' reference, so it
+    comes before them.
     """
+    found = []
     for network in NETWORKS:
-        config = replace(getattr(frameworks, network), initial_probability=None)
+        config = replace(configs[network], initial_probability=None)
+        there = []
         for backend in BACKENDS:
-            folder = folder_of(study, network, backend)
-            if (folder / FOUND).exists():
+            folder, interpreter = folder_of(study, network, backend), interpreters[backend]
+            if not (folder / FOUND).exists() and (reason := lacks(interpreter, ("keras", "h5py", backend))) is not None:
+                write_text(folder / FAILURE, f"{reason}\n")
                 continue
-            print(f"{network} on {backend}: {folder}", file=sys.stderr)
-            reference = next((each for each in BACKENDS if (folder.parent / each / REFERENCE).exists()), None)
-            settings = {"experiment": EXPERIMENT, "name": network, "options": asdict(study.options)}
-            write_json(folder / "config.json", settings | {"model": asdict(config), "against": reference})
-            processes.run(
-                interpreters[backend],
-                "experiments.comparison.backends:measure",
-                folder,
-                packages=("keras", "h5py", backend),
-                backend=backend,
-                failure=folder / FAILURE,
-            )
+            reference = {"against": there[0], "after": (f"{network} on {there[0]}",)} if there else {"against": None}
+            further = {"backend": backend, "interpreter": interpreter, "result": FOUND, **reference}
+            found.append(study.training("backend", f"{network} on {backend}", config, folder, **further))
+            there.append(backend)
+    return found
 
 
 def measure(folder: Path) -> None:
@@ -80,9 +73,9 @@ def measure(folder: Path) -> None:
     from unet_tf.train import compiled, gpu_peak_mib, save_weights
 
     config = read_model_config(folder, Config)
-    against = json.loads((folder / "config.json").read_text(encoding="utf-8"))["against"]
+    against = given(folder)["against"]
     with Run(folder) as run:
-        study = restored(run, folder.parents[2], config.recipe)
+        study = restored(run, config)
         weights = folder.with_name("initial.weights.h5")
         if not weights.exists():
             save_weights(weights, build(config))
@@ -134,6 +127,6 @@ def read(study: Study) -> pd.DataFrame:
                 row |= json.loads((folder / FOUND).read_text(encoding="utf-8"))
             else:
                 # A backend that is not there has not failed.
-                row["state"] = state(folder).replace(f"failed: {processes.NOT_INSTALLED}", processes.NOT_INSTALLED)
+                row["state"] = state(folder, FOUND).replace(f"failed: {NOT_INSTALLED}", NOT_INSTALLED)
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,38 +1,35 @@
-"""Models of several frameworks on the same cases: each trained and scored in a process of its own, then compared."""
+"""Models of several frameworks on the same cases: each a training with a folder of its own, then compared."""
 
 import itertools
 import json
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 
-from common import costs, prepared
-from common.cohort import find_subjects
-from common.files import write_json
-from common.recipe import Recipe
+from common import costs
+from common.files import write_text
 from common.runs import Run, read_model_config
 from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better
-from common.splits import PARTS, Split
 from common.statistics import holm, paired_difference
-from experiments.comparison import EXPERIMENT, MODELS, processes
-from experiments.finished import adopt_training
-from experiments.study import Options, Refused, Study
-from experiments.variations import FAILURE, is_finished, state
-
-if TYPE_CHECKING:
-    from experiments.compare_frameworks import Frameworks
+from experiments.base.options import Refused
+from experiments.base.trainings import FAILURE, Training, given, state
+from experiments.comparison import MODELS
+from experiments.comparison.interpreters import lacks
+from experiments.segmentation.adopted import adopt_training
+from experiments.segmentation.scores import score
+from experiments.segmentation.study import Study, restored
 
 PACKAGES = {
     "segresnet": ("torch", "monai", "lightning"),
     "unet3d": ("keras", "h5py", "tensorflow"),
     "unet25d": ("keras", "h5py", "tensorflow"),
 }
-FRAMEWORK = {"segresnet": "torch", "unet3d": "tensorflow", "unet25d": "tensorflow"}
+BACKEND = {"segresnet": "torch", "unet3d": "tensorflow", "unet25d": "tensorflow"}
 COMPARED = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "hd_TC", "hd_WT")
 COSTS = (
     *("parameters", "gflop_per_sample", "seconds_per_step", "seconds_per_sample", "seconds_per_epoch"),
@@ -46,32 +43,26 @@ def folder_of(study: Study, model: str) -> Path:
     return study.run.folder / "models" / model
 
 
-def run_models(study: Study, frameworks: "Frameworks", interpreters: Mapping[str, Path]) -> None:
-    """Train and score the models that are not finished, one after the other; why one failed is kept in its folder."""
+def trainings(study: Study, configs: Mapping[str, Any], interpreters: Mapping[str, Path]) -> list[Training]:
+    """The models, each a training with a folder of its own; one whose interpreter lacks something has failed."""
+    found = []
     for model in MODELS:
-        folder = folder_of(study, model)
-        if is_finished(folder):
+        folder, interpreter = folder_of(study, model), interpreters[model]
+        if state(folder) != "finished" and (reason := lacks(interpreter, PACKAGES[model])) is not None:
+            write_text(folder / FAILURE, f"{reason}\n")
             continue
-        print(f"{MODELS[model]}: {folder}", file=sys.stderr)
-        settings = {"experiment": EXPERIMENT, "name": model, "options": asdict(study.options)}
-        write_json(folder / "config.json", settings | {"model": asdict(getattr(frameworks, model))})
-        processes.run(
-            interpreters[model],
-            "experiments.comparison.models:train_and_score",
-            folder,
-            packages=PACKAGES[model],
-            backend=FRAMEWORK[model],
-            failure=folder / FAILURE,
-        )
+        further = {"prefix": f"{model}__", "backend": BACKEND[model], "interpreter": interpreter}
+        found.append(study.training("model", model, configs[model], folder, **further))
+    return found
 
 
-def train_and_score(folder: Path) -> None:
-    """One model, in this process, as its folder's config.json says; the other half of :func:`run_models`.
+def train(folder: Path) -> None:
+    """One model, in this process, as its folder describes it.
 
     A training that another experiment has done is taken over. Its costs are not, for they belong to the machine and the
     process that it ran in: a few epochs are trained here to measure them.
     """
-    if folder.name == "segresnet":
+    if given(folder)["name"] == "segresnet":
         from segresnet_monai.config import Config
         from segresnet_monai.predict import load_run, predict
         from segresnet_monai.train import fit
@@ -86,7 +77,7 @@ def train_and_score(folder: Path) -> None:
 
     config = read_model_config(folder, Config)
     with Run(folder) as run:
-        study = restored(run, folder.parents[1], config.recipe)
+        study = restored(run, config)
         adopted = None if study.options.fresh else adopt_training(study, config)
         if adopted is None:
             fit(study.train, study.validation, config, run)
@@ -96,47 +87,7 @@ def train_and_score(folder: Path) -> None:
                 fit(study.train, study.validation, replace(config, **shortened), timed)
                 costs.record(run, **json.loads((timed.folder / "costs.json").read_text(encoding="utf-8")))
         network, _ = load_run(folder)
-        study.score(predict(network, study.test, config))
-
-
-def restored(run: Run, whole: Path, recipe: Recipe) -> Study:
-    """The comparison's study as one of its processes sees it, with the store of one recipe and a run of its own.
-
-    whole: folder of the comparison's run. Raises ValueError when a subject of the split cannot be prepared any more.
-    """
-    settings, data, split = (
-        json.loads((path).read_text(encoding="utf-8"))
-        for path in (run.folder / "config.json", whole / "data.json", whole / "split.json")
-    )
-    options = _options(settings["options"])
-    cohort = find_subjects(Path(data["folder"]), convention=options.convention, max_subjects=options.max_subjects)
-    split = Split(split["name"], *(tuple(split[part]) for part in PARTS))
-    used = {*split.train, *split.validation, *split.test}
-    subjects = [subject for subject in cohort.subjects if subject.id in used]
-    store = prepared.prepare(subjects, recipe, options.prepared, n_jobs=options.jobs)
-    if missing := used - set(store.entries):
-        raise ValueError(f"{cohort.folder}: expected the subjects that the comparison began with, found no {missing}")
-    run.describe(config=settings, data=data, split=split.as_dict())
-    return Study(
-        experiment=EXPERIMENT,
-        options=options,
-        cohort=cohort,
-        store=store,
-        split=split,
-        run=run,
-        left_out=(),
-        minimum_mask_fraction=0.0,
-        excluded=(),
-        prefix=f"{settings['name']}__",
-    )
-
-
-def _options(written: Mapping[str, object]) -> Options:
-    """Options as config.json holds them."""
-    values = {field.name: written[field.name] for field in fields(Options)}
-    for name in ("data", "subjects", "runs", "prepared", "phantoms"):
-        values[name] = None if values[name] is None else Path(values[name])
-    return Options(**values)
+        score(study, predict(network, study.test, config))
 
 
 def read_cases(study: Study) -> pd.DataFrame:
@@ -147,7 +98,7 @@ def read_cases(study: Study) -> pd.DataFrame:
     frames = []
     for model in MODELS:
         folder = folder_of(study, model)
-        if not is_finished(folder):
+        if state(folder) != "finished":
             continue
         cases = pd.read_csv(folder / "cases.csv", dtype={"case": str, "view": str}).fillna({"view": ""})
         scored = sorted(cases["case"][cases["view"] == ""])
@@ -182,7 +133,7 @@ def compare(scores: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(p_holm=holm(frame["p"].to_numpy(float)), higher_is_better=frame["metric"].map(higher_is_better))
 
 
-def read_costs(study: Study, frameworks: "Frameworks") -> pd.DataFrame:
+def read_costs(study: Study, configs: Mapping[str, Any]) -> pd.DataFrame:
     """One row per model: its state, epochs and steps trained, what it costs (COSTS) and where it was trained.
 
     The memory is the GPU's where one was used. An epoch is one crop of each subject unless the SegResNet's
@@ -192,10 +143,10 @@ def read_costs(study: Study, frameworks: "Frameworks") -> pd.DataFrame:
     for model in MODELS:
         folder = folder_of(study, model)
         row = {"model": model, "state": state(folder)}
-        if is_finished(folder):
+        if state(folder) == "finished":
             known = json.loads((folder / "costs.json").read_text(encoding="utf-8"))
             known["peak_memory_mib"] = known["gpu_peak_memory_mib"] or known["peak_memory_mib"]
-            known["seconds_per_sample"] = known["seconds_per_step"] / getattr(frameworks, model).batch_size
+            known["seconds_per_sample"] = known["seconds_per_step"] / configs[model].batch_size
             adopted = folder / "adopted.txt"
             steps = pd.read_csv(folder / "history.csv")["steps"]
             row |= {"epochs": len(steps), "steps": int(steps.sum())} | {name: known[name] for name in COSTS}

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.base.results import Result
 from experiments.comparison import EXPERIMENT, MODELS
-from experiments.figures import style
-from experiments.results import Result
+from experiments.drawing import style
 
 COLOURS = {"segresnet": "#0072b2", "unet3d": "#009e73", "unet25d": "#cc79a7"}
 """Okabe and Ito's, none of them a class's; the marks differ in form too."""

@@ -1,20 +1,17 @@
 """What a comparison of models comes to: its files, and the report's claims in the words that the numbers bear out."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from common.files import write_csv, write_json
-from experiments import results
+from experiments.base import results
+from experiments.base.results import Result
+from experiments.base.trainings import state
 from experiments.comparison import EXPERIMENT, MODELS, picture
 from experiments.comparison.models import COSTS, compare, folder_of, read_cases, read_costs, valued
-from experiments.results import Result
-from experiments.study import Study
-from experiments.variations import is_finished, state
-
-if TYPE_CHECKING:
-    from experiments.compare_frameworks import Frameworks
+from experiments.segmentation.study import Study
 
 SHOWN = (
     *("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "mean_dice_with_background"),
@@ -29,9 +26,9 @@ CLAIMED = ("dice_NCR", "dice_ED", "dice_ET", "hd_TC", "hd_WT")
 """The metrics that the report's claim is about, and those of the same kind."""
 
 
-def summarise(study: Study, frameworks: "Frameworks", backends: pd.DataFrame) -> None:
+def summarise(study: Study, configs: Mapping[str, Any], backends: pd.DataFrame) -> None:
     """Write cases.csv, models.csv, comparisons.csv, backends.csv, the picture and, last, summary.json."""
-    cases, costs = read_cases(study), read_costs(study, frameworks)
+    cases, costs = read_cases(study), read_costs(study, configs)
     scores = valued(cases, study.options.empty_masks)
     comparisons = compare(scores)
     folder = study.run.folder
@@ -63,7 +60,7 @@ def summarise(study: Study, frameworks: "Frameworks", backends: pd.DataFrame) ->
 def _scores(study: Study, model: str) -> list[Result]:
     """A model's results and its grid's ceiling; of a model without any, one that says why."""
     folder = folder_of(study, model)
-    if not is_finished(folder):
+    if state(folder) != "finished":
         return [study.result(f"{model}__{SHOWN[0]}", state(folder), 0)]
     scored = {each.key: each for each in results.read_summary(folder / "summary.json")}
     keys = [f"{EXPERIMENT}.{view}{model}__{name}" for view in ("", f"{CEILING}.") for name in SHOWN]

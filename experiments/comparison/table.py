@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from experiments import results
+from experiments.base import results
+from experiments.base.results import Result
 from experiments.comparison import EXPERIMENT, MODELS
 from experiments.comparison.backends import EXPECTED_DIFFERENCE
 from experiments.comparison.models import COMPARED, COSTS
 from experiments.comparison.summary import CEILING, SHOWN, too_few
-from experiments.results import Result
-from experiments.study import Study
+from experiments.segmentation.study import Study
 
 CEILINGS = ("mean_dice", "dice_WT")
 

@@ -21,9 +21,10 @@ import tyro
 from common.cohort import CohortError, find_subjects
 from common.dicom.mgmt_cohort import find_patients
 from common.files import write_json
-from experiments.figures import classification, curves, diagram, distributions, scans, segmentation, series, style
+from experiments.base.options import Refused, refuse_phantoms
+from experiments.drawing import style
+from experiments.figures import classification, curves, diagram, distributions, scans, segmentation, series
 from experiments.figures.sources import Drawing, MissingError, Sources
-from experiments.study import Refused, refuse_phantoms
 
 FIGURES: dict[int, tuple[str, Callable[[Sources], Drawing]]] = {
     1: ("MRI and segmentation mask", scans.mri_and_mask),

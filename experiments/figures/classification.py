@@ -4,11 +4,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import mgmt_explain, mgmt_grid, results
-from experiments.figures.display import View, show, turn, window
+from experiments.base import results
+from experiments.drawing.scans import View, show, turn, window
+from experiments.drawing.style import WIDTH, heading, styled
 from experiments.figures.sources import Drawing, Sources
-from experiments.figures.style import WIDTH, heading, styled
-from experiments.mgmt_pictures import grid_table
+from experiments.mgmt.explanation import SALIENCY
+from experiments.mgmt.pictures import grid_table
 
 HEAT = "viridis"
 """Of saliency: told apart with any colour vision, and darker to brighter on paper."""
@@ -16,7 +17,7 @@ HEAT = "viridis"
 
 def grid(sources: Sources) -> Drawing:
     """Fig. 13: threshold, loss and AUC by contrast, number of images and batch size."""
-    run = sources.run(mgmt_grid.EXPERIMENT)
+    run = sources.run("mgmt_grid")
     cells = run.table("grid.csv", ("contrast", "images", "batch_size", "threshold", "loss", "auc"))
     lines = run.json("summary.json")
     with run.readable():
@@ -25,7 +26,7 @@ def grid(sources: Sources) -> Drawing:
             found[f"best_of_all{name}"]["value"] for name in ("__auc", "_under_chance__auc", "__permutation_p")
         )
         names = [f"{c.contrast}_n{c.images}_b{c.batch_size}__auc" for c in cells.itertuples()]
-        said = results.reported()[mgmt_grid.EXPERIMENT]
+        said = results.reported()["mgmt_grid"]
         cells = cells.assign(
             low=[found[name]["low"] for name in names],
             high=[found[name]["high"] for name in names],
@@ -48,14 +49,14 @@ def grid(sources: Sources) -> Drawing:
 
 def saliency(sources: Sources) -> Drawing:
     """Fig. 18: GradCAM++ of both models beside the image."""
-    run = sources.run(mgmt_explain.EXPERIMENT)
-    stored = run.arrays(mgmt_explain.SALIENCY)
+    run = sources.run("mgmt_explain")
+    stored = run.arrays(SALIENCY)
     names = ("id", "label", "image", "saliency", "position", "orientation", "extent_mm")
     contrasts = list(dict.fromkeys(key.partition("_")[0] for key in stored))
     with run.readable():
         parts = {contrast: {name: stored[f"{contrast}_{name}"] for name in names} for contrast in contrasts}
         if len({tuple(part["id"]) for part in parts.values()}) != 1:
-            raise ValueError(f"{run.folder / mgmt_explain.SALIENCY}: expected the same patients of every contrast")
+            raise ValueError(f"{run.folder / SALIENCY}: expected the same patients of every contrast")
     n = len(parts[contrasts[0]]["id"])
     figure = draw_saliency(parts, text=f"{n} validation patients", synthetic=run.synthetic)
     caption = (

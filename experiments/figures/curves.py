@@ -4,32 +4,33 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import mgmt_ensemble, pictures, results, unet3d, unet25d
+from experiments.base import results
+from experiments.drawing import curves
+from experiments.drawing.style import REPORT_COLOUR, styled
 from experiments.figures.sources import Drawing, FinishedRun, Sources
-from experiments.figures.style import REPORT_COLOUR, styled
 
-SEGMENTATION = {name: pictures.SEGMENTATION_CURVES[name] for name in ("accuracy", "loss", "mean_dice")}
-CLASSIFICATION = {name: pictures.CLASSIFICATION_CURVES[name] for name in ("accuracy", "loss")}
+SEGMENTATION = {name: curves.SEGMENTATION_CURVES[name] for name in ("accuracy", "loss", "mean_dice")}
+CLASSIFICATION = {name: curves.CLASSIFICATION_CURVES[name] for name in ("accuracy", "loss")}
 
 
 def unet25d_curves(sources: Sources) -> Drawing:
     """Fig. 3: the 2.5D U-Net's accuracy and loss."""
-    return _segmentation(sources.run(unet25d.EXPERIMENT), "2.5D U-Net")
+    return _segmentation(sources.run("unet25d"), "2.5D U-Net")
 
 
 def unet3d_curves(sources: Sources) -> Drawing:
     """Fig. 5: the 3D U-Net's accuracy and loss."""
-    return _segmentation(sources.run(unet3d.EXPERIMENT), "3D U-Net")
+    return _segmentation(sources.run("unet3d"), "3D U-Net")
 
 
 def flair_curves(sources: Sources) -> Drawing:
     """Fig. 16: the FLAIR model's accuracy and loss."""
-    return _classification(sources.run(mgmt_ensemble.EXPERIMENT), "FLAIR")
+    return _classification(sources.run("mgmt_ensemble"), "FLAIR")
 
 
 def t1w_curves(sources: Sources) -> Drawing:
     """Fig. 17: the T1w model's accuracy and loss."""
-    return _classification(sources.run(mgmt_ensemble.EXPERIMENT), "T1w")
+    return _classification(sources.run("mgmt_ensemble"), "T1w")
 
 
 def _segmentation(run: FinishedRun, network: str) -> Drawing:
@@ -54,7 +55,7 @@ def _segmentation(run: FinishedRun, network: str) -> Drawing:
 @styled
 def draw_segmentation(history: pd.DataFrame, *, used: int, optimum: int, text: str, synthetic: bool) -> Figure:
     """used: epoch of the weights. optimum: the report's, drawn where the run went as far."""
-    figure = pictures.learning_curves(history, SEGMENTATION, text=text, synthetic=synthetic)
+    figure = curves.learning_curves(history, SEGMENTATION, text=text, synthetic=synthetic)
     for axis in figure.axes:
         axis.axvline(used, color="black", linewidth=0.8, linestyle=":", label=f"weights used: epoch {used}")
         if optimum <= history["epoch"].max():
@@ -90,8 +91,8 @@ def _classification(run: FinishedRun, contrast: str) -> Drawing:
 @styled
 def draw_classification(history: pd.DataFrame, contrast: str, *, text: str, synthetic: bool) -> Figure:
     """Accuracy with the report's values as grey marks, and loss."""
-    figure = pictures.learning_curves(history, CLASSIFICATION, text=text, synthetic=synthetic)
-    said = results.reported()[mgmt_ensemble.EXPERIMENT]
+    figure = curves.learning_curves(history, CLASSIFICATION, text=text, synthetic=synthetic)
+    said = results.reported()["mgmt_ensemble"]
     first, last, flat = (
         said[f"{contrast}__{name}"].value
         for name in ("train_accuracy_first", "train_accuracy_last", "validation_accuracy")

@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from experiments import mgmt_ensemble, mgmt_grid
+from experiments.drawing.style import WIDTH, bare, styled
 from experiments.figures.series import CHOICES
 from experiments.figures.sources import Drawing, Sources
-from experiments.figures.style import WIDTH, bare, styled
+from experiments.mgmt import ensemble, grid
 
 FILLS = {"data": "#e8eef4", "train": "#cfe3f1", "validation": "#f8dfcc", "test": "#d7ece3", "result": "#ffffff"}
 """Pale shades of the colours of the parts."""
@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 
 def process(_: Sources) -> Drawing:
     """Fig. 12: the training and validation process."""
-    settings, cell = mgmt_ensemble.PAPER, mgmt_grid.PAPER
+    settings, cell = ensemble.Settings(), grid.Settings()
     parts = " / ".join(f"{100 * share:g}" for share in settings.fractions)
     caption = (
         f"Training and validation of the MGMT models as the suite does it with the report's settings: {parts} % of the "
@@ -31,7 +31,7 @@ def process(_: Sources) -> Drawing:
 
 
 @styled
-def draw_process(settings: mgmt_ensemble.Settings) -> Figure:
+def draw_process(settings: ensemble.Settings) -> Figure:
     figure = Figure(figsize=(WIDTH, 5.2))
     axis = figure.add_axes((0.01, 0.01, 0.98, 0.98))
     axis.set(xlim=(0, 100), ylim=(0, 74))

@@ -6,22 +6,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from common.scoring import MISSED_HAUSDORFF_MM, apply_empty_policy
-from experiments import results, table2_final, unet3d
+from experiments.base import results
+from experiments.drawing.style import CLASS_COLOURS, REPORT_COLOUR, WIDTH, heading, styled
 from experiments.figures.sources import Drawing, Sources
-from experiments.figures.style import CLASS_COLOURS, REPORT_COLOUR, WIDTH, heading, styled
-from experiments.label_size import rank_correlation
+from experiments.segmentation.label_size import PART_MARKS, draw_label_sizes
 
 REGIONS = ("TC", "WT")
 BINS = 20
-PART_MARKS = {"validation": "o", "test": "^"}
 
 
 def unet3d_histograms(sources: Sources) -> Drawing:
     """Fig. 6: the 3D U-Net's Dice per class and Hausdorff distances of TC and WT."""
-    run = sources.run(unet3d.EXPERIMENT)
+    run = sources.run("unet3d")
     cases = run.cases()
     policy = run.entry("config.json", "options").get("empty_masks", "brats")
     with run.readable():
@@ -49,7 +47,7 @@ def draw_histograms(cases: pd.DataFrame, valued: pd.DataFrame, *, text: str, syn
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     above, below = figure.subfigures(2, 1)
     dice, distances = above.subplots(1, len(CLASS_COLOURS), sharey=True), below.subplots(1, len(REGIONS), sharey=True)
-    said = results.reported()[unet3d.EXPERIMENT]
+    said = results.reported()["unet3d"]
     for axis, (name, colour) in zip(dice, CLASS_COLOURS.items(), strict=True):
         values = valued[f"dice_{name}"].dropna()
         axis.hist(values, bins=np.linspace(0, 1, BINS + 1), color=colour, edgecolor="0.3", linewidth=0.5)
@@ -96,7 +94,7 @@ def _means(axis: Axes, values: pd.Series, reported: float, *, what: str = "mean"
 
 def label_sizes(sources: Sources) -> Drawing:
     """Fig. 8: the size of a label against its Dice, per class, missed labels counted."""
-    run = sources.run(table2_final.EXPERIMENT)
+    run = sources.run("table2_final")
     sizes = run.table("label_size.csv", ("case", "part", "class", "volume_truth_ml", "dice", "state"))
     with run.readable():
         if unknown := set(sizes["part"]) - set(PART_MARKS):
@@ -111,42 +109,3 @@ def label_sizes(sources: Sources) -> Drawing:
         f"size: they are counted, not drawn. {run.origin}"
     )
     return Drawing(figure, caption, run.synthetic)
-
-
-@styled
-def draw_label_sizes(sizes: pd.DataFrame, *, text: str, synthetic: bool) -> Figure:
-    """sizes: label_size.csv: part, class, volume_truth_ml, dice and state of every label."""
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
-    axes = figure.subplots(1, len(CLASS_COLOURS), sharey=True, sharex=True)
-    for axis, (name, colour) in zip(axes, CLASS_COLOURS.items(), strict=True):
-        own = sizes[sizes["class"] == name]
-        true = own[own["volume_truth_ml"] > 0]
-        missed = true["state"] == "missed"
-        for part, mark in PART_MARKS.items():
-            found = true[~missed & (true["part"] == part)]
-            axis.plot(
-                found["volume_truth_ml"], found["dice"], mark, color=colour, markersize=5, markeredgecolor="0.25",
-                markeredgewidth=0.5,
-            )  # fmt: skip
-        axis.plot(true.loc[missed, "volume_truth_ml"], true.loc[missed, "dice"], "kx", markersize=6)
-        rho, low, high = rank_correlation(true["volume_truth_ml"].to_numpy(), true["dice"].to_numpy())
-        rank = "Spearman not defined" if np.isnan(rho) else f"Spearman {rho:.2f}"
-        rank += "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
-        invented = int((own["state"] == "invented").sum())
-        lines = [
-            f"{name}: {missed.sum()} of {len(true)} missed",
-            rank,
-            f"not in the truth: {len(own) - len(true)} ({invented} invented)",
-        ]
-        axis.set_title("\n".join(lines), fontsize=7)
-        axis.set(xscale="log", ylim=(-0.04, 1.04), xlabel=f"{name} in the truth (ml)")
-        axis.grid(alpha=0.25, linewidth=0.5)
-    axes[0].set_ylabel("Dice")
-    handles = [
-        Line2D([], [], marker=mark, linestyle="", color="white", markersize=5, markeredgecolor="0.25", label=part)
-        for part, mark in PART_MARKS.items()
-    ]
-    handles.append(Line2D([], [], marker="x", linestyle="", color="black", markersize=6, label="missed"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    heading(figure, text, synthetic=synthetic)
-    return figure

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from common.labels import CLASSES
 from common.metrics import voxel_volume_ml
 from common.subject import CONTRASTS, Subject
-from experiments.figures.display import ROWS_AND_COLUMNS, View, box, cut, overlay, show, window
+from experiments.drawing.scans import ROWS_AND_COLUMNS, View, box, cut, overlay, show, window
+from experiments.drawing.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, styled
 from experiments.figures.sources import Drawing, MissingError, Sources, readable
-from experiments.figures.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, styled
 
 REPORTS_SUBJECT = "00006"
 GRID = (4, 6)

@@ -3,10 +3,17 @@
 import numpy as np
 import pandas as pd
 
-from experiments import table2_final, unet3d, unet25d
-from experiments.figures.display import Row, box, cut, draw_rows, overlay, window
+from experiments.drawing.scans import (
+    Row,
+    box,
+    cut,
+    draw_rows,
+    overlay,
+    truth_and_prediction,
+    tumour_slice,
+    window,
+)
 from experiments.figures.sources import Drawing, FinishedRun, Sources
-from experiments.pictures import truth_and_prediction, tumour_slice
 
 RAW = "before_postprocessing"
 FALSE_POSITIVES = "false_positive_voxels_WT"
@@ -15,12 +22,12 @@ FINAL_PART = "seed0/test"
 
 def unet3d_prediction(sources: Sources) -> Drawing:
     """Fig. 7: truth and the 3D U-Net's prediction."""
-    return _best_median_worst(sources.run(unet3d.EXPERIMENT), "3D U-Net")
+    return _best_median_worst(sources.run("unet3d"), "3D U-Net")
 
 
 def segresnet_prediction(sources: Sources) -> Drawing:
     """Fig. 9: truth and the final SegResNet's prediction."""
-    return _best_median_worst(sources.run(table2_final.EXPERIMENT), "final SegResNet", inside=FINAL_PART)
+    return _best_median_worst(sources.run("table2_final"), "final SegResNet", inside=FINAL_PART)
 
 
 def ranked(cases: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +65,7 @@ def _best_median_worst(run: FinishedRun, network: str, *, inside: str = "") -> D
 
 def unet25d_postprocessed(sources: Sources) -> Drawing:
     """Fig. 4: truth, the 2.5D U-Net's prediction, and the same post-processed."""
-    run = sources.run(unet25d.EXPERIMENT)
+    run = sources.run("unet25d")
     cases, every = run.cases(), run.table("cases.csv", ("case", "view", FALSE_POSITIVES))
     raw = every[every["view"] == RAW].set_index("case")
     with run.readable():

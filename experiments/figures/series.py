@@ -10,10 +10,10 @@ from matplotlib.patches import Rectangle
 
 from common.dicom.mgmt_cohort import CONTRASTS, Patient
 from common.dicom.series import DicomError, Plane, look
-from experiments import mgmt_ensemble
-from experiments.figures.display import View, show, turn, window
+from experiments.drawing.scans import View, show, turn, window
+from experiments.drawing.style import CHOICE_COLOURS, WIDTH, bare, heading, styled
 from experiments.figures.sources import Drawing, MissingError, Sources
-from experiments.figures.style import CHOICE_COLOURS, WIDTH, bare, heading, styled
+from experiments.mgmt import ensemble
 from mgmt_classifier import slices
 from mgmt_classifier.config import Config
 
@@ -163,7 +163,7 @@ def farthest_choice(sources: Sources, config: Config) -> tuple[Choice, int]:
 
 def flair_images(sources: Sources) -> Drawing:
     """Fig. 14: all FLAIR images of a patient, with the central and the tumour-centred one marked."""
-    config = mgmt_ensemble.PAPER.flair
+    config = ensemble.Settings().flair
     found, compared = farthest_choice(sources, config)
     n, synthetic = len(found.series.images), sources.mgmt_data is None
     text = f"Patient {found.patient.id}, FLAIR, {found.series.plane}: all {n} images"
@@ -179,7 +179,7 @@ def flair_images(sources: Sources) -> Drawing:
 
 def two_choices(sources: Sources) -> Drawing:
     """Fig. 15: the central and the tumour-centred image, and what chose it."""
-    config = mgmt_ensemble.PAPER.flair
+    config = ensemble.Settings().flair
     found, compared = farthest_choice(sources, config)
     synthetic = sources.mgmt_data is None
     figure = draw_choice(found, config, synthetic=synthetic)

@@ -18,10 +18,11 @@ from common import nifti
 from common.cohort import Cohort, find_subjects
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.subject import Subject
-from experiments.finished import latest
-from experiments.mgmt_study import MgmtOptions, phantom_patients
-from experiments.page import runs
-from experiments.study import Refused, phantom_cohort
+from experiments.base import runs
+from experiments.base.options import Refused
+from experiments.base.runs import latest
+from experiments.mgmt.study import MgmtOptions, phantom_patients
+from experiments.segmentation.study import phantom_cohort
 
 MASKS = ("NCR", "ED", "ET", "WT")
 TEXTS = ("case", "id", "view", "contrast", "part", "class", "state")

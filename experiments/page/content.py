@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from common.splits import PARTS
-from experiments import __main__, results
-from experiments.page import pictures, reading, rows, runs
+from experiments.base import results, runs
+from experiments.page import pictures, reading, rows
 from experiments.page.pictures import Picture, ReportFigure
 from experiments.page.rows import Row
 from experiments.page.settings import Setting, settings
@@ -128,7 +128,7 @@ def experiment(folder: Path, name: str, attempt: Mapping[str, object] | None) ->
     parts = tuple(len(split.get(part, ())) for part in PARTS) if split else ()
     return Experiment(
         name=name,
-        purpose=__main__.purpose(name) if known else "",
+        purpose=runs.purpose(name) if known else "",
         command=command,
         found=found,
         synthetic=any(result.synthetic for result in found.results),

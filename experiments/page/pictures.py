@@ -4,7 +4,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.page.runs import read
+from experiments.base.runs import read
 
 FIGURES = "figures.json"
 MOST_SVG_BYTES = 400_000

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from experiments import results
-from experiments.results import Result
+from experiments.base import results
+from experiments.base.results import Result
 
 WORD = "a word: to be read side by side"
 NO_INTERVAL = "one number, no interval"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from experiments import results
+from experiments.base import results
 
 SPLIT = "split"
 

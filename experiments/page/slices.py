@@ -13,9 +13,9 @@ import numpy as np
 from common import nifti
 from common.labels import CLASSES
 from common.subject import Subject
-from experiments.figures.display import window
+from experiments.drawing.scans import window
+from experiments.drawing.style import CLASS_COLOURS
 from experiments.page.template import render
-from experiments.pictures import CLASS_COLOURS
 
 BACKGROUND = "FLAIR"
 OPACITY = 0.6

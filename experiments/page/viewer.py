@@ -8,9 +8,8 @@ import pandas as pd
 from common import nifti
 from common.cohort import CohortError, find_subjects
 from common.nifti import ScanError
-from experiments import finished
+from experiments.base.runs import latest, read
 from experiments.page import slices
-from experiments.page.runs import read
 
 # The first of these with label maps is shown: the final model before its forerunners.
 SOURCES = (("table2_final", "seed0/test"), ("table1_baseline", ""), ("unet3d", ""), ("unet25d", ""))
@@ -46,7 +45,7 @@ class Viewers:
 def viewers(runs: Path) -> Viewers:
     """Viewers of the first run of SOURCES that has label maps, or why it cannot be shown."""
     for experiment, part in SOURCES:
-        root = finished.latest(runs, experiment)
+        root = latest(runs, experiment)
         if root is None or not (root / part / "predictions").is_dir():
             continue
         try:

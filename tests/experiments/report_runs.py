@@ -9,7 +9,7 @@ from matplotlib.image import imsave
 from common import nifti
 from common.cohort import find_subjects
 from common.files import write_csv, write_json, write_text
-from experiments.results import Result, as_rows, reported
+from experiments.base.results import Result, as_rows, reported
 
 
 def write_run(runs: Path, experiment: str, results: list[Result], *, name: str = "demo", **files: object) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binomtest
 
 from experiments import cohort
-from experiments.results import reported
+from experiments.base.results import reported
 from tests.cohorts import LPS_AFFINE
 from tests.common.dicom.dicom_files import CORONAL, SAGITTAL, noise, write_series
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments import study
+from experiments.segmentation import study
 from experiments.table1_baseline import DEMO, PAPER
 from segresnet_monai.config import Config
 from tests.experiments.conftest import ROOT, environment

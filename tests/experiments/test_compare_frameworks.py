@@ -18,12 +18,12 @@ from scipy import stats
 
 from common.splits import Split
 from experiments import table1_variations, unet3d, unet25d
+from experiments.base.results import reported
 from experiments.compare_frameworks import DEMO, PAPER, FrameworkOptions, main
 from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, processes, summary, table
 from experiments.comparison.models import COMPARED, compare, read_cases
 from experiments.comparison.summary import claims, label
-from experiments.results import reported
-from experiments.study import Options, Refused, study
+from experiments.segmentation.study import Options, Refused, study
 from tests.cohorts import write_cohort, write_subject
 from tests.experiments.conftest import ROOT
 

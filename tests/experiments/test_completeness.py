@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments import mgmt_grid
-from experiments.results import reported
+from experiments.base.results import reported
 from tests.experiments.conftest import TINY
 from tests.experiments.test_compare_frameworks import TINY as FRAMEWORKS
 from tests.experiments.test_mgmt import SMALL, options, write_patient

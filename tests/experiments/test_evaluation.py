@@ -10,8 +10,8 @@ import pytest
 
 from common.recipe import Recipe
 from common.runs import Run
-from experiments import evaluation
-from experiments.study import Options, study
+from experiments.segmentation import scores as evaluation
+from experiments.segmentation.study import Options, study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,12 @@ from scipy import ndimage
 
 from common.cohort import find_subjects
 from common.scoring import apply_empty_policy, score_case
-from experiments import label_size, pictures, results
+from experiments.base import results
+from experiments.drawing import curves as pictures
 from experiments.figures import __main__ as command
 from experiments.figures import classification, curves, display, distributions, scans, segmentation, series, style
 from experiments.figures.sources import MissingError, Sources
+from experiments.segmentation import label_size
 from mgmt_classifier.config import Config
 from tests.cohorts import write_cohort
 from tests.common.dicom.dicom_files import AXIAL, CORONAL, SAGITTAL, tilted, write_series

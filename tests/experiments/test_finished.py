@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 import nibabel as nib
 import numpy as np
 import pytest
+from experiments.finished import adopt_training, latest
 
 from common.recipe import Recipe
 from common.runs import Run
-from experiments.finished import adopt_training, latest
-from experiments.study import Options, study
+from experiments.segmentation.study import Options, study
 from tests.cohorts import write_cohort
 
 

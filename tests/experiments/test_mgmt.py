@@ -114,7 +114,7 @@ def test_ensemble_is_scored_on_patients_that_nothing_was_chosen_on(ensemble):
 
 
 def test_every_result_of_the_report_is_there(ensemble):
-    from experiments.results import reported
+    from experiments.base.results import reported
 
     assert reported()["mgmt_ensemble"].keys() <= summary(ensemble).keys()
 
@@ -275,7 +275,7 @@ def test_two_models_on_the_same_patients(module, models, competition, work):
         assert found[f"{model}__accuracy"]["value"] == np.mean((test["probability"] >= 0.5) == test["label"])
     first, second = (roc_auc_score(test["label"], test["probability"]) for test in tests)
     assert found[f"{models[0]}_minus_{models[1]}__auc"]["value"] == pytest.approx(first - second)
-    from experiments.results import reported
+    from experiments.base.results import reported
 
     assert reported()[module.EXPERIMENT].keys() <= found.keys()
 

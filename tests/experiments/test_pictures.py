@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from experiments import pictures
+from experiments.drawing import curves as pictures
 
 NAN = float("nan")
 

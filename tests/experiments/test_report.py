@@ -17,9 +17,9 @@ from common.files import write_json, write_text
 from common.labels import CLASSES
 from common.subject import Subject
 from experiments import report
+from experiments.base.results import Result, reported
+from experiments.drawing.curves import CLASS_COLOURS
 from experiments.page import content, pictures, reading, rows, runs, settings, slices, tables, viewer
-from experiments.pictures import CLASS_COLOURS
-from experiments.results import Result, reported
 from tests.experiments.conftest import ROOT
 from tests.experiments.report_runs import everything, write_picture, write_predictions, write_run
 

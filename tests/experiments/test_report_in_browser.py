@@ -7,9 +7,9 @@ import pytest
 
 from common.files import write_json, write_text
 from experiments import report
+from experiments.base.results import Result, reported
+from experiments.drawing.curves import CLASS_COLOURS
 from experiments.page import content, viewer
-from experiments.pictures import CLASS_COLOURS
-from experiments.results import Result, reported
 from tests.experiments.report_runs import everything, write_picture, write_predictions, write_run
 
 WIDTHS = (360, 768, 1280)

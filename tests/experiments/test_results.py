@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from common.runs import RunError
-from experiments.results import Result, as_rows, read_summary, reported, segmentation_results, table
+from experiments.base.results import Result, as_rows, read_summary, reported, segmentation_results, table
 
 
 def scores(**values):

@@ -15,7 +15,7 @@ import pytest
 
 from experiments import run_all
 from experiments.__main__ import state
-from experiments.results import reported
+from experiments.base.results import reported
 from experiments.run_all import Options, commands
 from tests.experiments.conftest import environment
 

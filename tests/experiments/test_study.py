@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from common.recipe import Recipe
-from experiments.results import OF_VIEWS
-from experiments.study import Options, study
+from experiments.base.results import OF_VIEWS
+from experiments.segmentation.study import Options, study
 from tests.cohorts import write_cohort
 
 CROP = ((10, 30), (12, 36), (8, 28))
@@ -142,7 +142,7 @@ def test_whole_scans_have_no_view_of_a_crop(cohort, tmp_path):
 
 
 def test_seconds_per_case_are_the_predictions_alone(cohort, tmp_path, monkeypatch):
-    from experiments import pictures
+    from experiments.drawing import curves as pictures
 
     whole_slice = pictures.tumour_slice
     monkeypatch.setattr(pictures, "tumour_slice", lambda *given: time.sleep(0.6) or whole_slice(*given))

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import variations_picture
-from experiments.results import reported
+from experiments.base.results import reported
+from experiments.segmentation import variations_picture
+from experiments.segmentation.variations import COLUMNS, FAILURE, compare, run_rows, state, with_continued
 from experiments.table1_variations import DEMO, PAPER
-from experiments.variations import COLUMNS, FAILURE, compare, run_rows, state, with_continued
 from segresnet_monai.config import Config
 
 MODULE = "experiments.table1_variations"
@@ -160,7 +160,7 @@ def test_a_row_whose_process_is_killed_has_failed(tmp_path):
 
 
 def test_rows_are_compared_case_by_case_and_corrected_together(tmp_path, monkeypatch):
-    from experiments import variations
+    from experiments.segmentation import variations
 
     rng = np.random.default_rng(0)
     names = ("baseline", "slices80", "gwdl")

@@ -12,9 +12,10 @@ import pytest
 from scipy import stats
 
 from common.scoring import score_case, summarise
-from experiments import label_size, table1_variations, table2_final
-from experiments.final_scores import over_seeds
-from experiments.results import reported
+from experiments import table1_variations, table2_final
+from experiments.base.results import reported
+from experiments.segmentation import label_size
+from experiments.segmentation.final_scores import over_seeds
 from experiments.table2_final import DEMO, PAPER, FinalOptions
 from segresnet_monai.config import Config
 from tests.experiments.conftest import TINY

@@ -12,8 +12,8 @@ from scipy.stats import binomtest
 
 from common import nifti
 from common.runs import History
-from experiments.study import Study as Whole
-from experiments.unet_claims import false_positives, parts_apart, spread, training
+from experiments.segmentation.study import Study as Whole
+from experiments.segmentation.unet_claims import false_positives, parts_apart, spread, training
 from tests.cohorts import LPS_AFFINE
 
 HISTORY = (  # epoch, loss, accuracy, validation_loss, validation_accuracy

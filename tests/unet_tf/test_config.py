@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 import pytest
 
 from common.recipe import Recipe
-from experiments.results import reported
+from experiments.base.results import reported
 from unet_tf.config import CENTRAL, CROP_THEN_RESIZE, SLICES, Config
 
 

@@ -1,17 +1,54 @@
-"""What the runs folder holds of an experiment: its last finished run, or why there is none."""
+"""Experiments and what the runs folder holds of them: the last finished run, or why there is none."""
 
+import ast
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from common.runs import RunError
-from experiments import __main__, finished, results
-from experiments.results import Result
+from experiments.base import results
+from experiments.base.progress import epochs
+from experiments.base.results import Result
 
 STATUS = Path("run_all") / "status.json"
 ATTEMPT = ("experiment", "command", "state", "reason", "seconds")
+
+
+def available() -> list[str]:
+    """Experiments that can be run: those of reported.toml that have a module here, in the report's order."""
+    return [name for name in results.reported() if (files("experiments") / f"{name}.py").is_file()]
+
+
+def purpose(experiment: str) -> str:
+    """First line of the module's docstring, read without importing it (its framework may not be installed)."""
+    source = (files("experiments") / f"{experiment}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)).splitlines()[0]
+
+
+def state(folder: Path) -> str:
+    """What the most recent run below a folder has come to."""
+    runs = [run for run in folder.glob("*") if (run / "run.lock").exists()]
+    if not runs:
+        return "no run yet"
+    last = max(runs, key=lambda run: (run / "run.lock").stat().st_mtime)
+    if (last / "summary.json").exists():
+        return f"finished: {last}"
+    # A run may be made of several trainings, each in a folder of its own: rows/<name>, seed0, models/<name>, <cell>.
+    training = max(last.rglob("history.csv"), key=lambda history: history.stat().st_mtime, default=None)
+    if training is None:
+        return f"started: {last}"
+    said = epochs(training.parent)
+    return f"{said}: {training.parent}" if not said.startswith("damaged") else f"damaged: {training.parent}{said[7:]}"
+
+
+def latest(runs: Path, experiment: str) -> Path | None:
+    """Folder of the experiment's run that finished last, below the folder of the run folders; None without any."""
+    finished = (runs / experiment).glob("*/summary.json")
+    last = max(finished, key=lambda summary: summary.stat().st_mtime, default=None)
+    return None if last is None else last.parent
 
 
 @dataclass(frozen=True)
@@ -30,7 +67,7 @@ class Found:
 
 def find(runs: Path, experiment: str, attempt: Mapping[str, object] | None) -> Found:
     """The experiment's last finished run. attempt: what status.json says of it, None where it says nothing."""
-    folder = finished.latest(runs, experiment)
+    folder = latest(runs, experiment)
     failure = str(attempt["reason"]) if attempt is not None and attempt["state"] == "failed" else ""
     if folder is None:
         if failure:
@@ -54,10 +91,10 @@ def find(runs: Path, experiment: str, attempt: Mapping[str, object] | None) -> F
 
 def _unfinished(folder: Path) -> Found:
     try:
-        state = __main__.state(folder)
+        said = state(folder)
     except (ValueError, KeyError, TypeError, OSError) as error:
         return Found("failed", f"{folder}: expected a run's history and configuration, found: {error!r}")
-    return Found("not run") if state == "no run yet" else Found("not finished", state)
+    return Found("not run") if said == "no run yet" else Found("not finished", said)
 
 
 def further(runs: Path) -> list[str]:

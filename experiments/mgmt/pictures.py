@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from common.classification import auc_interval, roc_auc
-from experiments.figures.style import REPORT_COLOUR, WIDTH, heading, styled
-from experiments.pictures import save
+from experiments.drawing.style import REPORT_COLOUR, WIDTH, heading, save_for_screen, styled
 
 COLOURS = ("#0072b2", "#d55e00", "#000000", "#009e73")
 """Of Okabe and Ito's: told apart with any colour vision."""
@@ -32,7 +31,7 @@ def draw_roc(path: Path, probabilities: Mapping[str, np.ndarray], labels: np.nda
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(0, 1), ylim=(0, 1.005))
     axis.legend(loc="lower right", title="AUC (95 % interval)")
     heading(figure, f"{len(labels)} test patients", synthetic=synthetic)
-    save(figure, path)
+    save_for_screen(figure, path)
 
 
 def draw_grid(path: Path, cells: pd.DataFrame, *, chance: tuple[float, float], synthetic: bool) -> None:
@@ -43,7 +42,7 @@ def draw_grid(path: Path, cells: pd.DataFrame, *, chance: tuple[float, float], s
     """
     expected, high = chance
     text = f"Best of {len(cells)} without signal: {expected:.3f} expected, above {high:.3f} in 5 % of studies"
-    save(grid_table(cells, text=text, synthetic=synthetic), path)
+    save_for_screen(grid_table(cells, text=text, synthetic=synthetic), path)
 
 
 @styled

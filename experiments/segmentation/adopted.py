@@ -1,23 +1,16 @@
-"""Finished runs: the last one of an experiment, and a training that another run has done already."""
+"""A training that another run has done already."""
 
 import json
 import shutil
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from common.files import atomic_path, plain, write_text
-from experiments.study import Study
+from common.runs import same_settings
+from experiments.segmentation.study import DEFAULT_BACKEND, Study
 
 TRAINED = ("history.csv", "costs.json")
-
-
-def latest(runs: Path, experiment: str) -> Path | None:
-    """Folder of the experiment's run that finished last, below the folder of the run folders; None without any."""
-    finished = (runs / experiment).glob("*/summary.json")
-    last = max(finished, key=lambda summary: summary.stat().st_mtime, default=None)
-    return None if last is None else last.parent
 
 
 def adopt_training(study: Study, config: Any) -> Path | None:
@@ -26,7 +19,6 @@ def adopt_training(study: Study, config: Any) -> Path | None:
     A training depends on nothing else, so it need not be repeated. Copies checkpoints, history and costs, and says
     where they come from in adopted.txt; returns that folder, None where no such run lies below the runs folder.
     """
-    wanted = plain(asdict(config))
     fingerprint = _read(study.run.folder / "data.json")["fingerprint"]
     for summary in sorted(study.options.runs.glob("**/summary.json")):
         other = summary.parent
@@ -34,11 +26,12 @@ def adopt_training(study: Study, config: Any) -> Path | None:
             continue
         try:
             same = (
-                _read(other / "config.json").get("model") == wanted
+                same_settings(_read(other / "config.json")["model"], config)
+                and _read(other / "config.json").get("backend", DEFAULT_BACKEND) == (study.backend or DEFAULT_BACKEND)
                 and _read(other / "split.json") == plain(study.split.as_dict())
                 and _read(other / "data.json").get("fingerprint") == fingerprint
             )
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError) as error:
             print(f"{other}: cannot be compared with this run: {error}", file=sys.stderr)
             continue
         if same:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,15 +10,14 @@ from tqdm import tqdm
 from common import costs, nifti
 from common.files import write_csv, write_json
 from common.scoring import score_cases, summarise
-from experiments import pictures, results
-
-if TYPE_CHECKING:
-    from experiments.study import Study
+from experiments.base import results
+from experiments.drawing import curves, scans
+from experiments.segmentation.study import Study
 
 VIEW_MARK = "/"  # between case and view while both are scored; no subject's id holds it
 
 
-def score(study: "Study", predictions: Iterable[tuple]) -> None:
+def score(study: Study, predictions: Iterable[tuple]) -> None:
     """Score predictions of the test part and write the results, pictures and costs of a finished run.
 
     predictions: as in :func:`write_scores`. Adds the learning curves' picture and, last of all, summary.json, which
@@ -30,7 +28,7 @@ def score(study: "Study", predictions: Iterable[tuple]) -> None:
     write_summary(study, scores)
 
 
-def write_scores(study: "Study", predictions: Iterable[tuple], *, n_cases: int) -> pd.DataFrame:
+def write_scores(study: Study, predictions: Iterable[tuple], *, n_cases: int) -> pd.DataFrame:
     """Score predictions against the masks as the cohort stores them; returns the frame of scores.csv.
 
     predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item that
@@ -40,7 +38,7 @@ def write_scores(study: "Study", predictions: Iterable[tuple], *, n_cases: int) 
     into costs.json, and figures/overlays.png.
     """
     run = study.run
-    slices: dict[str, pictures.Slice] = {}
+    slices: dict[str, scans.Slice] = {}
     seconds: list[float] = []
     shown = tqdm(predictions, total=n_cases, desc="predicting", unit="case")
     scored = score_cases(_cases(study, shown, slices, seconds), n_jobs=study.options.jobs)
@@ -54,23 +52,23 @@ def write_scores(study: "Study", predictions: Iterable[tuple], *, n_cases: int) 
     write_csv(run.folder / "scores.csv", scores)
     costs.record(run, seconds_per_case=float(np.median(seconds)))
     labels = scored[scored["view"] == ""]
-    pictures.draw_overlays(run.figures / "overlays.png", slices, labels, synthetic=study.synthetic)
+    scans.draw_overlays(run.figures / "overlays.png", slices, labels, synthetic=study.synthetic)
     return scores
 
 
-def draw_curves(study: "Study") -> None:
+def draw_curves(study: Study) -> None:
     """Picture of the run's learning curves: figures/history.png."""
-    pictures.draw_history(study.run.figures / "history.png", study.run.history.frame(), synthetic=study.synthetic)
+    curves.draw_history(study.run.figures / "history.png", study.run.history.frame(), synthetic=study.synthetic)
 
 
-def write_summary(study: "Study", scores: pd.DataFrame, further: Sequence[results.Result] = ()) -> None:
+def write_summary(study: Study, scores: pd.DataFrame, further: Sequence[results.Result] = ()) -> None:
     """summary.json of the run, from :func:`write_scores`' frame and further results; it marks the run as finished."""
     summary = results.segmentation_results(study.experiment, scores, synthetic=study.synthetic, prefix=study.prefix)
     write_json(study.run.folder / "summary.json", results.as_rows([*summary, *further]))
 
 
 def _cases(
-    study: "Study", predictions: Iterable[tuple], slices: dict[str, pictures.Slice], seconds: list[float]
+    study: Study, predictions: Iterable[tuple], slices: dict[str, scans.Slice], seconds: list[float]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
     """Each prediction with its truth, and each view of it; fills the pictures' slices and the seconds per case."""
     subjects = {subject.id: subject for subject in study.cohort.subjects}
@@ -79,7 +77,7 @@ def _cases(
         seconds.append(time.monotonic() - started)
         subject, volume = subjects[case], study.store.entries[case].open()
         truth = subject.load_labels()
-        slices[case] = pictures.tumour_slice(subject, predicted, truth)
+        slices[case] = scans.tumour_slice(subject, predicted, truth)
         compared = {"": predicted} | (views[0]() if views else {})
         like = nifti.read_header(subject.label)
         for view, labels in compared.items():

@@ -23,10 +23,11 @@ from common.classification import (
 )
 from common.files import write_csv
 from common.splits import Split, k_folds_stratified
-from experiments.mgmt_ensemble import EXPERIMENT, Settings
-from experiments.mgmt_study import Fitted, MgmtOptions, MgmtStudy, mgmt_study
+from experiments.mgmt.ensemble import Settings
+from experiments.mgmt.study import Fitted, MgmtOptions, MgmtStudy, Model, mgmt_study
 from mgmt_classifier.ensemble import weighted_mean
 
+EXPERIMENT = "mgmt_ensemble_nested"
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 BRIGHT_SD = 2.0  # of a series' non-zero pixels; about where oedema begins in FLAIR
 
@@ -35,7 +36,7 @@ def run(options: MgmtOptions, settings: Settings) -> None:
     def first_fold(labels: Mapping[str, int]) -> Split:
         return k_folds_stratified(labels, k=settings.folds, seed=options.split_seed)[0]
 
-    with mgmt_study(f"{EXPERIMENT}_nested", options, settings, settings.models.values(), first_fold) as study:
+    with mgmt_study(EXPERIMENT, options, settings, settings.models.values(), first_fold) as study:
         if not study.run.is_finished:
             score(study, settings)
         study.show()
@@ -44,8 +45,11 @@ def run(options: MgmtOptions, settings: Settings) -> None:
 
 def score(study: MgmtStudy, settings: Settings) -> None:
     seed = study.options.split_seed
-    table = cross_validate(study, settings, study.labels, "")
-    shuffled = cross_validate(study, settings, shuffle(study.labels, seed=seed), "shuffled_")
+    both = {"": study.labels, "shuffled_": shuffle(study.labels, seed=seed)}
+    fitted = study.fit(
+        {name: model for labels in both.items() for name, model in models(study, settings, *labels).items()}
+    )
+    table, shuffled = (cross_validated(study, settings, fitted, *labels) for labels in both.items())
     table["baseline"] = baseline(study, settings)
     write_csv(study.run.folder / "predictions.csv", table)
     write_csv(study.run.folder / "predictions_shuffled.csv", shuffled)
@@ -74,20 +78,31 @@ def score(study: MgmtStudy, settings: Settings) -> None:
     )
 
 
-def cross_validate(study: MgmtStudy, settings: Settings, labels: Mapping[str, int], prefix: str) -> pd.DataFrame:
+def folds(study: MgmtStudy, settings: Settings, labels: Mapping[str, int]) -> list[Split]:
+    return k_folds_stratified(labels, k=settings.folds, seed=study.options.split_seed)
+
+
+def models(study: MgmtStudy, settings: Settings, prefix: str, labels: Mapping[str, int]) -> dict[str, Model]:
+    """Both models of every fold, by the name of their folders."""
+    return {
+        f"{prefix}fold{number}/{contrast}": Model(config=config, split=split, labels=labels)
+        for number, split in enumerate(folds(study, settings, labels), start=1)
+        for contrast, config in settings.models.items()
+    }
+
+
+def cross_validated(
+    study: MgmtStudy, settings: Settings, fitted: Mapping[str, Fitted], prefix: str, labels: Mapping[str, int]
+) -> pd.DataFrame:
     """Each patient's probabilities in the fold that tests it: columns fold, id, label, FLAIR, T1w, ensemble, weight of
     FLAIR, threshold, correct."""
-    folds = k_folds_stratified(labels, k=settings.folds, seed=study.options.split_seed)
     tables = []
-    for number, split in enumerate(folds, start=1):
-        fitted = {
-            contrast: study.fit(f"{prefix}fold{number}/{contrast}", config, split=split, labels=labels)
-            for contrast, config in settings.models.items()
-        }
-        weight = best_weight(fitted, nearest_to=settings.flair_weight)
-        chosen = together(fitted, "validation", weight)
+    for number in range(1, len(folds(study, settings, labels)) + 1):
+        both = {contrast: fitted[f"{prefix}fold{number}/{contrast}"] for contrast in settings.models}
+        weight = best_weight(both, nearest_to=settings.flair_weight)
+        chosen = together(both, "validation", weight)
         threshold = best_threshold(chosen["ensemble"].to_numpy(), chosen["label"].to_numpy())
-        tested = together(fitted, "test", weight)
+        tested = together(both, "test", weight)
         called = predicted_positive(tested["ensemble"].to_numpy(), threshold)
         tested["correct"] = called == tested["label"].to_numpy()
         tables.append(tested.assign(fold=number, flair_weight=weight, threshold=threshold))

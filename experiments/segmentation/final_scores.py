@@ -4,27 +4,25 @@
 folder holds what is put together from them: scores.csv, label_size.csv, figures/label_size.png, summary.json.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from common.files import write_csv, write_json
-from common.runs import Run
+from common.runs import Run, read_model_config
 from common.scoring import METRICS, EmptyPolicy, apply_empty_policy
 from common.statistics import bootstrap_interval
-from experiments import evaluation, label_size, pictures, results
-from experiments.figures.distributions import draw_label_sizes
-from experiments.finished import adopt_training
-from experiments.results import Result
-from experiments.study import Study
-
-if TYPE_CHECKING:
-    from segresnet_monai.config import Config
+from experiments.base import results
+from experiments.base.results import Result
+from experiments.base.trainings import require, run
+from experiments.drawing.style import save_for_screen
+from experiments.segmentation import label_size, scores
+from experiments.segmentation.adopted import adopt_training
+from experiments.segmentation.study import Study, restored
+from segresnet_monai.config import Config
 
 PREFIXES = {"validation": "", "test": "test."}
 """Scored part -> what stands before its results' names: the report's numbers are of its validation part."""
@@ -50,38 +48,44 @@ def is_finished(study: Study) -> bool:
     return made[f"{study.experiment}.{SEEDS}"] == study.options.seeds
 
 
-def run_seed(study: Study, config: "Config", number: int) -> None:
-    """Train with one seed, or take the training over from a run that has done it, and score validation and test."""
-    with Run(folder_of(study, number)) as run:
-        if run.is_finished:
-            return
+def run_seeds(study: Study, config: Config) -> None:
+    """Train the seeds that are not finished, each in a folder of its own. Raises RunError when one fails."""
+    trainings = [
+        study.training("final", f"seed{number}", replace(config, seed=config.seed + number), folder_of(study, number))
+        for number in range(study.options.seeds)
+    ]
+    require(run(trainings, at_once=study.options.at_once))
+
+
+def train(folder: Path) -> None:
+    """Train with one seed, as the folder describes it, or take the training over from a run that has done it, and
+    score validation and test."""
+    config = read_model_config(folder, Config)
+    with Run(folder) as opened:
+        study = restored(opened, config)
         from segresnet_monai.predict import load_run, predict
         from segresnet_monai.train import fit
 
-        print(f"seed {config.seed}: {run.folder}", file=sys.stderr)
-        seed = replace(study, run=run)
-        data = json.loads((study.run.folder / "data.json").read_text(encoding="utf-8"))
-        run.describe(config=_settings(study, config), data=data, split=study.split.as_dict())
-        adopted = None if study.options.fresh else adopt_training(seed, config)
+        adopted = None if study.options.fresh else adopt_training(study, config)
         if adopted is None:
-            fit(study.train, study.validation, config, run)
+            fit(study.train, study.validation, config, opened)
         else:
             print(f"trained already, with these settings on these subjects: {adopted}", file=sys.stderr)
-        evaluation.draw_curves(seed)
-        network, _ = load_run(run.folder)
+        scores.draw_curves(study)
+        network, _ = load_run(folder)
         summary = []
         for part, prefix in PREFIXES.items():
-            with Run(run.folder / part) as scored:
+            with Run(folder / part) as scored:
                 if not scored.is_finished:
                     of_part = replace(study, run=scored, prefix=prefix)
                     entries = getattr(study, part)
-                    scores = evaluation.write_scores(of_part, predict(network, entries, config), n_cases=len(entries))
-                    evaluation.write_summary(of_part, scores)
+                    found = scores.write_scores(of_part, predict(network, entries, config), n_cases=len(entries))
+                    scores.write_summary(of_part, found)
             summary += results.read_summary(scored.folder / "summary.json")
-        write_json(run.folder / "summary.json", results.as_rows(summary))
+        write_json(folder / "summary.json", results.as_rows(summary))
 
 
-def _settings(study: Study, config: "Config") -> dict[str, object]:
+def _settings(study: Study, config: Config) -> dict[str, object]:
     return {"experiment": study.experiment, "options": asdict(study.options), "model": asdict(config)}
 
 
@@ -117,22 +121,24 @@ def _labels_only(path: Path) -> pd.DataFrame:
     return frame[frame["view"].isna()].drop(columns="view")
 
 
-def summarise(study: Study, config: "Config") -> None:
+def summarise(study: Study, config: Config) -> None:
     """Put the seeds together: scores.csv, label_size.csv, their picture and, last, summary.json."""
     folder, seeds = study.run.folder, study.options.seeds
-    scores, found = [], []
+    parts, found = [], []
     for part, prefix in PREFIXES.items():
         of_part = over_seeds([folder_of(study, number) / part for number in range(seeds)], study.options.empty_masks)
-        scores.append(of_part.assign(part=part))
+        parts.append(of_part.assign(part=part))
         found += results.segmentation_results(study.experiment, of_part, synthetic=study.synthetic, prefix=prefix)
         found += _spread(study, of_part, prefix)
     found.append(study.result(SEEDS, seeds, seeds))
     sizes = label_size.label_sizes({part: folder_of(study, 0) / part for part in PREFIXES})
     found += label_size.size_results(study.experiment, sizes, synthetic=study.synthetic)
-    write_csv(folder / "scores.csv", pd.concat(scores))
+    write_csv(folder / "scores.csv", pd.concat(parts))
     write_csv(folder / "label_size.csv", sizes)
     text = f"Final SegResNet, first seed: {sizes['case'].nunique()} validation and test cases"
-    pictures.save(draw_label_sizes(sizes, text=text, synthetic=study.synthetic), study.run.figures / "label_size.png")
+    save_for_screen(
+        label_size.draw_label_sizes(sizes, text=text, synthetic=study.synthetic), study.run.figures / "label_size.png"
+    )
     # The folder may have been made for fewer seeds.
     write_json(folder / "config.json", _settings(study, config))
     write_json(folder / "summary.json", results.as_rows(found))
@@ -148,7 +154,7 @@ def _spread(study: Study, scores: pd.DataFrame, prefix: str) -> list[Result]:
     ]
 
 
-def show(study: Study, config: "Config") -> None:
+def show(study: Study, config: Config) -> None:
     """Print the table, the spread between seeds, how to read both, and what they were measured on."""
     found = {result.key.partition(".")[2]: result for result in results.read_summary(study.run.folder / "summary.json")}
     sizes = [name for name in found if name.startswith(label_size.PREFIXES)]

@@ -80,3 +80,8 @@ def save(figure: Figure, path: Path, *, dpi: int = DPI) -> None:
     kind = path.suffix.removeprefix(".")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+
+
+def save_for_screen(figure: Figure, path: Path) -> None:
+    """Write a picture of a run's folder."""
+    save(figure, path, dpi=RUN_DPI)

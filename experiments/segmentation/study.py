@@ -3,27 +3,27 @@
 import hashlib
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from common import prepared, splits
-from common.cohort import Cohort, CohortError, find_subjects
-from common.nifti import ScanError
-from common.phantom.folder import embedded_cohort
-from common.prepared import Entry, Store, StoreError
+from common.cohort import Cohort, find_subjects
+from common.prepared import Entry, Store
 from common.recipe import Recipe
-from common.runs import Run, RunError, configuration_hash
+from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.scoring import EmptyPolicy
 from common.subject import Subject
-from experiments import results
+from experiments.base import results
+from experiments.base.options import Refused, refusals, refuse_phantoms
+from experiments.base.trainings import Training, given
 
 PHANTOM_SUBJECTS = 40
 PHANTOM_SEED = 2021
+DEFAULT_BACKEND = "tensorflow"
+"""Of Keras; runs that name none were made on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class Options:
     subjects: Path | None = None
     """Published split: a CSV with the columns id and part (train, validation, test)."""
     folds: int | None = None
-    """Cross-validation: number of folds; --fold says which one is tested."""
-    fold: int = 1
-    """The tested fold, from 1 to --folds."""
+    """Cross-validation: number of folds."""
+    fold: int | None = None
+    """Test this fold alone, from 1 to --folds; without it all are trained and tested, and their cases pooled."""
     empty_masks: EmptyPolicy = "brats"
     """What an empty mask is worth: BraTS's values (1 or 0, and 373.13 mm), or ignored and counted."""
     runs: Path = Path("runs")
@@ -58,57 +58,15 @@ class Options:
     """Folder of the embedded cohort."""
     jobs: int = -1
     """Threads that prepare and score; -1 takes every core."""
+    at_once: int = 1
+    """Trainings side by side, where there are several; each gets its share of the cores, and of several GPUs one."""
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
 
 
-class Refused(Exception):
-    """The experiment cannot run as asked; the message is for the user and says what to do."""
-
-
-def refuse_phantoms(data: Path, patient: Path) -> None:
-    """Raises Refused when what --data names is an embedded cohort, whose results would not be marked as synthetic.
-
-    patient: a file or folder of one of its patients.
-    """
-    if (folder := embedded_cohort(patient)) is not None:
-        raise Refused(f"{data}: expected scans of patients, found the synthetic ones of {folder}; leave the option out")
-
-
-def command_line(
-    experiment: str, presets: Mapping[str, Any], description: str, *, options_type: type = Options
-) -> tuple[Any, Any]:
-    """Options and model configuration; ``--model.*`` changes single fields of the chosen preset.
-
-    Without --preset: paper where --data is given, else demo.
-    """
-
-    @dataclass(frozen=True)
-    class Choice:
-        data: Path | None = None
-        preset: Literal["paper", "demo"] | None = None
-
-    choice, _ = tyro.cli(Choice, return_unknown_args=True, add_help=False)
-    preset = choice.preset or ("paper" if choice.data else "demo")
-    config = presets[preset]
-
-    @dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        options: Annotated[options_type, tyro.conf.arg(name="")]
-        model: type(config)
-
-    arguments = tyro.cli(
-        Arguments,
-        prog=f"python -m experiments.{experiment}",
-        description=description,
-        default=Arguments(options=options_type(preset=preset), model=config),
-    )
-    return arguments.options, arguments.model
-
-
 @dataclass
 class Study:
-    """One experiment on one cohort: entries of the three parts, the open run, and what becomes of predictions."""
+    """One experiment on one cohort: entries of the three parts, the run, and the trainings that it is made of."""
 
     experiment: str
     options: Options
@@ -116,11 +74,13 @@ class Study:
     store: Store
     split: splits.Split
     run: Run
-    left_out: tuple[str, ...]
-    minimum_mask_fraction: float
-    excluded: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    minimum_mask_fraction: float = 0.0
+    excluded: tuple[str, ...] = ()
     prefix: str = ""
     """What stands before a result's name: of several models in one table, the model's and two underscores."""
+    backend: str | None = None
+    """Keras' backend, of a U-Net."""
 
     @property
     def synthetic(self) -> bool:
@@ -144,11 +104,37 @@ class Study:
         """A line of the summary, beside the report's value where it has one under this name."""
         return results.Result.of(self.experiment, name, value, n, interval, synthetic=self.synthetic)
 
-    def score(self, predictions: Iterable[tuple]) -> None:
-        """Score what :mod:`experiments.evaluation` takes, and write the results, which marks the run as finished."""
-        from experiments import evaluation  # and with it the plotting library, which --help need not load
+    def training(
+        self,
+        kind: str,
+        name: str,
+        config: Any,
+        folder: Path,
+        *,
+        after: tuple[str, ...] = (),
+        interpreter: str | Path = sys.executable,
+        result: str = "summary.json",
+        **further: object,
+    ) -> Training:
+        """A training on this study's split, described in its folder: ``python -m experiments.train FOLDER`` does it.
 
-        evaluation.score(self, predictions)
+        kind: as in :mod:`experiments.train`. further: entries of its config.json beside the model.
+        """
+        training = Training(
+            name=name,
+            argv=(str(interpreter), "-m", "experiments.train", str(folder)),
+            folder=folder,
+            after=after,
+            result=result,
+        )
+        if not training.is_finished and not is_in_use(folder):
+            settings = {"experiment": self.experiment, "kind": kind, "name": name, "options": asdict(self.options)}
+            settings |= {} if self.backend is None else {"backend": self.backend}
+            data = given(self.run.folder, "data")
+            describe(
+                folder, config=settings | further | {"model": asdict(config)}, data=data, split=self.split.as_dict()
+            )
+        return training
 
     def show(self) -> None:
         """Print the table *reported | this run | 95 % interval | n* and where everything lies."""
@@ -177,26 +163,27 @@ def study(
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     minimum_mask_fraction: float = 0.0,
     further_recipes: Sequence[Recipe] = (),
+    several: bool = False,
+    backend: str | None = None,
 ) -> Iterator[Study]:
     """Find, check and prepare the cohort, split it, and open the run's folder, in which everything is recorded.
 
     fractions: of the patients, to train, validate and test. minimum_mask_fraction: subjects with a smaller share of
     labelled voxels in the recipe's crop are excluded before the split; their ids go into data.json. further_recipes: of
-    other networks in the same table; a subject that one of them cannot prepare is a bad one for all.
+    other networks in the same table; a subject that one of them cannot prepare is a bad one for all. several: the run
+    is made of trainings with folders and locks of their own, so that two commands may work on it. backend: Keras', of a
+    U-Net; it decides numbers, so runs on different ones are different runs.
     What the user can mend (bad subjects, too few of them, a full disk, a run in use) ends the program with a message
     and exit status 1.
     """
-    try:
-        with _open(experiment, options, config, fractions, minimum_mask_fraction, further_recipes) as opened:
+    with refusals():
+        opened = _open(experiment, options, config, fractions, minimum_mask_fraction, further_recipes, backend)
+        with opened.run:
+            if several:
+                opened.run.close()
             yield opened
-    except (Refused, CohortError, ScanError, StoreError, RunError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
 
 
-@contextmanager
 def _open(
     experiment: str,
     options: Options,
@@ -204,7 +191,8 @@ def _open(
     fractions: tuple[float, float, float],
     minimum_mask_fraction: float,
     further_recipes: Sequence[Recipe],
-) -> Iterator[Study]:
+    backend: str | None,
+) -> Study:
     folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
     cohort = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
     if options.data is not None and cohort.subjects:
@@ -250,16 +238,75 @@ def _open(
         "left_out": [str(problem) for problem in problems],
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
-    name = configuration_hash(config, split.hash, data["fingerprint"], options.empty_masks)
-    source = "phantoms" if options.data is None else cohort.folder.resolve().name
-    folder = options.runs / experiment / f"{options.preset}-{source}-{split.name}-{name}"
-    with Run(folder, fresh=options.fresh) as run:
-        if not run.is_finished:
-            settings = {"experiment": experiment, "options": asdict(options), "model": asdict(config)}
-            run.describe(config=settings, data=data, split=split.as_dict())
-        yield Study(
-            experiment, options, cohort, store, split, run, left_out, minimum_mask_fraction, tuple(sorted(excluded))
+
+    def is_same(written: dict[str, Any]) -> bool:
+        return (
+            same_settings(written["config"]["model"], config)
+            and written["config"].get("backend", DEFAULT_BACKEND) == (backend or DEFAULT_BACKEND)
+            and written["config"]["options"]["empty_masks"] == options.empty_masks
+            and written["data"]["fingerprint"] == data["fingerprint"]
+            and written["split"]["hash"] == split.hash
         )
+
+    source = "phantoms" if options.data is None else cohort.folder.resolve().name
+    named = [config, split.hash, data["fingerprint"], options.empty_masks]
+    if backend not in (None, DEFAULT_BACKEND):
+        named.append(backend)
+    prefix = f"{options.preset}-{source}-{split.name}"
+    folder = folder_of_run(options.runs / experiment, prefix, configuration_hash(*named), is_same)
+    run = Run(folder, fresh=options.fresh)
+    if not run.is_finished:
+        settings = {"experiment": experiment, "options": asdict(options), "model": asdict(config)}
+        settings |= {} if backend is None else {"backend": backend}
+        run.describe(config=settings, data=data, split=split.as_dict())
+    return Study(
+        experiment=experiment,
+        options=options,
+        cohort=cohort,
+        store=store,
+        split=split,
+        run=run,
+        left_out=left_out,
+        minimum_mask_fraction=minimum_mask_fraction,
+        excluded=tuple(sorted(excluded)),
+        backend=backend,
+    )
+
+
+def restored(run: Run, config: Any) -> Study:
+    """The study of a training as its folder describes it (:meth:`Study.training`), in a process of its own.
+
+    Raises RunError when a subject has changed or cannot be prepared any more since the list of trainings was made.
+    """
+    settings, data, written = (given(run.folder, name) for name in ("config", "data", "split"))
+    options = _restored_options(settings["options"])
+    cohort = find_subjects(Path(data["folder"]), convention=options.convention, max_subjects=options.max_subjects)
+    split = splits.Split(written["name"], *(tuple(written[part]) for part in splits.PARTS))
+    used = {*split.train, *split.validation, *split.test}
+    subjects = [subject for subject in cohort.subjects if subject.id in used]
+    store = prepared.prepare(subjects, config.recipe, options.prepared, n_jobs=options.jobs)
+    changed = [subject.id for subject in subjects if subject.fingerprint() != data["subjects"][subject.id]]
+    if lost := sorted({*changed, *(used - set(store.entries))}):
+        raise RunError(f"{cohort.folder}: expected the subjects that {run.folder} was made for, which differ: {lost}")
+    run.note_start()
+    return Study(
+        experiment=settings["experiment"],
+        options=options,
+        cohort=cohort,
+        store=store,
+        split=split,
+        run=run,
+        prefix=settings.get("prefix", ""),
+        backend=settings.get("backend"),
+    )
+
+
+def _restored_options(written: Mapping[str, object]) -> Options:
+    """Options as config.json holds them."""
+    values = {field.name: written[field.name] for field in fields(Options) if field.name in written}
+    for name in ("data", "subjects", "runs", "prepared", "phantoms"):
+        values[name] = None if values[name] is None else Path(values[name])
+    return Options(**values)
 
 
 def phantom_cohort(folder: Path, *, jobs: int) -> Path:
@@ -278,7 +325,7 @@ def _split(
         return splits.read_published(options.subjects, subjects).without(excluded)
     subjects = [subject for subject in subjects if subject.id not in excluded]
     if options.folds is not None:
-        if not 1 <= options.fold <= options.folds:
+        if options.fold is None or not 1 <= options.fold <= options.folds:
             raise ValueError(f"expected --fold between 1 and {options.folds}, received {options.fold}")
         return splits.k_folds(subjects, k=options.folds, seed=options.split_seed)[options.fold - 1]
     return splits.split_by_fractions(subjects, fractions=fractions, seed=options.split_seed)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiments.pictures import save
+from experiments.drawing.style import save_for_screen
 
 MEASURED, REPORTED, COST = "#0072b2", "#d55e00", "#999999"
 """Okabe and Ito's blue and vermilion, told apart with any colour vision, and grey."""
@@ -65,7 +65,7 @@ def draw_variations(path: Path, table: pd.DataFrame, *, synthetic: bool) -> None
     figure.legend(handles=marks, loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     if synthetic:
         figure.suptitle("Synthetic phantoms", x=0.01, ha="left", fontsize=10)
-    save(figure, path)
+    save_for_screen(figure, path)
 
 
 def _label(row: tuple) -> str:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from common import splits
-from common.cohort import CohortError
 from common.dicom.mgmt_cohort import DOUBTFUL, MgmtCohort, find_patients
-from common.files import write_csv, write_json, write_text
-from common.runs import Run, RunError, configuration_hash
-from common.store import Store, StoreError
+from common.files import write_json, write_text
+from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_use, same_settings
+from common.store import Store
 from common.subject import Problem
-from experiments import results
-from experiments.results import Result
-from experiments.study import Refused, refuse_phantoms
+from experiments.base import results
+from experiments.base.options import Refused, refusals, refuse_phantoms
+from experiments.base.results import Result
+from experiments.base.trainings import Training, python, require, run
 
 if TYPE_CHECKING:
     from mgmt_classifier.config import Config
@@ -72,8 +72,19 @@ class MgmtOptions:
     """Folder of the embedded cohorts."""
     jobs: int = -1
     """Processes that read and prepare; -1 takes every core."""
+    at_once: int = 1
+    """Trainings side by side; each gets its share of the cores, and of several GPUs one."""
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model to be trained. split, labels: by default the study's own."""
+
+    config: "Config"
+    split: splits.Split | None = None
+    labels: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,9 +100,21 @@ class Fitted:
     test: pd.DataFrame
 
 
+def fitted(folder: Path) -> Fitted:
+    """What a model's folder holds once it is finished."""
+    threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
+    table = pd.read_csv(folder / PREDICTIONS, dtype={"id": str}).sort_values("id")
+    validation, test = (
+        table.loc[table["part"] == part, ["id", "label", "probability"]].reset_index(drop=True)
+        for part in ("validation", "test")
+    )
+    return Fitted(folder, threshold, validation, test)
+
+
 @dataclass
 class MgmtStudy:
-    """One experiment on one cohort: labels of the usable patients, their prepared slices, the split, the open run."""
+    """One experiment on one cohort: labels of the usable patients, their prepared slices, the split, and the run, whose
+    models have folders and locks of their own."""
 
     experiment: str
     options: MgmtOptions
@@ -106,42 +129,28 @@ class MgmtStudy:
     def synthetic(self) -> bool:
         return self.options.data is None
 
-    def fit(
-        self, name: str, config: "Config", *, split: splits.Split | None = None, labels: Mapping[str, int] | None = None
-    ) -> Fitted:
-        """Train a model in the run's folder ``name``, or go on with it, and predict validation and test patients.
+    def fit(self, models: "Mapping[str, Model]") -> dict[str, Fitted]:
+        """Train the models that are not finished, each in the run's folder of its name, and read all of them.
 
-        What is finished is read, not repeated. split, labels: by default the study's own.
+        Raises RunError when one fails; the others are trained all the same.
         """
-        split, labels = split or self.split, labels or self.labels
-        folder = self.run.folder / name
-        predictions = folder / PREDICTIONS
-        if not predictions.exists():
-            from mgmt_classifier.predict import predict
-            from mgmt_classifier.train import fit
+        require(run([self._training(*item) for item in models.items()], at_once=self.options.at_once))
+        return {name: fitted(self.run.folder / name) for name in models}
 
-            entries = self.stores[config.recipe].entries
-            parts = {part: [(entries[id], labels[id]) for id in getattr(split, part)] for part in splits.PARTS}
-            with Run(folder) as run:
-                run.describe(
-                    config={"experiment": self.experiment, "model": asdict(config)},
-                    data={"synthetic": self.synthetic, "folder": self.cohort.folder},
-                    split=split.as_dict(),
-                )
-                fit(config, parts["train"], parts["validation"], run)
-                rows = [
-                    (part, id, labels[id], probability)
-                    for part in ("validation", "test")
-                    for id, probability in predict(folder, [entry for entry, _ in parts[part]])
-                ]
-                write_csv(predictions, pd.DataFrame(rows, columns=["part", "id", "label", "probability"]))
-        threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
-        table = pd.read_csv(predictions, dtype={"id": str}).sort_values("id")
-        validation, test = (
-            table.loc[table["part"] == part, ["id", "label", "probability"]].reset_index(drop=True)
-            for part in ("validation", "test")
+    def _training(self, name: str, model: "Model") -> Training:
+        """A model as a training, described in its folder; the parts that are its own, or the study's."""
+        folder = self.run.folder / name
+        training = Training(
+            name=name, argv=python("-m", "experiments.train", folder), folder=folder, result=PREDICTIONS
         )
-        return Fitted(folder, threshold, validation, test)
+        if not training.is_finished and not is_in_use(folder):
+            split, labels = model.split or self.split, model.labels or self.labels
+            options = {"prepared": self.options.prepared, "jobs": self.options.jobs}
+            given = {"experiment": self.experiment, "kind": "mgmt", "name": name, "options": options}
+            # The patients are where they were found, whatever folder this command is called in.
+            data = {"synthetic": self.synthetic, "folder": self.cohort.folder, "labels": dict(labels)}
+            describe(folder, config=given | {"model": asdict(model.config)}, data=data, split=split.as_dict())
+        return training
 
     def result(
         self, name: str, value: float | str, n: int, interval: tuple[float, float] = (float("nan"), float("nan"))
@@ -189,24 +198,20 @@ def mgmt_study(
     What the user can mend (bad series, too few patients, a full disk, a run in use) ends the program with a message and
     exit status 1.
     """
-    try:
-        with _open(experiment, options, settings, configs, split) as opened:
+    with refusals():
+        opened = _open(experiment, options, settings, configs, split)
+        with opened.run:
+            opened.run.close()
             yield opened
-    except (Refused, CohortError, StoreError, RunError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
 
 
-@contextmanager
 def _open(
     experiment: str,
     options: MgmtOptions,
     settings: Any,
     configs: "Iterable[Config]",
     split: Callable[[Mapping[str, int]], splits.Split],
-) -> Iterator[MgmtStudy]:
+) -> MgmtStudy:
     from mgmt_classifier import data
 
     folder = phantom_patients(options) if options.data is None else options.data
@@ -256,13 +261,22 @@ def _open(
         "without_label": cohort.without_label,
         "files": fingerprints,
     }
-    name = configuration_hash(settings, parts.hash, described["fingerprint"])
+
+    def is_same(written: dict[str, Any]) -> bool:
+        return (
+            same_settings(written["config"]["model"], settings)
+            and written["data"]["fingerprint"] == described["fingerprint"]
+            and written["split"]["hash"] == parts.hash
+        )
+
     source = f"phantoms{options.effect:g}" if options.data is None else cohort.folder.resolve().name
-    with Run(options.runs / experiment / f"{options.preset}-{source}-{parts.name}-{name}", fresh=options.fresh) as run:
-        if not run.is_finished:
-            written = {"experiment": experiment, "options": asdict(options), "model": asdict(settings)}
-            run.describe(config=written, data=described, split=parts.as_dict())
-        yield MgmtStudy(experiment, options, cohort, stores, labels, parts, run, left_out)
+    digest = configuration_hash(settings, parts.hash, described["fingerprint"])
+    place = folder_of_run(options.runs / experiment, f"{options.preset}-{source}-{parts.name}", digest, is_same)
+    run = Run(place, fresh=options.fresh)
+    if not run.is_finished:
+        written = {"experiment": experiment, "options": asdict(options), "model": asdict(settings)}
+        run.describe(config=written, data=described, split=parts.as_dict())
+    return MgmtStudy(experiment, options, cohort, stores, labels, parts, run, left_out)
 
 
 def phantom_patients(options: MgmtOptions) -> Path:

@@ -10,16 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import stats
 
 from common.classification import accuracy_interval
 from common.labels import CLASSES
-from experiments.results import Result
+from experiments.base.results import Result
+from experiments.drawing.style import CLASS_COLOURS, WIDTH, heading, styled
 
 SMALL = "small_labels"
 PREFIXES = ("missed_", "size_correlation_")
 CLASS_NAMES = CLASSES[1:]
 """Without the background."""
+PART_MARKS = {"validation": "o", "test": "^"}
 
 
 def label_sizes(parts: Mapping[str, Path]) -> pd.DataFrame:
@@ -84,3 +88,42 @@ def size_results(experiment: str, sizes: pd.DataFrame, *, synthetic: bool) -> li
 def _present(sizes: pd.DataFrame, name: str) -> pd.DataFrame:
     """Labels of a class that the truth has."""
     return sizes[(sizes["class"] == name) & (sizes["volume_truth_ml"] > 0)]
+
+
+@styled
+def draw_label_sizes(sizes: pd.DataFrame, *, text: str, synthetic: bool) -> Figure:
+    """sizes: label_size.csv: part, class, volume_truth_ml, dice and state of every label."""
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    axes = figure.subplots(1, len(CLASS_COLOURS), sharey=True, sharex=True)
+    for axis, (name, colour) in zip(axes, CLASS_COLOURS.items(), strict=True):
+        own = sizes[sizes["class"] == name]
+        true = own[own["volume_truth_ml"] > 0]
+        missed = true["state"] == "missed"
+        for part, mark in PART_MARKS.items():
+            found = true[~missed & (true["part"] == part)]
+            axis.plot(
+                found["volume_truth_ml"], found["dice"], mark, color=colour, markersize=5, markeredgecolor="0.25",
+                markeredgewidth=0.5,
+            )  # fmt: skip
+        axis.plot(true.loc[missed, "volume_truth_ml"], true.loc[missed, "dice"], "kx", markersize=6)
+        rho, low, high = rank_correlation(true["volume_truth_ml"].to_numpy(), true["dice"].to_numpy())
+        rank = "Spearman not defined" if np.isnan(rho) else f"Spearman {rho:.2f}"
+        rank += "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
+        invented = int((own["state"] == "invented").sum())
+        lines = [
+            f"{name}: {missed.sum()} of {len(true)} missed",
+            rank,
+            f"not in the truth: {len(own) - len(true)} ({invented} invented)",
+        ]
+        axis.set_title("\n".join(lines), fontsize=7)
+        axis.set(xscale="log", ylim=(-0.04, 1.04), xlabel=f"{name} in the truth (ml)")
+        axis.grid(alpha=0.25, linewidth=0.5)
+    axes[0].set_ylabel("Dice")
+    handles = [
+        Line2D([], [], marker=mark, linestyle="", color="white", markersize=5, markeredgecolor="0.25", label=part)
+        for part, mark in PART_MARKS.items()
+    ]
+    handles.append(Line2D([], [], marker="x", linestyle="", color="black", markersize=6, label="missed"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    heading(figure, text, synthetic=synthetic)
+    return figure

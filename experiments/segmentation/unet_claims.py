@@ -10,9 +10,9 @@ from scipy import ndimage
 from common import nifti
 from common.classification import accuracy_interval
 from common.volumes import bounding_box
-from experiments import evaluation
-from experiments.results import Result
-from experiments.study import Study
+from experiments.base.results import Result
+from experiments.segmentation import scores as evaluation
+from experiments.segmentation.study import Study
 
 if TYPE_CHECKING:
     from unet_tf.config import Config

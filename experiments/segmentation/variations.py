@@ -1,37 +1,26 @@
-"""Rows of a table of variations: each trained and scored in a process and a run folder of its own, then compared."""
+"""Rows of a table of variations: each a training with a folder of its own, then compared."""
 
 import json
-import multiprocessing
-import os
-import sys
-import threading
-import traceback
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from common.files import write_csv, write_json, write_text
-from common.runs import History, Run
+from common.files import write_csv, write_json
+from common.runs import History
 from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm, paired_difference
-from experiments import results
-from experiments.results import Result
-from experiments.study import Study
-
-if TYPE_CHECKING:
-    from experiments.table1_variations import Variation
-    from segresnet_monai.config import Config
+from experiments.base import results
+from experiments.base.results import Result
+from experiments.base.trainings import FAILURE, run, state
+from experiments.segmentation.study import Study
+from segresnet_monai.config import Config
 
 METRIC = "mean_dice_with_background"
 SHOWN = (METRIC, "mean_dice", "dice_NCR", "dice_ED", "dice_ET", "hd_TC", "hd_WT", "hd95_TC", "hd95_WT")
 BASELINE = "baseline"
 SHORTER = "slices80"
-FAILURE = "failure.txt"
 COLUMNS = (
     *("row", "parent", "state", "reported", METRIC, "low", "high", "n"),
     *("mean_dice", "mean_dice_low", "mean_dice_high", "seconds_per_step", "peak_memory_mib"),
@@ -40,75 +29,38 @@ COLUMNS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """A row of the table: its network, and the row of which it is one change."""
+
+    parent: str | None
+    config: Config
+
+
 def folder_of(study: Study, row: str) -> Path:
     return study.run.folder / "rows" / row
 
 
-def is_finished(folder: Path) -> bool:
-    return (folder / "summary.json").exists()
-
-
-def with_continued(rows: Iterable[str], variations: "Mapping[str, Variation]") -> list[str]:
+def with_continued(rows: Iterable[str], variations: Mapping[str, Variation]) -> list[str]:
     """The rows in the table's order, and those whose training they continue."""
     wanted = set(rows)
     wanted |= {variations[row].parent for row in wanted if variations[row].config.continued_from is not None}
     return [row for row in variations if row in wanted]
 
 
-def run_rows(study: Study, variations: "Mapping[str, Variation]", rows: Iterable[str]) -> None:
-    """Train and score the rows that are not finished, one after the other; why one failed is kept in its folder.
-
-    A process of its own for each: its peak memory is its own, and the system may kill it for want of memory.
-    """
-    # An open run cannot go to another process, which opens the row's.
-    shared = replace(study, run=None)
+def run_rows(study: Study, variations: Mapping[str, Variation], rows: Iterable[str]) -> None:
+    """Train and score the rows that are not finished; why one failed is kept in its folder."""
+    trainings = []
     for row in with_continued(rows, variations):
-        folder, variation = folder_of(study, row), variations[row]
-        if is_finished(folder):
-            continue
-        (folder / FAILURE).unlink(missing_ok=True)
-        print(f"row {row}: {folder}", file=sys.stderr)
-        parent = None if variation.config.continued_from is None else folder_of(study, variation.parent)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            work = process.submit(train_and_score, shared, row, variation.config, study.run.folder, parent)
-            try:
-                failure = work.result()
-            except BrokenProcessPool:
-                failure = "the process was killed, as the system does for want of memory"
-        if failure is not None:
-            write_text(folder / FAILURE, failure)
+        config, parent = variations[row].config, variations[row].parent
+        further: dict[str, object] = {"prefix": f"{row}__"}
+        if config.continued_from is not None:
+            further |= {"continues": folder_of(study, parent), "after": (parent,)}
+        trainings.append(study.training("segresnet", row, config, folder_of(study, row), **further))
+    run(trainings, at_once=study.options.at_once)
 
 
-def train_and_score(shared: Study, row: str, config: "Config", table: Path, parent: Path | None) -> str | None:
-    """One row, in this process; returns the traceback of what stopped it, if anything did."""
-    threading.Thread(target=_end_with_the_command, daemon=True).start()
-    # TensorBoard imports it wherever it is installed: seconds of each start, and half of the memory that is compared.
-    sys.modules["tensorflow"] = None
-    try:
-        from segresnet_monai.predict import load, predict
-        from segresnet_monai.train import continue_from, fit
-
-        with Run(table / "rows" / row) as run:
-            study = replace(shared, run=run, prefix=f"{row}__")
-            settings = {"experiment": study.experiment, "row": row}
-            settings |= {"options": asdict(study.options), "model": asdict(config)}
-            data = json.loads((table / "data.json").read_text(encoding="utf-8"))
-            run.describe(config=settings, data=data, split=study.split.as_dict())
-            if parent is not None:
-                continue_from(parent, config, run)
-            weights = fit(study.train, study.validation, config, run)
-            study.score(predict(load(config, weights), study.test, config))
-    except Exception:  # whatever stopped it is the row's result, and must not stop the other rows
-        return traceback.format_exc()
-    return None
-
-
-def _end_with_the_command() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def compare(study: Study, variations: "Mapping[str, Variation]") -> pd.DataFrame:
+def compare(study: Study, variations: Mapping[str, Variation]) -> pd.DataFrame:
     """Every finished row against its parent and the baseline, where these are finished, on the same test cases.
 
     Columns: row, against, difference (row - against, of METRIC), low, high, n, p, p_holm (over all rows of the frame).
@@ -116,7 +68,7 @@ def compare(study: Study, variations: "Mapping[str, Variation]") -> pd.DataFrame
     scores = {
         row: case_scores(folder_of(study, row), study.options.empty_masks)
         for row in variations
-        if is_finished(folder_of(study, row))
+        if state(folder_of(study, row)) == "finished"
     }
     pairs = [
         (row, against)
@@ -140,22 +92,12 @@ def case_scores(folder: Path, policy: EmptyPolicy) -> pd.Series:
     return apply_empty_policy(cases[cases["view"].isna()], policy).set_index("case")[METRIC]
 
 
-def state(folder: Path) -> str:
-    """``finished``, ``not run``, or why the row failed, in one line."""
-    if is_finished(folder):
-        return "finished"
-    failure = folder / FAILURE
-    if not failure.exists():
-        return "not run"
-    return f"failed: {failure.read_text(encoding='utf-8').strip().splitlines()[-1]}"
-
-
-def summarise(study: Study, variations: "Mapping[str, Variation]") -> None:
+def summarise(study: Study, variations: Mapping[str, Variation]) -> None:
     """Write comparisons.csv, variations.csv, figures/variations.png and, last, summary.json.
 
     Of every row: scores, differences from its parent and the baseline, costs.
     """
-    from experiments.variations_picture import draw_variations  # and with it the plotting library
+    from experiments.segmentation.variations_picture import draw_variations  # and with it the plotting library
 
     comparisons = compare(study, variations)
     lines, found = [], []
@@ -167,7 +109,7 @@ def summarise(study: Study, variations: "Mapping[str, Variation]") -> None:
         said = results.reported()["table1_baseline"][METRIC].value if row == BASELINE else first.reported
         line = {"row": row, "parent": variation.parent, "state": state(folder), "reported": said}
         line |= {"low": first.low, "high": first.high, "n": first.n} | costs
-        if is_finished(folder):
+        if state(folder) == "finished":
             inner = next(result for result in scores if result.key.endswith("__mean_dice"))
             line |= {METRIC: first.value, "mean_dice": inner.value}
             line |= {"mean_dice_low": inner.low, "mean_dice_high": inner.high}
@@ -192,7 +134,7 @@ def summarise(study: Study, variations: "Mapping[str, Variation]") -> None:
 def _scores(study: Study, row: str) -> list[Result]:
     """A row's results, METRIC first; of a row without any, one that says why."""
     folder = folder_of(study, row)
-    if not is_finished(folder):
+    if state(folder) != "finished":
         return [study.result(f"{row}__{METRIC}", state(folder), 0)]
     scored = {result.key: result for result in results.read_summary(folder / "summary.json")}
     return [scored[f"{study.experiment}.{row}__{name}"] for name in SHOWN]
@@ -200,7 +142,7 @@ def _scores(study: Study, row: str) -> list[Result]:
 
 def _costs(folder: Path) -> dict[str, float]:
     """Seconds per training step and the peak memory of training, the GPU's where one was used."""
-    if not is_finished(folder):
+    if state(folder) != "finished":
         return {}
     costs = json.loads((folder / "costs.json").read_text(encoding="utf-8"))
     return {
@@ -213,7 +155,7 @@ def _training_time(study: Study) -> Result:
     """The training of slices80 over the baseline's, in seconds of the fastest epoch, which other work slows least."""
     name = f"{SHORTER}__training_time"
     folders = [folder_of(study, row) for row in (SHORTER, BASELINE)]
-    if missing := [f"{folder.name} {state(folder)}" for folder in folders if not is_finished(folder)]:
+    if missing := [f"{folder.name} {state(folder)}" for folder in folders if state(folder) != "finished"]:
         return study.result(name, f"not compared: {'; '.join(missing)}", 0)
     seconds = [History(folder / "history.csv").frame()["seconds"] for folder in folders]
     return study.result(name, seconds[0].min() / seconds[1].min(), len(seconds[0]))

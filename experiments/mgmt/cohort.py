@@ -12,7 +12,7 @@ from common.classification import accuracy_interval
 from common.dicom.mgmt_cohort import MgmtCohort
 from common.dicom.series import Plane
 from common.statistics import bootstrap_interval
-from experiments.results import Result, finite
+from experiments.base.results import Result, finite
 
 EXPERIMENT = "cohort"
 PREFIX = "mgmt_"

@@ -1,12 +1,14 @@
 """Scans as a radiologist looks at them: the patient's left on the right, the front or the head above, voxels true to
 scale. Every picture takes its orientation from the files' own directions, and writes it at its edges."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -14,7 +16,8 @@ from matplotlib.figure import Figure
 from common.dicom.series import Plane, plane_of
 from common.labels import CLASSES
 from common.nifti import to_axes
-from experiments.figures.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, styled
+from common.subject import Subject
+from experiments.drawing.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, save_for_screen, styled
 
 BodyPlane = Literal["axial", "coronal", "sagittal"]
 ROWS_AND_COLUMNS: dict[BodyPlane, str] = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}
@@ -23,6 +26,8 @@ THROUGH: dict[BodyPlane, str] = {"axial": "S", "coronal": "A", "sagittal": "R"}
 """Where the positions of a plane's pictures run to: superior, anterior, right."""
 OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
 MARGIN = 4
+SHOWN_CONTRASTS = ("FLAIR", "T1ce")
+MOST_CASES = 5
 
 
 @dataclass(frozen=True)
@@ -159,3 +164,53 @@ def draw_rows(rows: Sequence[Row], names: Sequence[str], *, text: str, synthetic
     class_legend(figure)
     heading(figure, text, synthetic=synthetic)
     return figure
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One axial slice as it is looked at: rows from front to back, the patient's left on the right.
+
+    images: contrast -> (row, column). truth, predicted: classes (row, column). position: index along z, from the feet.
+    view: its voxels' size and directions.
+    """
+
+    images: Mapping[str, np.ndarray]
+    truth: np.ndarray
+    predicted: np.ndarray
+    position: int
+    view: View
+
+
+def tumour_slice(subject: Subject, predicted: np.ndarray, truth: np.ndarray) -> Slice:
+    """The axial slice with the largest tumour area in the truth (in the prediction, where the truth has none)."""
+    images, scan = subject.load_images(SHOWN_CONTRASTS)
+    shown, view = cut((truth, predicted, *images), scan.affine)
+    area = np.count_nonzero(shown[0] if truth.any() else shown[1], axis=(1, 2))
+    position = int(area.argmax())
+    true, guess, *grey = (volume[position].copy() for volume in shown)
+    return Slice(dict(zip(SHOWN_CONTRASTS, grey, strict=True)), true, guess, position, view)
+
+
+def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, *, synthetic: bool) -> None:
+    """The best, the worst and the cases between them by WT Dice: scans, truth and prediction side by side."""
+    ranked = cases.sort_values("dice_WT", ascending=False, kind="stable")
+    chosen = ranked.iloc[np.unique(np.linspace(0, len(ranked) - 1, min(MOST_CASES, len(ranked))).round().astype(int))]
+    rows = [(case["case"], slices[case["case"]], case) for _, case in chosen.iterrows()]
+    save_for_screen(truth_and_prediction(rows, synthetic=synthetic), path)
+
+
+def truth_and_prediction(
+    cases: Sequence[tuple[str, Slice, Mapping[str, float]]], *, text: str = "", synthetic: bool
+) -> Figure:
+    """FLAIR, T1ce, truth and prediction, one row per case.
+
+    cases: what each is called, its slice, and its Dice as ``dice_WT`` and so on. text: of the line above.
+    """
+    rows = []
+    for name, shown, dice in cases:
+        inside = box(np.stack(list(shown.images.values())))
+        grey = [window(image)[inside] for image in shown.images.values()]
+        labels = [overlay(grey[0], classes[inside]) for classes in (shown.truth, shown.predicted)]
+        values = ", ".join(f"{mask} {dice[f'dice_{mask}']:.2f}" for mask in ("WT", *CLASS_COLOURS))
+        rows.append(Row(f"{name}, slice {shown.position + 1}", f"Dice {values}", (*grey, *labels), shown.view))
+    return draw_rows(rows, (*SHOWN_CONTRASTS, "truth", "prediction"), text=text, synthetic=synthetic)

@@ -1,0 +1,72 @@
+"""Command lines: options and the chosen preset's settings, and what is said where they cannot be followed."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from common.cohort import CohortError
+from common.nifti import ScanError
+from common.phantom.folder import embedded_cohort
+from common.runs import RunError
+from common.store import StoreError
+
+
+class Refused(Exception):
+    """The experiment cannot run as asked; the message is for the user and says what to do."""
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What the user can mend ends the program with a message and exit status 1; Ctrl-C with status 130."""
+    try:
+        yield
+    except (Refused, CohortError, ScanError, StoreError, RunError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def refuse_phantoms(data: Path, patient: Path) -> None:
+    """Raises Refused when what --data names is an embedded cohort, whose results would not be marked as synthetic.
+
+    patient: a file or folder of one of its patients.
+    """
+    if (folder := embedded_cohort(patient)) is not None:
+        raise Refused(f"{data}: expected scans of patients, found the synthetic ones of {folder}; leave the option out")
+
+
+def command_line(
+    experiment: str, presets: Mapping[str, Any], description: str, *, options_type: type
+) -> tuple[Any, Any]:
+    """Options and model configuration; ``--model.*`` changes single fields of the chosen preset.
+
+    Without --preset: paper where --data is given, else demo.
+    """
+
+    @dataclass(frozen=True)
+    class Choice:
+        data: Path | None = None
+        preset: Literal["paper", "demo"] | None = None
+
+    choice, _ = tyro.cli(Choice, return_unknown_args=True, add_help=False)
+    preset = choice.preset or ("paper" if choice.data else "demo")
+    config = presets[preset]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Arguments:
+        options: Annotated[options_type, tyro.conf.arg(name="")]
+        model: type(config)
+
+    arguments = tyro.cli(
+        Arguments,
+        prog=f"python -m experiments.{experiment}",
+        description=description,
+        default=Arguments(options=options_type(preset=preset), model=config),
+    )
+    return arguments.options, arguments.model

@@ -1,0 +1,41 @@
+"""One MGMT model from its patients' prepared slices to its predictions, in this process."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from common.dicom.mgmt_cohort import find_patients
+from common.files import write_csv
+from common.runs import Run, RunError, read_model_config
+from common.splits import PARTS
+from experiments.base.trainings import given
+from experiments.mgmt.study import PREDICTIONS
+
+
+def train(folder: Path) -> None:
+    """Train the model that a folder describes, search its threshold, and predict validation and test patients.
+
+    Writes predictions.csv last of all. Raises RunError when a patient cannot be prepared any more.
+    """
+    from mgmt_classifier import data
+    from mgmt_classifier.config import Config
+    from mgmt_classifier.predict import predict
+    from mgmt_classifier.train import fit
+
+    config, options = read_model_config(folder, Config), given(folder)["options"]
+    described, split = (given(folder, name) for name in ("data", "split"))
+    labels, used = described["labels"], {id for part in PARTS for id in split[part]}
+    with Run(folder) as run:
+        run.note_start()
+        patients = [patient for patient in find_patients(described["folder"]).patients if patient.id in used]
+        entries = data.prepare(patients, config.recipe, Path(options["prepared"]), n_jobs=options["jobs"]).entries
+        if lost := sorted(used - set(entries)):
+            raise RunError(f"{described['folder']}: expected the patients that {folder} was made for, lost: {lost}")
+        parts = {part: [(entries[id], labels[id]) for id in split[part]] for part in PARTS}
+        fit(config, parts["train"], parts["validation"], run)
+        rows = [
+            (part, id, labels[id], probability)
+            for part in ("validation", "test")
+            for id, probability in predict(folder, [entry for entry, _ in parts[part]])
+        ]
+        write_csv(folder / PREDICTIONS, pd.DataFrame(rows, columns=["part", "id", "label", "probability"]))

@@ -1,0 +1,84 @@
+"""One network on one split, or on every fold of a cross-validation with all tested cases put together."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from common.files import write_csv, write_json
+from common.runs import Run, configuration_hash
+from common.scoring import summarise
+from experiments.base import results
+from experiments.base.options import refusals
+from experiments.base.trainings import require, run
+from experiments.segmentation.study import Options, Study
+
+OpenStudy = Callable[[Options], AbstractContextManager[Study]]
+
+
+def run_network(kind: str, config: Any, options: Options, open_study: OpenStudy) -> None:
+    """One training and its results, or with --folds and without --fold one of every fold and their cases pooled.
+
+    kind: of training, as in :mod:`experiments.train`. open_study: the study on the split that the options name.
+    """
+    if options.folds is not None and options.fold is None:
+        cross_validate(kind, config, options, open_study)
+        return
+    with open_study(options) as opened:
+        if not opened.run.is_finished:
+            from experiments.segmentation import training  # and with it the plotting library
+
+            getattr(training, kind)(opened, config)
+        opened.show()
+
+
+def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStudy) -> None:
+    """Train and test every fold, pool the cases, each of which was tested once, and print the table.
+
+    kind: of training, as in :mod:`experiments.train`. open_study: the study of one fold, whose run is that of
+    ``--fold`` alone. The pooled results have a folder of their own beside the folds', with cases.csv (a column ``fold``),
+    scores.csv, folds.json and summary.json.
+    """
+    trainings, studies = [], []
+    for fold in range(1, options.folds + 1):
+        with open_study(replace(options, fold=fold)) as study:
+            study.run.close()  # the training is another process's
+            studies.append(study)
+            trainings.append(study.training(kind, f"fold{fold}", config, study.run.folder))
+    with refusals():
+        require(run(trainings, at_once=options.at_once))
+        folder = pool(studies, config, options)
+        print(results.table(results.read_summary(folder / "summary.json")))
+        if studies[0].synthetic:
+            print(results.SYNTHETIC_NOTE)
+        print(f"every subject is tested once, by a network that has not seen it, in {options.folds} folds (folds.json)")
+        print(f"run folder: {folder}")
+
+
+def pool(studies: list[Study], config: Any, options: Options) -> Path:
+    """The folds' cases as one finished run; returns its folder."""
+    first = studies[0]
+    name = first.run.folder.name.rpartition("-")[0].removesuffix(first.split.name)
+    digest = configuration_hash(*(study.run.folder.name for study in studies))
+    folder = first.run.folder.with_name(f"{name}{options.folds}folds-{digest}")
+    with Run(folder):
+        text = {"case": str, "view": str}
+        cases = pd.concat(
+            pd.read_csv(study.run.folder / "cases.csv", dtype=text).fillna({"view": ""}).assign(fold=fold)
+            for fold, study in enumerate(studies, start=1)
+        )
+        scores = pd.concat(
+            summarise(rows.drop(columns=["view", "fold"]), policy=options.empty_masks).assign(view=view)
+            for view, rows in cases.groupby("view", sort=True)
+        )
+        settings = {"experiment": first.experiment, "options": asdict(options), "model": asdict(config)}
+        write_json(folder / "config.json", settings)
+        write_json(folder / "folds.json", [study.run.folder for study in studies])
+        write_csv(folder / "cases.csv", cases)
+        write_csv(folder / "scores.csv", scores)
+        summary = results.segmentation_results(first.experiment, scores, synthetic=first.synthetic)
+        write_json(folder / "summary.json", results.as_rows(summary))
+    return folder

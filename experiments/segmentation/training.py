@@ -1,0 +1,53 @@
+"""One training of a segmentation network from its data to its results, in this process."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.runs import Run, read_model_config
+from experiments.base.trainings import given
+from experiments.segmentation import scores, unet_claims
+from experiments.segmentation.study import Study, restored
+
+if TYPE_CHECKING:
+    from segresnet_monai.config import Config as SegResNet
+    from unet_tf.config import Config as UNet
+
+
+def segresnet(study: Study, config: "SegResNet") -> None:
+    """Train a SegResNet in the study's open run and score the test part."""
+    from segresnet_monai.predict import load, predict
+    from segresnet_monai.train import fit
+
+    weights = fit(study.train, study.validation, config, study.run)
+    scores.score(study, predict(load(config, weights), study.test, config))
+
+
+def unet(study: Study, config: "UNet") -> None:
+    """Train a U-Net in the study's open run, score the test part and what the report claims of its U-Nets."""
+    from unet_tf.predict import load, predict
+    from unet_tf.train import fit
+
+    weights = fit(study.train, study.validation, config, study.run)
+    unet_claims.score(study, config, predict(load(config, weights), study.test, config))
+
+
+def segresnet_of(folder: Path) -> None:
+    """The SegResNet that a folder describes; where it says so, going on from another's training."""
+    from segresnet_monai.config import Config
+    from segresnet_monai.train import continue_from
+
+    config = read_model_config(folder, Config)
+    with Run(folder) as run:
+        study = restored(run, config)
+        if (parent := given(folder).get("continues")) is not None:
+            continue_from(Path(parent), config, run)
+        segresnet(study, config)
+
+
+def unet_of(folder: Path) -> None:
+    """The U-Net that a folder describes."""
+    from unet_tf.config import Config
+
+    config = read_model_config(folder, Config)
+    with Run(folder) as run:
+        unet(restored(run, config), config)

@@ -1,0 +1,74 @@
+"""One training of a table, a grid or a cross-validation: what its folder describes, trained and scored in this process.
+
+    python -m experiments.train runs/table1_variations/RUN/rows/gwdl
+
+The commands that make several trainings describe each in a folder of its own and run this command for all that are not
+finished. Typed by hand it does the same: it goes on where that training stopped, and the table's own command then shows
+it. Exit status 75: another process is working on it.
+"""
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from common.cohort import CohortError
+from common.nifti import ScanError
+from common.runs import RunError, RunInUseError
+from common.store import StoreError
+from experiments.base.trainings import IN_USE, given
+
+KINDS = {
+    "segresnet": "experiments.segmentation.training:segresnet_of",
+    "unet": "experiments.segmentation.training:unet_of",
+    "final": "experiments.segmentation.final_scores:train",
+    "model": "experiments.comparison.models:train",
+    "backend": "experiments.comparison.backends:measure",
+    "mgmt": "experiments.mgmt.training:train",
+}
+"""What a folder's config.json names as its kind -> the function that does it, which is given the folder."""
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of the training."""
+
+
+def main() -> None:
+    options = tyro.cli(Options, prog="python -m experiments.train", description=__doc__)
+    try:
+        train(options.folder)
+    except RunInUseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(IN_USE)
+    except (RunError, CohortError, ScanError, StoreError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def train(folder: Path) -> None:
+    """Do what the folder describes. Raises RunError when it is not a training's."""
+    written = given(folder)
+    if written.get("kind") not in KINDS:
+        raise RunError(
+            f"{folder}: expected the folder of a training ({', '.join(KINDS)}), found {written.get('kind')!r}"
+        )
+    backend = written.get("backend", "torch")
+    os.environ["KERAS_BACKEND"] = backend
+    if backend != "tensorflow":
+        # TensorBoard and Keras import it wherever it is installed: seconds of each start, and memory that would count
+        # as another framework's.
+        sys.modules["tensorflow"] = None
+    module, _, function = KINDS[written["kind"]].partition(":")
+    getattr(importlib.import_module(module), function)(folder)
+
+
+if __name__ == "__main__":
+    main()
