@@ -328,6 +328,5 @@ def _check(trainings: Sequence[Training], at_once: int) -> None:
         known |= {each.name for each in ready}
         left = [each for each in left if each not in ready]
     if left:
-        raise ValueError(
-            f"{left[0].name}: expected it to need trainings of the list, and no circle: {(*left[0].after, *left[0].behind)}"
-        )
+        needed = ", ".join((*left[0].after, *left[0].behind))
+        raise ValueError(f"expected {left[0].name} to need others of the list, and no circle; it needs {needed}")

@@ -13,7 +13,6 @@ from experiments.mgmt.pictures import draw_grid
 from experiments.mgmt.study import MgmtStudy, Model
 from mgmt_classifier.config import Config
 
-
 BEST = Config()  # the report's best cell, the package's default
 
 

@@ -39,8 +39,8 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
     """Train and test every fold, pool the cases, each of which was tested once, and print the table.
 
     kind: of training, as in :mod:`experiments.train`. open_study: the study of one fold, whose run is that of
-    ``--fold`` alone. The pooled results have a folder of their own beside the folds', with cases.csv (a column ``fold``),
-    scores.csv, folds.json and summary.json.
+    ``--fold`` alone. The pooled results have a folder of their own beside the folds', with cases.csv (a column
+    ``fold``), scores.csv, folds.json and summary.json.
     """
     trainings, studies = [], []
     for fold in range(1, options.folds + 1):
