@@ -60,7 +60,7 @@ $(VENV)/unet.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt,unet,test]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt,unet,test,benchmarks]'
 	touch $@
 
 clean:

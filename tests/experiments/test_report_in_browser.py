@@ -1,5 +1,6 @@
 """The written report in a real Chromium, without a window: nothing loaded or broken, and used with the keyboard."""
 
+import os
 import shutil
 from datetime import UTC, datetime
 
@@ -71,6 +72,7 @@ def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra test)")
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
+        assert "GLIOMA_REQUIRE_BROWSER" not in os.environ, "a browser is required here, and none is on the path"
         pytest.skip(f"needs one of {', '.join(BROWSERS)} on the path")
     with sync_api.sync_playwright() as playwright:
         # Its sandbox refuses to run as root, as in a container; the page is our own.

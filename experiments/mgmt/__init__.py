@@ -1,0 +1,1 @@
+"""What the MGMT experiments share."""
