@@ -39,7 +39,8 @@ def main() -> None:
             study = MgmtStudy(**vars(ensemble) | {"experiment": EXPERIMENT, "run": run})
             if not run.is_finished:
                 settings_of = {"experiment": EXPERIMENT, "options": asdict(options), "model": asdict(settings)}
-                data = {"ensemble": ensemble.run.folder, "synthetic": ensemble.synthetic}
+                data = {"ensemble": ensemble.run.folder, "folder": ensemble.cohort.folder}
+                data |= {"synthetic": ensemble.synthetic}
                 run.describe(config=settings_of, data=data, split=ensemble.split.as_dict())
                 explain(study, ensemble.run, settings.models, shown=options.shown)
             study.show()

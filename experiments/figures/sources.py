@@ -141,11 +141,11 @@ class FinishedRun:
     @property
     def origin(self) -> str:
         """In words, for a caption."""
-        name = (
-            "embedded synthetic phantoms"
-            if self.synthetic
-            else f"cohort {Path(self.entry('data.json', 'folder')).name}"
-        )
+        data = self.json("data.json")
+        with self.readable("data.json"):
+            # Explanations of older versions name the ensemble's run and no folder of scans.
+            cohort = f"cohort {Path(data['folder']).name}" if "folder" in data else "patients"
+            name = "embedded synthetic phantoms" if self.synthetic else cohort
         return f"Run {self.experiment}/{self.folder.name} ({name})."
 
     def cases(self, inside: str = "") -> pd.DataFrame:
