@@ -4,13 +4,14 @@ What an entry is worth after a kill, a full disk or a fading one is told in :mod
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from common import store
+from common.grid import Placement, bring
 from common.nifti import ScanError
 from common.recipe import Recipe, Volume, misfit, transform
 from common.store import Store, StoreError, UnusableError
@@ -18,7 +19,7 @@ from common.subject import Problem, Subject, examine, examine_arrays
 
 __all__ = ["Entry", "Store", "StoreError", "prepare"]
 
-FORMAT = 3  # part of every entry's key: raise it when the meaning of the stored numbers changes
+FORMAT = 4  # part of every entry's key: raise it when the meaning of the stored numbers changes
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class Entry(store.StoredArray):
 
     def open(self) -> Volume:
         """The subject with its voxels memory-mapped, read-only."""
-        return Volume(id=self.id, voxels=self.array(), **self.geometry)
+        placement = {k: tuple(v) if isinstance(v, list) else v for k, v in self.geometry["placement"].items()}
+        return Volume(
+            id=self.id, voxels=self.array(), **self.geometry | {"placement": Placement(**placement)}
+        )
 
 
 def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:
@@ -57,10 +61,15 @@ def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict]:
     found = examine_arrays(subject, scans, mask)
     if found.problems:
         raise UnusableError(*found.problems)
-    if reason := misfit(scans, recipe):
+    try:
+        brought = bring(scans, found.labels, recipe.grid)
+    except ScanError as error:
+        raise UnusableError(Problem(subject.id, None, str(error))) from error
+    if reason := misfit(brought.scans, recipe):
         raise UnusableError(Problem(subject.id, None, reason))
-    volume = transform(subject.id, scans, found.labels, recipe)
-    return volume.voxels, {field: value for field, value in vars(volume).items() if field not in ("id", "voxels")}
+    volume = transform(subject.id, brought, recipe)
+    geometry = {field: value for field, value in vars(volume).items() if field not in ("id", "voxels")}
+    return volume.voxels, geometry | {"placement": asdict(volume.placement)}
 
 
 def _unreadable(subject: Subject, error: ScanError | OSError) -> UnusableError:

@@ -57,7 +57,7 @@ def crop_start(volume: Volume, config: Config, rng: np.random.Generator) -> list
     else:
         firsts, lengths = list(volume.box_start), list(volume.box_shape)
     if config.slices is not None:
-        found = volume.source_shape[2]
+        found = volume.placement.shape[2]
         if config.slices[1] > found:
             raise ValueError(
                 f"{volume.id}: expected slices {config.slices[0]} to {config.slices[1] - 1} of config.slices, "
