@@ -34,7 +34,9 @@ def problem(scan: Scan) -> str | None:
             "it from the file's source"
         )
     if not (VOXEL_MM[0] <= sizes.min() and sizes.max() <= VOXEL_MM[1]):
-        return f"expected voxels of {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm, found {by(sizes)} mm: check the header's unit"
+        return (
+            f"expected voxels of {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm, found {by(sizes)} mm: check the header's unit"
+        )
     if (field := sizes * scan.data.shape[:3]).max() > FIELD_MM:
         return f"expected a scan of at most {FIELD_MM:g} mm along each axis, found {by(field)} mm"
     columns = scan.affine[:3, :3] / sizes

@@ -15,7 +15,7 @@ import numpy as np
 from common import volumes
 from common.geometry import by
 from common.labels import CLASSES
-from common.nifti import Scan, ScanError, from_axes, to_axes
+from common.nifti import Scan, ScanError, to_axes
 
 Shape = tuple[int, int, int]
 
@@ -44,9 +44,9 @@ class Grid:
 class Placement:
     """How a scan was brought to the working grid.
 
-    source_shape, source_spacing_mm, source_axes: of the scan as stored. resampled_shape: turned to the grid's axes and resampled to its
-    voxel size. start: first voxel of the working grid in that, negative where it was padded. shape: of the working
-    grid. placed_by: what the start was found by.
+    source_shape, source_spacing_mm, source_axes: of the scan as stored. resampled_shape: turned to the grid's axes and
+    resampled to its voxel size. start: first voxel of the working grid in that, negative where it was padded. shape: of
+    the working grid. placed_by: what the start was found by, empty where the scan lay so already.
     """
 
     source_shape: Shape
@@ -171,9 +171,7 @@ def _resampled(scan: Scan, shape: Shape) -> Scan:
     brain = scan.data != 0
     box = volumes.bounding_box(brain)
     region = volumes.scaled_box(box, scan.data.shape, shape)
-    values, share = (
-        volumes.resize_part(part[box], box, scan.data.shape, shape, region) for part in (scan.data, brain)
-    )
+    values, share = (volumes.resize_part(part[box], box, scan.data.shape, shape, region) for part in (scan.data, brain))
     data = np.zeros(shape, np.float32)
     np.divide(values, share, out=data[region], where=share >= 0.5)
     step = np.array(scan.data.shape) / shape
@@ -202,15 +200,21 @@ def _place(brain: volumes.Box, shape: Shape, affine: np.ndarray, extent: Shape) 
         if (apart := float(np.abs(middle - usual).max())) <= PLACE_VOXELS:
             return (0, 0, 0), ""
         if np.abs(affine - BRATS_AFFINE).max() < AFFINE_MM:  # a contrast's coverage may be cut off
-            return (0, 0, 0), f"its affine, though the middle of its brain is {apart:.0f} voxels from where BraTS has it"
+            return (
+                0,
+                0,
+                0,
+            ), f"its affine, though its brain's middle is {apart:.0f} voxels from where BraTS has it"
     by_affine = np.rint(np.linalg.solve(affine, BRATS_AFFINE[:, 3])[:3]).astype(int)
     by_brain = np.rint(middle - usual).astype(int)
     lengths = np.array([side.stop - side.start for side in brain])
     if (lengths > extent).any():
         raise ScanError(f"its brain measures {by(lengths)} voxels, which do not fit into the grid of {by(extent)}")
     first, last = (np.array([getattr(side, end) for side in brain]) for end in ("start", "stop"))
-    if (by_affine <= first).all() and (by_affine + extent >= last).all() and (
-        np.abs(middle - by_affine - usual).max() <= PLACE_VOXELS
+    if (
+        (by_affine <= first).all()
+        and (by_affine + extent >= last).all()
+        and (np.abs(middle - by_affine - usual).max() <= PLACE_VOXELS)
     ):
         return tuple(map(int, by_affine)), "its affine"
     return tuple(map(int, np.clip(by_brain, last - extent, first))), "its brain's box"

@@ -29,9 +29,7 @@ class Entry(store.StoredArray):
     def open(self) -> Volume:
         """The subject with its voxels memory-mapped, read-only."""
         placement = {k: tuple(v) if isinstance(v, list) else v for k, v in self.geometry["placement"].items()}
-        return Volume(
-            id=self.id, voxels=self.array(), **self.geometry | {"placement": Placement(**placement)}
-        )
+        return Volume(id=self.id, voxels=self.array(), **self.geometry | {"placement": Placement(**placement)})
 
 
 def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:

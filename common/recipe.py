@@ -1,9 +1,10 @@
 """Recipes: what is made of a scan before a network sees it.
 
-Scans are brought to the recipe's working grid first (:mod:`common.grid`). There a recipe cuts, resamples and normalises a subject's scans into a small grid. Of that grid a :class:`Volume` keeps the
-brain's bounding box: 16-bit integers with one step per contrast (largest absolute value / 32767, or little more, which
-is finer than the scans' own integers), the labels as the last channel. Outside the box every contrast is 0 and the
-label is background, so a window taken anywhere in the grid is exact, at a third of its bytes.
+Scans are brought to the recipe's working grid first (:mod:`common.grid`). There a recipe cuts, resamples and normalises
+a subject's scans into a small grid. Of that grid a :class:`Volume` keeps the brain's bounding box: 16-bit integers with
+one step per contrast (largest absolute value / 32767, or little more, which is finer than the scans' own integers), the
+labels as the last channel. Outside the box every contrast is 0 and the label is background, so a window taken anywhere
+in the grid is exact, at a third of its bytes.
 """
 
 import math

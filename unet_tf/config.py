@@ -31,8 +31,8 @@ class Config:
     intensity: Literal["maximum", "zscore"] = "maximum"
     """Each contrast divided by its scan's maximum (R for 3D, D for 2.5D), or its z-score over non-zero voxels."""
     crop: Ranges = CENTRAL
-    """Part of the working grid that the network sees, first voxel and the one after the last along x, y and z (D: the report's
-    24 216 24 216 13 141 contradicts its network's size; with those the crop is resized)."""
+    """Part of the grid of ``extent`` that the network sees, first voxel and the one after the last along x, y and z (D:
+    the report's 24 216 24 216 13 141 contradicts its network's size; with those the crop is resized)."""
     extent: tuple[int, int, int] = BRATS_EXTENT
     """Voxels (x, y, z) of the grid on which ``crop`` is counted (R: BraTS's); scans of another are brought to it."""
     shape: tuple[int, int, int] = (128, 128, 128)

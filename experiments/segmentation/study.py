@@ -130,6 +130,7 @@ class Study:
         if not training.is_finished and not is_in_use(folder):
             settings = {"experiment": self.experiment, "kind": kind, "name": name, "options": asdict(self.options)}
             settings |= {} if self.backend is None else {"backend": self.backend}
+            settings["grid"] = asdict(config.recipe.grid)
             data = given(self.run.folder, "data")
             describe(
                 folder, config=settings | further | {"model": asdict(config)}, data=data, split=self.split.as_dict()
@@ -258,6 +259,7 @@ def _open(
     if not run.is_finished:
         settings = {"experiment": experiment, "options": asdict(options), "model": asdict(config)}
         settings |= {} if backend is None else {"backend": backend}
+        settings["grid"] = asdict(config.recipe.grid)
         run.describe(config=settings, data=data, split=split.as_dict())
     return Study(
         experiment=experiment,
