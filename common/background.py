@@ -23,7 +23,7 @@ def problem(data: np.ndarray, *, spacing_mm: tuple[float, float, float]) -> str 
         f"{zeros:.1%} of its voxels are 0; expected a brain without its skull on a background of exactly 0 (strip the "
         "skull, set what is outside the brain's mask to 0)"
     )
-    faces = np.concatenate([data.take((0, -1), axis).ravel() for axis in range(3)])
+    faces = np.concatenate([np.moveaxis(data, axis, 0)[end].ravel() for axis in range(3) for end in (0, -1)])
     if np.count_nonzero(faces) > faces.size / 2:
         values, counts = np.unique(faces, return_counts=True)
         if (usual := values[counts.argmax()]) != 0:

@@ -4,7 +4,7 @@ What an entry is worth after a kill, a full disk or a fading one is told in :mod
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -28,8 +28,9 @@ class Entry(store.StoredArray):
 
     def open(self) -> Volume:
         """The subject with its voxels memory-mapped, read-only."""
-        placement = {k: tuple(v) if isinstance(v, list) else v for k, v in self.geometry["placement"].items()}
-        return Volume(id=self.id, voxels=self.array(), **self.geometry | {"placement": Placement(**placement)})
+        geometry = dict(self.geometry)
+        placement = Placement(**{field.name: geometry.pop(field.name) for field in fields(Placement)})
+        return Volume(id=self.id, voxels=self.array(), placement=placement, **geometry)
 
 
 def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:
@@ -66,8 +67,8 @@ def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict]:
     if reason := misfit(brought.scans, recipe):
         raise UnusableError(Problem(subject.id, None, reason))
     volume = transform(subject.id, brought, recipe)
-    geometry = {field: value for field, value in vars(volume).items() if field not in ("id", "voxels")}
-    return volume.voxels, geometry | {"placement": asdict(volume.placement)}
+    geometry = {name: value for name, value in vars(volume).items() if name not in ("id", "voxels", "placement")}
+    return volume.voxels, geometry | asdict(volume.placement)
 
 
 def _unreadable(subject: Subject, error: ScanError | OSError) -> UnusableError:

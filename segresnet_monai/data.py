@@ -59,8 +59,8 @@ def crop_start(volume: Volume, config: Config, rng: np.random.Generator) -> list
     if config.slices is not None:
         if volume.placement.shape != config.extent:
             raise ValueError(
-                f"{volume.id}: expected a scan brought to the grid of {config.extent} voxels on which config.slices are "
-                f"counted, found {volume.placement.shape}"
+                f"{volume.id}: expected a scan on the grid of {config.extent} voxels on which config.slices are counted, "
+                f"found {volume.placement.shape}"
             )
         found = volume.placement.shape[2]
         if config.slices[1] > found:

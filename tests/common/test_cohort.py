@@ -25,8 +25,9 @@ MSD_JSON = {
 
 
 def volume(contrast, shape=SHAPE):
-    """A different image for each contrast."""
-    return np.random.default_rng(CONTRASTS.index(contrast)).integers(1, 1000, shape).astype(np.int16)
+    """A different image for each contrast, on a background of 0."""
+    inner = np.random.default_rng(CONTRASTS.index(contrast)).integers(1, 1000, [n - 2 for n in shape[:3]])
+    return np.pad(inner, 1).astype(np.int16)
 
 
 def classes(shape=SHAPE):

@@ -10,8 +10,9 @@ from common.patient import PatientArguments, report, segment
 from common.recipe import Recipe
 from tests.cohorts import LPS_AFFINE, make_subject
 
+SHAPE = (40, 48, 36)
 CROP = ((4, 30), (6, 40), (3, 33))
-RECIPE = Recipe(contrasts=("FLAIR", "T1ce"), crop=CROP, intensity="maximum")
+RECIPE = Recipe(contrasts=("FLAIR", "T1ce"), crop=CROP, extent=SHAPE, intensity="maximum")
 
 
 def save(path, data, affine=LPS_AFFINE):
@@ -29,10 +30,8 @@ def patient(tmp_path):
 
 def bright(volume):
     """Class 3 where T1ce, divided by its maximum, exceeds 0.6; 1 where FLAIR does; on the scan's own grid."""
-    values, region = volume.on_scan(volume.image(), volume.box)
-    labels = np.zeros(volume.source_shape, np.uint8)
-    labels[region] = np.select([values[1] > 0.6, values[0] > 0.6], [3, 1])
-    return labels
+    values, region = volume.on_working_grid(volume.image(), volume.box)
+    return volume.to_source(np.select([values[1] > 0.6, values[0] > 0.6], [3, 1]), region)
 
 
 def expected_labels(images):
@@ -91,12 +90,12 @@ def test_a_missing_contrast_is_named_with_the_options_that_are_needed(patient, t
     segment(replace(arguments, t2=tmp_path / "nowhere.nii.gz"), RECIPE, bright)
 
 
-def test_a_scan_that_does_not_hold_the_crop_is_named(patient):
+def test_a_brain_that_does_not_fit_the_grid_is_named(patient):
     arguments, images = patient
     for name in ("flair", "t1ce"):
-        save(getattr(arguments, name), images[name][:, :, :32])
-    wanted = r"flair\.nii\.gz: expected a volume that holds the crop \[4:30\] x \[6:40\] x \[3:33\]"
-    with pytest.raises(ValueError, match=wanted + ", found 40 x 48 x 32 voxels"):
+        save(getattr(arguments, name), images[name].repeat(2, axis=1))
+    wanted = r"flair\.nii\.gz: its brain measures 33 x 82 x 31 voxels, which do not fit into the grid of 40 x 48 x 36"
+    with pytest.raises(ValueError, match=wanted):
         segment(arguments, RECIPE, bright)
     assert not arguments.output.exists()
 
@@ -109,6 +108,6 @@ def test_the_scan_without_brain_in_the_crop_is_the_one_that_is_named(patient):
     with pytest.raises(ValueError, match=r"t1ce\.nii\.gz: T1ce: expected brain inside the crop, found zeros only"):
         segment(arguments, RECIPE, bright)
     save(arguments.t1ce, -images["t1ce"])
-    with pytest.raises(ValueError, match=r"t1ce\.nii\.gz: T1ce: expected a positive maximum to divide by, found 0"):
+    with pytest.raises(ValueError, match=r"T1ce: no voxel is above 0, the largest is 0: .*t1ce\.nii\.gz"):
         segment(arguments, RECIPE, bright)
     assert not arguments.output.exists()
