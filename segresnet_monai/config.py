@@ -125,9 +125,9 @@ class Config:
                 "below a third, so that three labels leave the background a share",
             ),
             (
-                self.slices is None or 0 <= self.slices[0] < self.slices[1],
+                self.slices is None or 0 <= self.slices[0] < self.slices[1] <= self.extent[2],
                 "slices",
-                "a first slice and a later one after the last, or None",
+                f"a first slice and a later one after the last of {self.extent[2]}, or None",
             ),
             (
                 not self.vae or all(side % (2 * factor) == 0 for side in self.crop_voxels),

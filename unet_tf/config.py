@@ -110,7 +110,7 @@ class Config:
                 "three ranges of voxels",
             ),
             (
-                all(stop <= side for (_, stop), side in zip(self.crop, self.extent, strict=True)),
+                all(stop <= side for (_, stop), side in zip(self.crop, self.extent, strict=False)),
                 "crop",
                 f"inside the grid of {self.extent}",
             ),

@@ -414,7 +414,7 @@ def test_the_audit_lists_every_damage_at_once(tmp_path, n_jobs):
 def test_all_problems_of_one_subject(tmp_path):
     folder = subject_2018(tmp_path, "BraTS2021_00001")
     save(folder / "BraTS2021_00001_flair.nii.gz", np.zeros(SHAPE, np.int16))
-    save(folder / "BraTS2021_00001_t1.nii.gz", volume("T1", (2, 2, 2)))
+    save(folder / "BraTS2021_00001_t1.nii.gz", volume("T1", (4, 4, 4)))
     (folder / "BraTS2021_00001_t2.nii.gz").write_bytes(b"\x1f\x8b")
     (subject,) = find_subjects(tmp_path).subjects
     assert sorted(p.file.name.split("_")[-1] for p in examine(subject).problems) == [

@@ -302,7 +302,9 @@ def test_a_cropped_volume_is_the_same_after_storing_and_reopening(tmp_path, reci
             k: v for k, v in vars(expected).items() if k != "voxels"
         }
         np.testing.assert_array_equal(found.voxels, expected.voxels)
-    other = prepare(subjects, Recipe(crop=((8, 32), (8, 40), (6, 29)), extent=(40, 48, 36)), tmp_path / "store", n_jobs=1)
+    other = prepare(
+        subjects, Recipe(crop=((8, 32), (8, 40), (6, 29)), extent=(40, 48, 36)), tmp_path / "store", n_jobs=1
+    )
     assert other.prepared == 2
 
 
@@ -310,7 +312,9 @@ def test_a_subject_that_does_not_fit_the_crop_is_a_problem_of_its_own(tmp_path):
     write_cohort(tmp_path / "scans", 2)
     write_subject(tmp_path / "scans", "BraTS_long", 5, shape=(40, 48, 50))
     subjects = find_subjects(tmp_path / "scans").subjects
-    store = prepare(subjects, Recipe(crop=((8, 32), (8, 40), (6, 30)), extent=(40, 48, 36)), tmp_path / "store", n_jobs=1)
+    store = prepare(
+        subjects, Recipe(crop=((8, 32), (8, 40), (6, 30)), extent=(40, 48, 36)), tmp_path / "store", n_jobs=1
+    )
     assert sorted(store.entries) == ["BraTS_000", "BraTS_001"]
     assert [(problem.subject, problem.what) for problem in store.problems] == [
         ("BraTS_long", "its brain measures 33 x 41 x 41 voxels, which do not fit into the grid of 40 x 48 x 36")

@@ -22,6 +22,7 @@ TINY = (
     *("--model.baseline.decoder-blocks", "1", "--model.baseline.epochs", "1"),
     *("--model.baseline.crops-per-epoch", "2", "--model.baseline.validate-every", "1", "--model.baseline.workers", "0"),
     *("--model.slices", "8", "28", "--model.crop-slices", "20", "--model.further-epochs", "1"),
+    *("--model.baseline.extent", "40", "48", "36"),
 )
 
 
