@@ -150,12 +150,6 @@ def to_axes(volume: np.ndarray, affine: np.ndarray, axes: str = "LPS") -> np.nda
     return nib.apply_orientation(volume, turn)
 
 
-def from_axes(volume: np.ndarray, affine: np.ndarray, axes: str = "LPS") -> np.ndarray:
-    """The inverse of `to_axes`: back to the axes of the scan that has this affine."""
-    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(axes), nib.io_orientation(affine))
-    return nib.apply_orientation(volume, turn)
-
-
 def content_fingerprint(path: str | Path) -> str:
     """Hexadecimal fingerprint of a file's content, for noticing that a source has changed (no defence against forgery).
 
@@ -224,7 +218,9 @@ def _parse_header(stream: BinaryIO, path: Path, max_bytes: int) -> nib.Nifti1Hea
     if len(block) < size:
         raise ScanError(f"{path}: ends inside its header, {len(block)} of {size} bytes are there")
     try:
-        header = HEADER_CLASSES[size](block, endianness="<" if sizes[size] == "little" else ">")
+        endianness = "<" if sizes[size] == "little" else ">"
+        header = HEADER_CLASSES[size](block, endianness=endianness)
+        bits = int(HEADER_CLASSES[size](block, endianness=endianness, check=False)["bitpix"])  # a check repairs it
         shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
         header.get_slope_inter()
         affine = affine_mm(header)
@@ -236,7 +232,7 @@ def _parse_header(stream: BinaryIO, path: Path, max_bytes: int) -> nib.Nifti1Hea
         raise ScanError(f"{path}: expected three or four axes of at least one voxel, found shape {shape}")
     if dtype.kind not in "iuf":
         raise ScanError(f"{path}: expected integers or real numbers, found voxels of type {dtype}")
-    if (bits := int(header["bitpix"])) not in (0, 8 * dtype.itemsize):
+    if bits not in (0, 8 * dtype.itemsize):
         raise ScanError(f"{path}: its header contradicts itself: voxels of type {dtype} and of {bits} bits")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise ScanError(f"{path}: expected an invertible affine, found {affine[:3].tolist()}")

@@ -133,7 +133,7 @@ def test_other_voxel_sizes_are_resampled_where_the_voxels_lie(sides):
 
 
 def test_what_a_recipe_makes_is_the_same_however_the_scan_is_stored(tmp_path):
-    """Turned, and padded in any way, a subject gives the same prepared voxels: within a step, since sums run in another order."""
+    """Turned, and padded in any way, a subject gives the same prepared voxels; sums in another order cost a step."""
     images, labels = make_subject(2)
     folder = tmp_path / "scans"
     for number, (axes, widths) in enumerate([("LPS", 0), ("RAS", 0), ("SLP", 3), ("ARI", 8)]):
