@@ -204,7 +204,25 @@ def _open(path: Path) -> Iterator[BinaryIO]:
     except EOFError as error:
         raise ScanError(f"{path}: truncated, the gzip stream ends before its checksum") from error
     except (gzip.BadGzipFile, isal_zlib.error) as error:
-        raise ScanError(f"{path}: damaged, expected an intact gzip stream but found: {error}") from error
+        found = _what_it_is(path) or f"damaged, expected an intact gzip stream but found: {error}"
+        raise ScanError(f"{path}: {found}") from error
+
+
+def _what_it_is(path: Path) -> str | None:
+    """What often lies under a scan's name and is none; None for anything else."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer in place of the scan; fetch it with git lfs pull"
+    if start.lstrip().startswith(b"<"):
+        return "a web page in place of the scan; download it again"
+    if start.startswith(b"\x1f\x8b") and not _is_gzip(path):
+        return "a gzip file, expected a plain one by its name; it should end in .nii.gz"
+    if _is_gzip(path) and any(int.from_bytes(start[:4], order) in HEADER_CLASSES for order in ("little", "big")):
+        return "a plain NIfTI file, expected a gzip file by its name; it should end in .nii"
+    return None
 
 
 def _parse_header(stream: BinaryIO, path: Path, max_bytes: int) -> nib.Nifti1Header:
@@ -213,7 +231,8 @@ def _parse_header(stream: BinaryIO, path: Path, max_bytes: int) -> nib.Nifti1Hea
     sizes = {int.from_bytes(size_field, order): order for order in ("little", "big")}
     size = next((size for size in sizes if size in HEADER_CLASSES), None)
     if size is None:
-        raise ScanError(f"{path}: expected a NIfTI header, which begins with 348 or 540, found {size_field.hex()!r}")
+        begins = f"expected a NIfTI header, which begins with 348 or 540, found {size_field.hex()!r}"
+        raise ScanError(f"{path}: {_what_it_is(path) or begins}")
     block = size_field + stream.read(size - 4)
     if len(block) < size:
         raise ScanError(f"{path}: ends inside its header, {len(block)} of {size} bytes are there")

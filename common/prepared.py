@@ -21,16 +21,22 @@ __all__ = ["Entry", "Store", "StoreError", "prepare"]
 
 FORMAT = 4  # part of every entry's key: raise it when the meaning of the stored numbers changes
 
+_PLACEMENT = tuple(field.name for field in fields(Placement))
+
 
 @dataclass(frozen=True)
 class Entry(store.StoredArray):
     """A subject in the store. Small and picklable: the voxels are mapped when ``open`` is called."""
 
+    @property
+    def placement(self) -> Placement:
+        """How the subject's scans were brought to the recipe's working grid."""
+        return Placement(**{name: self.geometry[name] for name in _PLACEMENT})
+
     def open(self) -> Volume:
         """The subject with its voxels memory-mapped, read-only."""
-        geometry = dict(self.geometry)
-        placement = Placement(**{field.name: geometry.pop(field.name) for field in fields(Placement)})
-        return Volume(id=self.id, voxels=self.array(), placement=placement, **geometry)
+        further = {name: value for name, value in self.geometry.items() if name not in _PLACEMENT}
+        return Volume(id=self.id, voxels=self.array(), placement=self.placement, **further)
 
 
 def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -216,6 +217,9 @@ def _open(
             )
         print(f"left out {len(left_out)} subjects:\n{listing}", file=sys.stderr)
     good = [subject for subject in cohort.subjects if all(subject.id in each.entries for each in stores)]
+    brought = {subject.id: str(store.entries[subject.id].placement) for subject in good}
+    for done, n in Counter(filter(None, brought.values())).items():
+        print(f"note: {n} of {len(good)} subjects were {done}", file=sys.stderr)
     shares = {subject.id: store.entries[subject.id].geometry["labelled_fraction"] for subject in good}
     excluded = {subject: share for subject, share in shares.items() if share < minimum_mask_fraction}
     minimum = f"{100 * minimum_mask_fraction:g} %"
@@ -237,12 +241,14 @@ def _open(
         "fingerprint": hashlib.sha256(repr(sorted(fingerprints.items())).encode()).hexdigest()[:16],
         "subjects": fingerprints,
         "left_out": [str(problem) for problem in problems],
+        "brought_to_grid": {subject: done for subject, done in brought.items() if done},
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
 
     def is_same(written: dict[str, Any]) -> bool:
         return (
             same_settings(written["config"]["model"], config)
+            and ("grid" in written["config"] or not data["brought_to_grid"])  # older runs took scans as they lay
             and written["config"].get("backend", DEFAULT_BACKEND) == (backend or DEFAULT_BACKEND)
             and written["config"]["options"]["empty_masks"] == options.empty_masks
             and written["data"]["fingerprint"] == data["fingerprint"]
