@@ -67,7 +67,7 @@ def notes(scan: Scan) -> list[str]:
     if int(scan.header["sform_code"]) > 0 and int(scan.header["qform_code"]) > 0:
         other = _qform(scan)
         if other is not None and (apart := float(np.abs(other - scan.affine).max())) > OFFSET_MM:
-            found.append(f"its sform and its qform differ by up to {apart:.3g}, the sform is used")
+            found.append(f"its sform and its qform differ by up to {apart:.3g} mm, the sform is used")
     return found
 
 

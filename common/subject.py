@@ -145,7 +145,7 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
         name, _, first = items[0]
         if what := _grid_difference(scan, first.data.shape, first.affine, name):
             problems.append(Problem(subject.id, file, what))
-    return Examination(tuple(problems), labels)
+    return Examination(tuple(dict.fromkeys(problems)), labels)  # of a 4-D file's header each contrast says the same
 
 
 def examine(subject: Subject) -> Findings:

@@ -88,7 +88,7 @@ def test_one_form_alone_is_enough(tmp_path):
 def test_forms_that_differ_in_their_place_only_are_noted(tmp_path):
     scan = written(tmp_path / "a.nii", lambda header: header.__setitem__("qoffset_z", 15))
     assert geometry.problem(scan) is None
-    assert geometry.notes(scan) == ["its sform and its qform differ by up to 35, the sform is used"]
+    assert geometry.notes(scan) == ["its sform and its qform differ by up to 35 mm, the sform is used"]
 
 
 def test_oblique_axes_are_taken_for_the_nearest_up_to_a_limit(tmp_path):
