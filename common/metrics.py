@@ -3,7 +3,7 @@
 Surface of a mask: its voxels with a background voxel (or the edge of the volume) among their six face neighbours, as
 in MONAI's ``get_mask_edges``. A distance runs from the centre of a surface voxel to the centre of the nearest surface
 voxel of the other mask. Every distance here counts voxels; none is weighted by surface area (the package
-``surface-distance`` does that, on a surface half a voxel further out, so its values differ slightly).
+``surface-distance`` does that, on a surface half a voxel further out, so its values differ: ``common.surfels``).
 
 All distances of all masks of a label map come from one pass, :func:`label_surface_distances`: each mask is one bit of
 a byte, so one erosion makes every surface and one look-up serves every mask.
@@ -74,7 +74,8 @@ def hausdorff(
     """Symmetric Hausdorff distance between two masks, in mm.
 
     prediction, truth: boolean (x, y, z) on the same grid. percentile: 100 gives the maximum, 95 the HD95; the
-    percentile is taken per direction and the larger one returned (MONAI's and the BraTS organisers' definition).
+    percentile is taken per direction over surface voxels and the larger one returned (MONAI's definition; the BraTS
+    organisers' programs weigh the surface by area: ``common.surfels.hausdorff``).
     Both empty: 0. One empty: inf; the caller's empty-mask policy decides what that is worth.
     Raises ValueError when the shapes differ or spacing_mm is not one positive number per axis, TypeError when a mask
     is not boolean.
@@ -107,7 +108,7 @@ def volume_ml(mask: np.ndarray, *, spacing_mm: Sequence[float]) -> float:
 
 def voxel_volume_ml(spacing_mm: Sequence[float]) -> float:
     """Volume of one voxel in millilitres. Raises ValueError when spacing_mm is not three positive numbers."""
-    return float(np.prod(_checked_spacing(spacing_mm))) / 1000.0
+    return float(np.prod(checked_spacing(spacing_mm))) / 1000.0
 
 
 def surface_distances(prediction: np.ndarray, truth: np.ndarray, *, spacing_mm: Sequence[float]) -> SurfaceDistances:
@@ -116,7 +117,7 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray, *, spacing_mm: 
     prediction, truth: boolean (x, y, z) on the same grid. Raises as :func:`hausdorff`.
     """
     _check_masks(prediction, truth)
-    spacing = _checked_spacing(spacing_mm)
+    spacing = checked_spacing(spacing_mm)
     prediction, truth = (np.asarray(mask).view(np.uint8) for mask in (prediction, truth))
     return label_surface_distances(prediction, truth, masks={"mask": (1,)}, spacing_mm=spacing)["mask"]
 
@@ -132,7 +133,7 @@ def label_surface_distances(
     eight masks, TypeError when a label map is not uint8.
     """
     check_label_maps(prediction, truth)
-    spacing = _checked_spacing(spacing_mm)
+    spacing = checked_spacing(spacing_mm)
     if len(masks) > 8:
         raise ValueError(f"masks must hold at most 8 masks, one per bit of a byte, received {len(masks)}.")
     table = np.zeros(256, np.uint8)
@@ -174,7 +175,7 @@ def _check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
         raise ValueError(f"Both must be (x, y, z) of one shape, received {prediction.shape} and {truth.shape}.")
 
 
-def _checked_spacing(spacing_mm: Sequence[float]) -> np.ndarray:
+def checked_spacing(spacing_mm: Sequence[float]) -> np.ndarray:
     spacing = np.asarray(spacing_mm, dtype=float)
     if spacing.shape != (3,) or not np.all((spacing > 0) & np.isfinite(spacing)):
         raise ValueError(f"spacing_mm must be one positive number per axis (3), received {spacing_mm}.")
@@ -268,12 +269,12 @@ def _directed(
     result = []
     for index, bit in enumerate(bits):
         queries = where[(wanted & bit) != 0]
-        far = np.sort(_nearest(queries, target, bit, spacing)) if queries.size else np.empty(0)
+        far = np.sort(nearest_mm(queries, target, bit, spacing)) if queries.size else np.empty(0)
         result.append(np.concatenate([np.repeat(distances, near[index]), far, np.full(lost[index], np.inf)]))
     return result
 
 
-def _nearest(queries: np.ndarray, target: np.ndarray, bit: np.uint8, spacing: np.ndarray) -> np.ndarray:
+def nearest_mm(queries: np.ndarray, target: np.ndarray, bit: np.uint8, spacing: np.ndarray) -> np.ndarray:
     """Distance in mm from each voxel (flat index) to the nearest voxel of target that has the bit.
 
     A tree over the surface when the queries are few, as they are between masks that resemble each other; a distance
