@@ -39,8 +39,7 @@ class SurfaceDistances(NamedTuple):
 
         Raises ValueError when percentile lies outside 0..100.
         """
-        if not 0 <= percentile <= 100:
-            raise ValueError(f"percentile must lie between 0 and 100, received {percentile}.")
+        check_percentile(percentile)
         return max(_percentile(distances, percentile) for distances in self)
 
     def surface_dice(self, tolerance_mm: float) -> float:
@@ -63,7 +62,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     empty-mask policy decides what that is worth. One empty: 0.
     Raises ValueError when the shapes differ, TypeError when a mask is not boolean.
     """
-    _check_masks(prediction, truth)
+    check_masks(prediction, truth)
     total = np.count_nonzero(prediction) + np.count_nonzero(truth)
     return 2 * np.count_nonzero(prediction & truth) / total if total else float("nan")
 
@@ -102,7 +101,7 @@ def volume_ml(mask: np.ndarray, *, spacing_mm: Sequence[float]) -> float:
 
     Raises ValueError when spacing_mm is not one positive number per axis, TypeError when the mask is not boolean.
     """
-    _check_masks(mask, mask)
+    check_masks(mask, mask)
     return np.count_nonzero(mask) * voxel_volume_ml(spacing_mm)
 
 
@@ -116,7 +115,7 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray, *, spacing_mm: 
 
     prediction, truth: boolean (x, y, z) on the same grid. Raises as :func:`hausdorff`.
     """
-    _check_masks(prediction, truth)
+    check_masks(prediction, truth)
     spacing = checked_spacing(spacing_mm)
     prediction, truth = (np.asarray(mask).view(np.uint8) for mask in (prediction, truth))
     return label_surface_distances(prediction, truth, masks={"mask": (1,)}, spacing_mm=spacing)["mask"]
@@ -163,7 +162,8 @@ def check_label_maps(prediction: np.ndarray, truth: np.ndarray) -> None:
     _check_shapes(prediction, truth)
 
 
-def _check_masks(prediction: np.ndarray, truth: np.ndarray) -> None:
+def check_masks(prediction: np.ndarray, truth: np.ndarray) -> None:
+    """Raise unless both are boolean (x, y, z) of one shape: TypeError for the type, ValueError for the shape."""
     for mask in (prediction, truth):
         if mask.dtype != np.bool_:
             raise TypeError(f"A mask must be boolean, received {mask.dtype}.")
@@ -175,7 +175,14 @@ def _check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
         raise ValueError(f"Both must be (x, y, z) of one shape, received {prediction.shape} and {truth.shape}.")
 
 
+def check_percentile(percentile: float) -> None:
+    """Raise ValueError unless it lies between 0 and 100."""
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"percentile must lie between 0 and 100, received {percentile}.")
+
+
 def checked_spacing(spacing_mm: Sequence[float]) -> np.ndarray:
+    """spacing_mm as an array (3,). Raises ValueError unless it is one positive number per axis."""
     spacing = np.asarray(spacing_mm, dtype=float)
     if spacing.shape != (3,) or not np.all((spacing > 0) & np.isfinite(spacing)):
         raise ValueError(f"spacing_mm must be one positive number per axis (3), received {spacing_mm}.")

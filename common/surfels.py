@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from surface_distance.lookup_tables import create_table_neighbour_code_to_surface_area
 
-from common.metrics import checked_spacing, crop_to_foreground, nearest_mm, surface_distances
+from common.metrics import check_masks, check_percentile, checked_spacing, crop_to_foreground, nearest_mm
 
 _SURFACE = np.uint8(1)
 
@@ -25,11 +25,13 @@ def hausdorff(
 
     prediction, truth: boolean (x, y, z) on the same grid. The percentile is taken per direction, the larger one
     returned. Both empty: 0. One empty: inf.
-    Raises as :func:`common.metrics.hausdorff`, which also answers where a mask is empty.
+    Raises as :func:`common.metrics.hausdorff`.
     """
-    if not (prediction.any() and truth.any()):
-        return surface_distances(prediction, truth, spacing_mm=spacing_mm).hausdorff(percentile)
+    check_masks(prediction, truth)
+    check_percentile(percentile)
     spacing = checked_spacing(spacing_mm)
+    if not (prediction.any() and truth.any()):
+        return np.inf if prediction.any() or truth.any() else 0.0
     areas = _areas(tuple(spacing.tolist()))
     codes = [_codes(mask) for mask in crop_to_foreground(prediction.view(np.uint8), truth.view(np.uint8))]
     surfaces = [((code != 0) & (code != 255)).view(np.uint8) for code in codes]
