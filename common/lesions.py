@@ -148,8 +148,14 @@ class _Map:
     """A label map's regions and their components, each computed once. Its outermost _MARGIN voxels are background."""
 
     def __init__(self, classes: np.ndarray) -> None:
-        self.mask = cache(lambda region: np.isin(classes, REGIONS[region]))
+        self.classes = classes
+        self.mask = cache(self._mask)
         self.components = cache(self._components)
+
+    def _mask(self, region: str) -> np.ndarray:
+        members = np.zeros(_HIGHEST_CLASS + 1, bool)
+        members[list(REGIONS[region])] = True
+        return members[self.classes]
 
     def _components(self, region: str, reach: int) -> np.ndarray:
         """Components of the dilated region, numbered from 1 in the order of their first voxels."""
