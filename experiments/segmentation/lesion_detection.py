@@ -54,7 +54,7 @@ def draw_detection(lesions: pd.DataFrame, *, synthetic: bool) -> Figure:
         for state, (mark, colour) in STATE_MARKS.items():
             shown = own[own["state"] == state]
             upper.plot(shown["volume_mm3"], shown["dice"], mark, color=colour, alpha=0.8, markersize=5)
-        counted = own[own["counted"]]
+        counted = own[own["counted"].astype(bool)]  # a table without rows has no types
         n = counted["state"].value_counts()
         found, missed, invented = (int(n.get(state, 0)) for state in STATE_MARKS)
         upper.set_title(f"{region}: {found} of {found + missed} lesions found\n{invented} invented", fontsize=7)
