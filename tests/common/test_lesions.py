@@ -4,9 +4,9 @@
 BraTS-2024-Metrics (commit f1131e3, ``metrics_GLI.py``), for the label maps that are made again here. They ran unchanged
 under Python 3.11 with connected-components-3d 3.12.1, numpy 1.24.3, scipy 1.11.1, nibabel 5.1.0, MedPy 0.5.2 and pandas
 1.5.3 in place of their 1.3.4; as pandas 1.5 fails on the cells of the 2023 program's table that hold arrays, its
-replacement of inf by 374 was confined to the column of HD95. Of real masks the 2024 program got the
-box of both foregrounds and 8 voxels around, as it takes minutes for a whole one; for the one that it was given whole, its
-answers were the same. The regions NETC and SNFH are NCR and ED here.
+replacement of inf by 374 was confined to the column of HD95. Of real masks the 2024 program got the box of both
+foregrounds and 8 voxels around, as it takes minutes for a whole one; given one of them whole, it answered the same. The
+regions NETC and SNFH are NCR and ED here.
 """
 
 import csv
@@ -96,6 +96,26 @@ def test_2024_by_hand(region, truth, prediction, counts, dice, hd95_mm):
     assert found == (counts, pytest.approx(dice), pytest.approx(hd95_mm))
 
 
+@pytest.mark.parametrize(("region", "first", "second", "n"), [
+    ("NCR", "ET", "RC", 2), ("ET", "NCR", "RC", 2), ("RC", "ET", "NCR", 2),
+    ("ED", "ET", "RC", 2), ("ED", "ET", "NCR", 2), ("ED", "RC", "NCR", 2),
+    ("NCR", "RC", "ET", 1), ("ED", "NCR", "RC", 1),
+])  # fmt: skip
+def test_tissues_join_lesions_one_after_the_other(region, first, second, n):
+    """Three lesions in a row; one lesion of the first other class touches a and b, two of the second a, and b and c.
+
+    By the first other class a and b are joined; by the second they then go with its first lesion, which c does not
+    touch. Taken the other way round, b and c are joined, and then a with them. The program of 2024 gave these numbers.
+    """
+    own, joins, parts = (lesions.REGIONS[name][0] for name in (region, first, second))
+    truth = labels(
+        *((own, (x, x + 3), (10, 13), (10, 13)) for x in (2, 20, 38)),
+        (joins, (2, 23), (13, 15), (10, 12)),
+        *((parts, ends, (7, 10), (10, 13)) for ends in ((2, 5), (20, 41))),
+    )
+    assert summary(np.zeros_like(truth), truth, BRATS_2024, region) == ((0, 0, n), 0, 337)
+
+
 def test_volumes_thresholds_and_distances_are_in_mm():
     """Voxels of 4 mm³: 13 of them, 52 mm³, count in 2023, and 12 do not."""
     for n in (13, 12):
@@ -106,33 +126,53 @@ def test_volumes_thresholds_and_distances_are_in_mm():
         assert scores.sensitivity == 1 if n == 13 else math.isnan(scores.sensitivity)
 
 
-def random_pair(seed):
-    """Prediction and truth, (x, y, z) with classes 0 to 4, and their spacing; ellipsoids that overlap and are cut off.
+def ellipsoids(rng, shape):
+    """Up to eleven ellipsoids of random classes, which overlap and are cut off by the border."""
+    classes = np.zeros(shape, np.uint8)
+    for _ in range(rng.integers(0, 12)):
+        centre, radii = rng.integers(0, shape), rng.uniform(0.6, 4) * rng.uniform(0.7, 1.4, 3)
+        axes = zip(np.ogrid[tuple(slice(size) for size in shape)], centre, radii, strict=True)
+        classes[sum(((axis - middle) / radius) ** 2 for axis, middle, radius in axes) <= 1] = rng.integers(1, 5)
+    return classes
 
-    By seed % 4: an unrelated prediction; the truth moved; moved and eroded; moved, with a few single voxels.
+
+def lattice(rng, shape):
+    """Rods of each class along an axis of its own, which touch those of other classes: what joins lesions in 2024."""
+    classes = np.zeros(shape, np.uint8)
+    for label in rng.permutation(4) + 1:
+        axis, gap = rng.integers(3), 12 if label in (1, 4) else 8
+        sides = np.delete(shape, axis)
+        for place in np.ndindex(*(sides // gap)):
+            first, last = np.sort(rng.integers(0, shape[axis] + 1, 2))
+            rod = [
+                slice(n * gap + shift, n * gap + shift + 2)
+                for n, shift in zip(place, rng.integers(0, 3, 2), strict=True)
+            ]
+            rod.insert(axis, slice(first, last))
+            classes[tuple(rod)] = label
+    return classes
+
+
+def random_pair(seed):
+    """Prediction and truth, (x, y, z) with classes 0 to 4, and their spacing.
+
+    By seed % 4: an unrelated prediction; the truth moved; moved and eroded; moved, with a few single voxels. From
+    100 on the label maps are lattices.
     """
     rng = np.random.default_rng(seed)
     shape = tuple(rng.integers(18, 34, 3).tolist())
-
-    def ellipsoids(n):
-        classes = np.zeros(shape, np.uint8)
-        for _ in range(n):
-            centre, radii = rng.integers(0, shape), rng.uniform(0.6, 4) * rng.uniform(0.7, 1.4, 3)
-            axes = zip(np.ogrid[tuple(slice(size) for size in shape)], centre, radii, strict=True)
-            classes[sum(((axis - middle) / radius) ** 2 for axis, middle, radius in axes) <= 1] = rng.integers(1, 5)
-        return classes
-
-    truth = ellipsoids(rng.integers(0, 12))
+    draw = ellipsoids if seed < 100 else lattice
+    truth, spacing_mm = draw(rng, shape), SPACINGS_MM[seed // 4 % 4]
     if seed % 4 == 0:
-        return ellipsoids(rng.integers(0, 12)), truth, SPACINGS_MM[seed // 4 % 4]
+        return draw(rng, shape), truth, spacing_mm
     prediction = np.roll(truth, rng.integers(-2, 3, 3), (0, 1, 2))
-    more = ellipsoids(rng.integers(0, 4))
+    more = ellipsoids(rng, shape)
     prediction[more > 0] = more[more > 0]
     if seed % 4 == 2:
         prediction[~ndimage.binary_erosion(prediction > 0)] = 0
     if seed % 4 == 3:
         prediction[rng.random(shape) < 0.0004] = 3
-    return prediction, truth, SPACINGS_MM[seed // 4 % 4]
+    return prediction, truth, spacing_mm
 
 
 def real_pairs(truths):
