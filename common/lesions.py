@@ -30,7 +30,7 @@ import numpy as np
 from scipy import ndimage
 
 from common import labels, surfels
-from common.metrics import check_label_maps, checked_spacing, crop_to_foreground
+from common.metrics import check_label_maps, checked_spacing, foreground_box
 
 REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({**labels.REGIONS, "NCR": (1,), "ED": (2,), "RC": (4,)})
 """The classes that make up each region; 4 is the resection cavity of post-treatment masks."""
@@ -137,18 +137,25 @@ def lesion_scores(
         raise ValueError(f"regions must be of {', '.join(REGIONS)}, received {', '.join(sorted(unknown))}.")
     if (highest := max(int(each.max(initial=0)) for each in (prediction, truth))) > _HIGHEST_CLASS:
         raise ValueError(f"Classes must lie between 0 and {_HIGHEST_CLASS}, received {highest}.")
-    prediction, truth = (np.pad(each, _MARGIN) for each in crop_to_foreground(prediction, truth))
-    case = _Case(_Map(prediction), _Map(truth), spacing)
+    box = foreground_box(prediction, truth)
+    scan = tuple(
+        slice(_MARGIN - min(_MARGIN, part.start), _MARGIN + part.stop - part.start + min(_MARGIN, size - part.stop))
+        for part, size in zip(box, truth.shape, strict=True)
+    )
+    case = _Case(*(_Map(np.pad(each[box], _MARGIN), scan) for each in (prediction, truth)), spacing)
     return {
         definition.name: {region: case.scores(region, definition) for region in regions} for definition in definitions
     }
 
 
 class _Map:
-    """A label map's regions and their components, each computed once. Its outermost _MARGIN voxels are background."""
+    """A label map's regions and their components, each computed once.
 
-    def __init__(self, classes: np.ndarray) -> None:
-        self.classes = classes
+    classes: cut to what matters, with _MARGIN voxels of background around. scan: the part of it that lies in the scan.
+    """
+
+    def __init__(self, classes: np.ndarray, scan: tuple[slice, ...]) -> None:
+        self.classes, self.scan = classes, scan
         self.mask = cache(self._mask)
         self.components = cache(self._components)
 
@@ -158,8 +165,10 @@ class _Map:
         return members[self.classes]
 
     def _components(self, region: str, reach: int) -> np.ndarray:
-        """Components of the dilated region, numbered from 1 in the order of their first voxels."""
-        return ndimage.label(_dilated(self.mask(region), reach), _ALL_NEIGHBOURS)[0]
+        """Components of the dilated region, numbered from 1 in the order of their first voxels in the scan."""
+        components = np.zeros(self.classes.shape, np.int32)
+        components[self.scan] = ndimage.label(_dilated(self.mask(region), reach)[self.scan], _ALL_NEIGHBOURS)[0]
+        return components
 
     def sizes(self, region: str, reach: int) -> np.ndarray:
         """Voxels of the undilated region in each component; entry 0 is no component."""

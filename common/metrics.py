@@ -148,10 +148,16 @@ def label_surface_distances(
 
 
 def crop_to_foreground(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Views of two label maps (x, y, z), cut to the smallest box that holds every non-zero voxel of either."""
-    extents = np.array([_extent(labels) for labels in (prediction, truth)])  # (map, axis, first and last + 1)
-    box = tuple(slice(low, high) for low, high in zip(extents[..., 0].min(0), extents[..., 1].max(0), strict=True))
+    """Views of two label maps (x, y, z), cut to their :func:`foreground_box`."""
+    box = foreground_box(prediction, truth)
     return prediction[box], truth[box]
+
+
+def foreground_box(prediction: np.ndarray, truth: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds every non-zero voxel of either label map (x, y, z); without any, an empty one."""
+    extents = np.array([_extent(labels) for labels in (prediction, truth)])  # (map, axis, first and last + 1)
+    first, last = extents[..., 0].min(0).tolist(), extents[..., 1].max(0).tolist()
+    return tuple(slice(low, max(low, high)) for low, high in zip(first, last, strict=True))
 
 
 def check_label_maps(prediction: np.ndarray, truth: np.ndarray) -> None:
