@@ -49,7 +49,7 @@ class Options:
     fold: int | None = None
     """Test this fold alone, from 1 to --folds; without it all are trained and tested, and their cases pooled."""
     empty_masks: EmptyPolicy = "brats"
-    """What an empty mask is worth: BraTS's values (1 or 0, and 373.13 mm), or ignored and counted."""
+    """What an empty mask is worth: Dice 1 or 0 and 0 or 373.13 mm (the grid's diagonal), or ignored and counted."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     prepared: Path = Path("prepared")
@@ -138,7 +138,7 @@ class Study:
 
     def show(self) -> None:
         """Print the table *reported | this run | 95 % interval | n* and where everything lies."""
-        print(results.table(results.read_summary(self.run.folder / "summary.json")))
+        print(results.segmentation_table(results.read_summary(self.run.folder / "summary.json")))
         self.show_data()
 
     def show_data(self) -> None:
