@@ -694,7 +694,7 @@ def test_a_failure_that_a_second_look_does_not_find_is_named_all_the_same(cohort
 def test_recipes_and_conventions_are_part_of_the_name(cohort, tmp_path):
     subject = subjects_of(cohort)[0]
     others = [subject, replace(subject, label=None, convention=None)]
-    others.append(replace(subject, images={**subject.images, "T1": subject.images["T2"]}))
+    others.append(replace(subject, images={**subject.images, "T1": subject.images["T2"], "T2": subject.images["T1"]}))
     recipes = [Recipe(), Recipe(spacing_mm=1.0), Recipe(contrasts=CONTRASTS[::-1])]
     stores = [prepare([other], recipe, tmp_path / "store", n_jobs=1) for other in others for recipe in recipes]
     assert [store.prepared for store in stores] == [1] * 9
