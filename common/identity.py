@@ -66,15 +66,18 @@ def as_one_patient(subjects: Iterable[S], equal: Iterable[Iterable[str]]) -> lis
     return [s if s.patient == patient[s.id] else replace(s, known_patient=patient[s.id]) for s in subjects]
 
 
-def copied_contrasts(scans: Mapping[str, Scan]) -> list[tuple[str, str]]:
-    """Pairs of contrasts that hold one image, be it rescaled, rounded or brighter by a constant."""
+def copied_contrasts(scans: Mapping[str, Scan]) -> dict[str, str]:
+    """Contrasts that hold the image of one before them, be it rescaled, rounded or brighter by a constant: of which."""
     shapes = {scan.data.shape for scan in scans.values()}
     if len(shapes) != 1:
-        return []  # no common grid, which is a problem of its own
+        return {}  # no common grid, which is a problem of its own
     step = max(1, math.prod(*shapes) // _SAMPLES)
     sampled = {contrast: scan.data.ravel(order="F")[::step] for contrast, scan in scans.items()}
-    pairs = itertools.combinations(sampled, 2)
-    return [(one, other) for one, other in pairs if _correlation(sampled[one], sampled[other]) > COPY_CORRELATION]
+    copies: dict[str, str] = {}
+    for one, other in itertools.combinations(sampled, 2):
+        if not {one, other} & set(copies) and _correlation(sampled[one], sampled[other]) > COPY_CORRELATION:
+            copies[other] = one
+    return copies
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -163,7 +163,7 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
         name, _, first = items[0]
         if what := _grid_difference(scan, first.data.shape, first.affine, name):
             problems.append(Problem(subject.id, file, what))
-    for one, other in copied_contrasts(scans):
+    for other, one in copied_contrasts(scans).items():
         what = f"{other} is a copy of {one} ({subject.images[one].name}), expected two different images"
         problems.append(Problem(subject.id, subject.images[other], what))
     return Examination(tuple(problems), labels)

@@ -70,7 +70,7 @@ def test_copies_are_found_and_others_are_not(scale, offset, dtype):
     noisy = (image + np.random.default_rng(1).normal(0, 12, image.shape)).astype(np.float32)  # r = 58 / hypot(58, 12)
     scans = {"T1": image, "T1ce": copy, "T2": noisy, "FLAIR": scan(4)}
     found = copied_contrasts({name: Scan(data, np.eye(4), None) for name, data in scans.items()})
-    assert found == [("T1", "T1ce")]
+    assert found == {"T1ce": "T1"}
 
 
 def test_what_cannot_be_compared_is_no_copy():
@@ -84,5 +84,7 @@ def test_what_cannot_be_compared_is_no_copy():
         {"T1": scan(), "T2": scan(shape=(2, 3, 4))},
         {"T1": huge, "T2": broken},
     ):
-        assert copied_contrasts({name: Scan(data, np.eye(4), None) for name, data in scans.items()}) == []
-    assert copied_contrasts({"T1": Scan(scan(), np.eye(4), None)}) == []
+        assert copied_contrasts({name: Scan(data, np.eye(4), None) for name, data in scans.items()}) == {}
+    assert copied_contrasts({"T1": Scan(scan(), np.eye(4), None)}) == {}
+    four = {name: Scan(scan(), np.eye(4), None) for name in ("FLAIR", "T1", "T1ce", "T2")}
+    assert copied_contrasts(four) == dict.fromkeys(("T1", "T1ce", "T2"), "FLAIR")
