@@ -96,11 +96,12 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     assert found(tmp_path / "locked")[1] == {"locked": "cannot be listed: Permission denied"}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
 def test_a_folder_without_permission(tmp_path):
     put(tmp_path, "a/1.nii", "locked/2.nii")
     (tmp_path / "locked").chmod(0)
     try:
+        if os.access(tmp_path / "locked", os.R_OK):
+            pytest.skip("this user may list every folder")
         assert "Permission denied" in found(tmp_path)[1]["locked"]
     finally:
         (tmp_path / "locked").chmod(stat.S_IRWXU)
