@@ -25,6 +25,7 @@ from common.labels import (
     infer_convention,
 )
 from common.layouts import CohortError, find_files
+from common.plausibility import doubts
 from common.splits import read_patients
 from common.subject import CONTRASTS, LABEL, Problem, Subject, examine
 from common.walk import shown
@@ -50,11 +51,13 @@ class Cohort:
 class Audit:
     """What a look at every voxel found.
 
-    problems: sorted by subject. equal: groups of good subjects that hold the same scan under several ids.
+    problems: sorted by subject. equal: groups of good subjects that hold the same scan under several ids. notes: what
+    contradicts the anatomy in most masks.
     """
 
     problems: tuple[Problem, ...]
     equal: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
 
 
 def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
@@ -66,12 +69,13 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
     checks = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         delayed(examine)(subject) for subject in cohort.subjects
     )
-    problems, values, digests = list(cohort.incomplete), set(), {}
+    problems, values, digests, masks = list(cohort.incomplete), set(), {}, []
     progress = tqdm(checks, total=len(cohort.subjects), desc="checking", unit="subject", leave=False)
     for subject, found in zip(cohort.subjects, progress, strict=True):
         problems += found.problems
         values |= found.values
         digests[subject.id] = found.contents
+        masks += [found.layers] if found.layers else []
     convention = BY_FILE_NAMES.get(cohort.layout)
     bad = {problem.subject for problem in problems}
     doubtful = [s for s in cohort.subjects if s.label and s.convention == convention and s.id not in bad]
@@ -81,7 +85,7 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         except ValueError as error:
             problems += [Problem(s.id, s.label, f"in the cohort as a whole, {error}") for s in doubtful]
     problems.sort(key=lambda problem: (problem.subject, str(problem.file), problem.what))
-    return Audit(tuple(problems), tuple(equal_content(digests)))
+    return Audit(tuple(problems), tuple(equal_content(digests)), tuple(doubts(masks)))
 
 
 def find_subjects(

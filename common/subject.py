@@ -16,6 +16,7 @@ from common import nifti
 from common.identity import contents, copied_contrasts
 from common.labels import LabelConvention
 from common.nifti import Scan, ScanError
+from common.plausibility import Layers, layers
 from common.walk import shown
 
 CONTRASTS = ("FLAIR", "T1", "T1ce", "T2")
@@ -140,12 +141,13 @@ class Examination:
 class Findings:
     """What an audit keeps of a subject.
 
-    values: which of 1 to 4 its mask holds, whatever they mean. contents: see `common.identity`.
+    values: which of 1 to 4 its mask holds, whatever they mean. contents: see `common.identity`. layers: of a good mask.
     """
 
     problems: tuple[Problem, ...]
     values: frozenset[int]
     contents: Mapping[str, str]
+    layers: Layers | None
 
 
 def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | None) -> Examination:
@@ -174,8 +176,10 @@ def examine(subject: Subject) -> Findings:
     scans, mask, failures = _read(subject, CONTRASTS)
     unreadable = tuple(Problem(subject.id, file, str(error)) for file, error in failures.items())
     values = frozenset() if mask is None else frozenset(value for value in range(1, 5) if (mask.data == value).any())
-    problems = unreadable + examine_arrays(subject, scans, mask).problems
-    return Findings(problems, values, {} if problems else contents(scans))
+    looked = examine_arrays(subject, scans, mask)
+    problems = unreadable + looked.problems
+    digests = {} if problems else contents(scans)
+    return Findings(problems, values, digests, None if looked.labels is None else layers(looked.labels))
 
 
 def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:

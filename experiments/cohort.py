@@ -200,7 +200,7 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
     equal = [
         f"{' = '.join(ids)}: equal scans under several ids, kept on one side of every split" for ids in found.equal
     ]
-    write_json(folder / NOTES, [*cohort.notes, *equal])
+    write_json(folder / NOTES, [*cohort.notes, *found.notes, *equal])
     bad = {problem.subject for problem in problems}
     good = [subject for subject in cohort.subjects if subject.id not in bad and subject.label is not None]
     if not good:
