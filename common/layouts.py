@@ -159,7 +159,7 @@ def _problem(trouble: Trouble) -> Problem:
     for pattern, _ in FILE_NAMES.values():
         if match := pattern.fullmatch(trouble.name):
             return Problem(match[1], trouble.path, trouble.what)
-    return Problem(trouble.name, trouble.path, trouble.what)
+    return Problem(re.sub(r"(_\d{4})?\.nii(\.gz)?$", "", trouble.name), trouble.path, trouble.what)
 
 
 def _stem(file: Path) -> str:

@@ -30,7 +30,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Walk:
-    """Regular files in the order of their paths' parts, and what could not be taken, in the order of the walk."""
+    """Regular files, and what could not be taken, in the order of their paths' parts."""
 
     files: tuple[Path, ...]
     troubles: tuple[Trouble, ...]
@@ -47,20 +47,20 @@ def walk(folder: str | Path, *, suffixes: tuple[str, ...]) -> Walk:
     waiting = [Path(folder)]
     while waiting or links:
         # Links wait until every folder has been entered by its own name.
-        path = waiting.pop() if waiting else links.pop(0)
+        path = (waiting or links).pop(0)
         try:
             status = path.stat()
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(path) as listing:
-                entries = sorted((e for e in listing if e.name[0] != "."), key=lambda entry: entry.name, reverse=True)
+                entries = sorted((entry for entry in listing if entry.name[0] != "."), key=lambda entry: entry.name)
         except OSError as error:
             troubles.append(Trouble(path, f"cannot be listed: {error.strerror or error}"))
             continue
         for entry in entries:
             _sort_in(entry, suffixes, files, troubles, waiting, links)
-    return Walk(tuple(sorted(files)), tuple(troubles))
+    return Walk(tuple(sorted(files)), tuple(sorted(troubles, key=lambda trouble: trouble.path)))
 
 
 def _sort_in(

@@ -4,13 +4,14 @@
     python -m experiments.cohort --data FOLDER            BraTS, MSD or nnU-Net folder with masks
     python -m experiments.cohort --mgmt-data FOLDER       RSNA-MICCAI folder (DICOM); also together with --data
 
-Every file of every subject is read and checked, and everything wrong is listed. Then, over the good subjects: the share
-of background, the balance of the labels, how many subjects the report's 1 % rule leaves out, in how many slices the
-brain lies, and how much of the tumour slices 60:135 hold; over the MGMT series: classes, images, planes and black
-images. Of a task without a cohort nothing is checked, and the table says so. Cost: embedded cohorts 20 s on two
-cores of an AMD EPYC once they are written, of which 0.1 s per subject and 0.2 ms per DICOM image are one core's. Expect
-on them a background of 0.99, 0.90 of the tumour in slices 60 to 134, four planes, and 15 % black images, all at the
-ends. The same command on the same files shows the finished table.
+Every file of every subject is read and checked, and everything wrong is listed, with how the masks are read and which
+subjects hold the same scan. Then, over the good subjects: the share of background, the balance of the labels, how many
+subjects the report's 1 % rule leaves out, in how many slices the brain lies, and how much of the tumour slices 60:135
+hold; over the MGMT series: classes, images, planes and black images. Of a task without a cohort nothing is checked, and
+the table says so. Cost: embedded cohorts 20 s on two cores of an AMD EPYC once they are written, of which 0.1 s per
+subject and 0.2 ms per DICOM image are one core's. Expect on them a background of 0.99, 0.90 of the tumour in slices 60
+to 134, four planes, and 15 % black images, all at the ends. The same command on the same files shows the finished
+table.
 """
 
 import json
@@ -44,7 +45,8 @@ EXPERIMENT = "cohort"
 # The 1 % rule is applied to the part of the volume that the 3D U-Net sees (see the protocol of the 3D U-Net).
 UNET3D_CROP = (slice(56, 184), slice(56, 184), slice(13, 141))
 PROBLEMS, NOTES, SERIES = "problems.json", "notes.json", "mgmt_series.csv"
-LEGEND = """label_shares: the largest label's mean share of the tumour over the smallest's
+LEGEND = """subjects_with_the_scan_of_another: subjects that hold the images of one before them
+label_shares: the largest label's mean share of the tumour over the smallest's
 mgmt_classes: share of the labelled patients that are methylated
 mgmt_black_fraction: share of a patient's images that show a single grey value, mean over patients"""
 

@@ -666,6 +666,17 @@ def test_dataset_json_of_odd_types_is_an_error_that_names_it(tmp_path, text):
         find_subjects(tmp_path)
 
 
+def test_a_pipe_among_the_files_of_a_table_is_its_subjects(tmp_path):
+    nnunet(tmp_path, MSD_JSON)
+    for contrast in range(4):
+        os.mkfifo(tmp_path / "imagesTr" / f"case_8_{contrast:04d}.nii.gz")
+    save(tmp_path / "labelsTr" / "case_8.nii.gz", classes().astype(np.uint8))
+    found = find_subjects(tmp_path)
+    assert [s.id for s in found.subjects] == ["case_7"]
+    assert {p.subject for p in found.incomplete} == {"case_8"}
+    assert [p.file.name[7:11] for p in found.incomplete if p.file] == ["0000", "0001", "0002", "0003"]
+
+
 def test_dataset_json_with_a_byte_order_mark(tmp_path):
     nnunet(tmp_path, None)
     (tmp_path / "dataset.json").write_text(json.dumps(MSD_JSON), encoding="utf-8-sig")
