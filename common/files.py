@@ -1,6 +1,7 @@
 """Writing files so that a reader, a kill or a full disk never leaves half of one."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -11,6 +12,8 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import pandas as pd
+
+MOST_BYTES = 128
 
 
 @contextlib.contextmanager
@@ -30,6 +33,18 @@ def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_stem(name: str) -> str:
+    """A name as the beginning of a file's or folder's: itself, or its beginning and a hash where it is a long one.
+
+    File systems take 255 bytes, of which half is left for what is added.
+    """
+    if len(name.encode()) <= MOST_BYTES:
+        return name
+    return (
+        f"{name.encode()[: MOST_BYTES - 17].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    )
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -3,7 +3,7 @@
 Surface of a mask: its voxels with a background voxel (or the edge of the volume) among their six face neighbours, as
 in MONAI's ``get_mask_edges``. A distance runs from the centre of a surface voxel to the centre of the nearest surface
 voxel of the other mask. Every distance here counts voxels; none is weighted by surface area (the package
-``surface-distance`` does that, on a surface half a voxel further out, so its values differ slightly).
+``surface-distance`` does that, on a surface half a voxel further out, so its values differ: ``common.surfels``).
 
 All distances of all masks of a label map come from one pass, :func:`label_surface_distances`: each mask is one bit of
 a byte, so one erosion makes every surface and one look-up serves every mask.
@@ -39,8 +39,7 @@ class SurfaceDistances(NamedTuple):
 
         Raises ValueError when percentile lies outside 0..100.
         """
-        if not 0 <= percentile <= 100:
-            raise ValueError(f"percentile must lie between 0 and 100, received {percentile}.")
+        check_percentile(percentile)
         return max(_percentile(distances, percentile) for distances in self)
 
     def surface_dice(self, tolerance_mm: float) -> float:
@@ -63,7 +62,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     empty-mask policy decides what that is worth. One empty: 0.
     Raises ValueError when the shapes differ, TypeError when a mask is not boolean.
     """
-    _check_masks(prediction, truth)
+    check_masks(prediction, truth)
     total = np.count_nonzero(prediction) + np.count_nonzero(truth)
     return 2 * np.count_nonzero(prediction & truth) / total if total else float("nan")
 
@@ -74,7 +73,8 @@ def hausdorff(
     """Symmetric Hausdorff distance between two masks, in mm.
 
     prediction, truth: boolean (x, y, z) on the same grid. percentile: 100 gives the maximum, 95 the HD95; the
-    percentile is taken per direction and the larger one returned (MONAI's and the BraTS organisers' definition).
+    percentile is taken per direction over surface voxels and the larger one returned (MONAI's definition; the BraTS
+    organisers' programs weigh the surface by area: ``common.surfels.hausdorff``).
     Both empty: 0. One empty: inf; the caller's empty-mask policy decides what that is worth.
     Raises ValueError when the shapes differ or spacing_mm is not one positive number per axis, TypeError when a mask
     is not boolean.
@@ -101,13 +101,13 @@ def volume_ml(mask: np.ndarray, *, spacing_mm: Sequence[float]) -> float:
 
     Raises ValueError when spacing_mm is not one positive number per axis, TypeError when the mask is not boolean.
     """
-    _check_masks(mask, mask)
+    check_masks(mask, mask)
     return np.count_nonzero(mask) * voxel_volume_ml(spacing_mm)
 
 
 def voxel_volume_ml(spacing_mm: Sequence[float]) -> float:
     """Volume of one voxel in millilitres. Raises ValueError when spacing_mm is not three positive numbers."""
-    return float(np.prod(_checked_spacing(spacing_mm))) / 1000.0
+    return float(np.prod(checked_spacing(spacing_mm))) / 1000.0
 
 
 def surface_distances(prediction: np.ndarray, truth: np.ndarray, *, spacing_mm: Sequence[float]) -> SurfaceDistances:
@@ -115,8 +115,8 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray, *, spacing_mm: 
 
     prediction, truth: boolean (x, y, z) on the same grid. Raises as :func:`hausdorff`.
     """
-    _check_masks(prediction, truth)
-    spacing = _checked_spacing(spacing_mm)
+    check_masks(prediction, truth)
+    spacing = checked_spacing(spacing_mm)
     prediction, truth = (np.asarray(mask).view(np.uint8) for mask in (prediction, truth))
     return label_surface_distances(prediction, truth, masks={"mask": (1,)}, spacing_mm=spacing)["mask"]
 
@@ -132,7 +132,7 @@ def label_surface_distances(
     eight masks, TypeError when a label map is not uint8.
     """
     check_label_maps(prediction, truth)
-    spacing = _checked_spacing(spacing_mm)
+    spacing = checked_spacing(spacing_mm)
     if len(masks) > 8:
         raise ValueError(f"masks must hold at most 8 masks, one per bit of a byte, received {len(masks)}.")
     table = np.zeros(256, np.uint8)
@@ -148,10 +148,16 @@ def label_surface_distances(
 
 
 def crop_to_foreground(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Views of two label maps (x, y, z), cut to the smallest box that holds every non-zero voxel of either."""
-    extents = np.array([_extent(labels) for labels in (prediction, truth)])  # (map, axis, first and last + 1)
-    box = tuple(slice(low, high) for low, high in zip(extents[..., 0].min(0), extents[..., 1].max(0), strict=True))
+    """Views of two label maps (x, y, z), cut to their :func:`foreground_box`."""
+    box = foreground_box(prediction, truth)
     return prediction[box], truth[box]
+
+
+def foreground_box(prediction: np.ndarray, truth: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds every non-zero voxel of either label map (x, y, z); without any, an empty one."""
+    extents = np.array([_extent(labels) for labels in (prediction, truth)])  # (map, axis, first and last + 1)
+    first, last = extents[..., 0].min(0).tolist(), extents[..., 1].max(0).tolist()
+    return tuple(slice(low, max(low, high)) for low, high in zip(first, last, strict=True))
 
 
 def check_label_maps(prediction: np.ndarray, truth: np.ndarray) -> None:
@@ -162,7 +168,8 @@ def check_label_maps(prediction: np.ndarray, truth: np.ndarray) -> None:
     _check_shapes(prediction, truth)
 
 
-def _check_masks(prediction: np.ndarray, truth: np.ndarray) -> None:
+def check_masks(prediction: np.ndarray, truth: np.ndarray) -> None:
+    """Raise unless both are boolean (x, y, z) of one shape: TypeError for the type, ValueError for the shape."""
     for mask in (prediction, truth):
         if mask.dtype != np.bool_:
             raise TypeError(f"A mask must be boolean, received {mask.dtype}.")
@@ -174,7 +181,14 @@ def _check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
         raise ValueError(f"Both must be (x, y, z) of one shape, received {prediction.shape} and {truth.shape}.")
 
 
-def _checked_spacing(spacing_mm: Sequence[float]) -> np.ndarray:
+def check_percentile(percentile: float) -> None:
+    """Raise ValueError unless it lies between 0 and 100."""
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"percentile must lie between 0 and 100, received {percentile}.")
+
+
+def checked_spacing(spacing_mm: Sequence[float]) -> np.ndarray:
+    """spacing_mm as an array (3,). Raises ValueError unless it is one positive number per axis."""
     spacing = np.asarray(spacing_mm, dtype=float)
     if spacing.shape != (3,) or not np.all((spacing > 0) & np.isfinite(spacing)):
         raise ValueError(f"spacing_mm must be one positive number per axis (3), received {spacing_mm}.")
@@ -268,12 +282,12 @@ def _directed(
     result = []
     for index, bit in enumerate(bits):
         queries = where[(wanted & bit) != 0]
-        far = np.sort(_nearest(queries, target, bit, spacing)) if queries.size else np.empty(0)
+        far = np.sort(nearest_mm(queries, target, bit, spacing)) if queries.size else np.empty(0)
         result.append(np.concatenate([np.repeat(distances, near[index]), far, np.full(lost[index], np.inf)]))
     return result
 
 
-def _nearest(queries: np.ndarray, target: np.ndarray, bit: np.uint8, spacing: np.ndarray) -> np.ndarray:
+def nearest_mm(queries: np.ndarray, target: np.ndarray, bit: np.uint8, spacing: np.ndarray) -> np.ndarray:
     """Distance in mm from each voxel (flat index) to the nearest voxel of target that has the bit.
 
     A tree over the surface when the queries are few, as they are between masks that resemble each other; a distance

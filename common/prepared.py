@@ -12,6 +12,7 @@ import numpy as np
 
 from common import store
 from common.grid import Placement, bring
+from common.identity import contents
 from common.nifti import ScanError
 from common.recipe import Recipe, Volume, misfit, transform
 from common.store import Store, StoreError, UnusableError
@@ -19,9 +20,10 @@ from common.subject import Problem, Subject, examine, examine_arrays
 
 __all__ = ["Entry", "Store", "StoreError", "prepare"]
 
-FORMAT = 4  # part of every entry's key: raise it when the meaning of the stored numbers changes
+FORMAT = 5  # part of every entry's key: raise it when the meaning of the stored numbers changes
 
 _PLACEMENT = tuple(field.name for field in fields(Placement))
+_CONTENTS = "contents"
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,13 @@ class Entry(store.StoredArray):
 
     def open(self) -> Volume:
         """The subject with its voxels memory-mapped, read-only."""
-        further = {name: value for name, value in self.geometry.items() if name not in _PLACEMENT}
-        return Volume(id=self.id, voxels=self.array(), placement=self.placement, **further)
+        own = {name: value for name, value in self.geometry.items() if name not in (*_PLACEMENT, _CONTENTS)}
+        return Volume(id=self.id, voxels=self.array(), placement=self.placement, **own)
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Content digest of each contrast that the recipe takes (see `common.identity`)."""
+        return self.geometry[_CONTENTS]
 
 
 def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:
@@ -73,8 +80,8 @@ def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict]:
     if reason := misfit(brought.scans, recipe):
         raise UnusableError(Problem(subject.id, None, reason))
     volume = transform(subject.id, brought, recipe)
-    geometry = {name: value for name, value in vars(volume).items() if name not in ("id", "voxels", "placement")}
-    return volume.voxels, geometry | asdict(volume.placement)
+    own = {name: value for name, value in vars(volume).items() if name not in ("id", "voxels", "placement")}
+    return volume.voxels, {**own, **asdict(volume.placement), _CONTENTS: contents(scans)}
 
 
 def _unreadable(subject: Subject, error: ScanError | OSError) -> UnusableError:

@@ -12,23 +12,31 @@ ignore    the case leaves that mean           Dice 0, Hausdorff left out of its 
 
 Surface Dice follows Dice. ``mean_dice`` (NCR, ED, ET) and ``mean_dice_with_background`` are the means within a case
 under the policy; under ``ignore`` they run over the classes that count, and a case without any leaves the mean.
+
+``hd95_*`` is not the BraTS organisers' HD95, and ``MISSED_HAUSDORFF_MM`` not what their programs charge. Their
+lesion-wise scores stand beside ours as ``lesion_<score>_<definition>_<mask>`` (``lesion_dice_brats2023_ET``), by the
+definitions of ``common.lesions``, which say themselves what an empty mask is worth: no policy changes them.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
 from common.labels import CLASSES, REGIONS
+from common.lesions import DEFINITIONS, Lesion, LesionScores, lesion_scores
 from common.metrics import check_label_maps, crop_to_foreground, label_surface_distances, voxel_volume_ml
 from common.statistics import bootstrap_interval
 
 EmptyPolicy = Literal["brats", "ignore"]
 MASKS = ("NCR", "ED", "ET", "TC", "WT")
 MISSED_HAUSDORFF_MM = 373.13
-"""The diagonal of 240 × 240 × 155 voxels at 1 mm, as the BraTS organisers charge for a missed or invented mask."""
+"""The diagonal of 240 × 240 × 155 voxels at 1 mm, which no distance on BraTS's grid exceeds.
+
+The organisers' programs charge other values, and per lesion: 374 mm (2023) and 337 mm (2024, post-treatment gliomas).
+"""
 
 MEMBERS: dict[str, tuple[int, ...]] = {
     name: REGIONS[name] if name in REGIONS else (CLASSES.index(name),) for name in MASKS
@@ -40,12 +48,28 @@ _HIGHER_IS_BETTER = {"dice": True, "surface_dice": True, "hd": False, "hd95": Fa
 _FALSE_POSITIVES = "false_positive_voxels"
 _VOLUMES = ("volume_truth_ml", "volume_predicted_ml")
 
+_LESION_SCORES = {"dice": True, "hd95": False, "sensitivity": True, "tp": None, "fn": False, "fp": False}
+"""Lesion-wise Dice and HD95 (mm), TP / (TP + FN), numbers of lesions found, missed and invented: higher is better?"""
+_LESION_STEMS = {f"lesion_{score}_{name}": better for name in DEFINITIONS for score, better in _LESION_SCORES.items()}
+
+LESION_METRICS = tuple(f"{stem}_{name}" for stem in _LESION_STEMS for name in MASKS)
 METRICS = (
     *_MEANS,
     "dice_background",
     *(f"{stem}_{name}" for stem in (*_HIGHER_IS_BETTER, _FALSE_POSITIVES, *_VOLUMES) for name in MASKS),
+    *LESION_METRICS,
 )
 """Every metric of a summary, in its order."""
+
+
+class Scores(NamedTuple):
+    """Scores of a cohort. cases: one row per case. lesions: one per lesion of the truth and per false positive.
+
+    Columns of lesions: case, definition, region, and the fields of ``common.lesions.Lesion``.
+    """
+
+    cases: pd.DataFrame
+    lesions: pd.DataFrame
 
 
 def score_case(
@@ -90,21 +114,22 @@ def score_cases(
     *,
     n_jobs: int = 1,
     surface_tolerance_mm: float = 1.0,
-) -> pd.DataFrame:
-    """:func:`score_case` of each (case, prediction, truth, spacing_mm): one row per case, in the order given.
+) -> Scores:
+    """:func:`score_case` and the lesion-wise scores of each (case, prediction, truth, spacing_mm), in the order given.
 
     cases is consumed lazily, so a generator that loads its volumes keeps few of them in memory; n_jobs threads score.
     Raises ValueError when a case occurs twice, and what score_case raises with the case named.
     """
-    rows = Parallel(n_jobs=n_jobs, prefer="threads")(delayed(_row)(*case, surface_tolerance_mm) for case in cases)
-    frame = pd.DataFrame(rows)
-    if frame.empty:
+    scored = Parallel(n_jobs=n_jobs, prefer="threads")(delayed(_score)(*case, surface_tolerance_mm) for case in cases)
+    if not scored:
         raise ValueError("At least one case must be given to score, received none.")
+    frame = pd.DataFrame([row for row, _ in scored])
     if frame["case"].duplicated().any():
         raise ValueError(
             f"Each case must occur once, received {sorted(frame['case'][frame['case'].duplicated()])} again."
         )
-    return frame
+    lesions = [lesion for _, found in scored for lesion in found]
+    return Scores(frame, pd.DataFrame(lesions, columns=["case", "definition", "region", *Lesion._fields]))
 
 
 def apply_empty_policy(cases: pd.DataFrame, policy: EmptyPolicy) -> pd.DataFrame:
@@ -129,6 +154,8 @@ def apply_empty_policy(cases: pd.DataFrame, policy: EmptyPolicy) -> pd.DataFrame
                 best, worst = float("nan"), worst if higher else float("nan")
             valued.loc[neither, column] = best
             valued.loc[one, column] = worst
+    for column in LESION_METRICS if has_lesions(cases) else ():
+        _require_finite(cases, column, _is_defined(cases, column))
     if policy == "brats":
         valued["dice_background"] = valued["dice_background"].fillna(1.0)  # nan only if every voxel is tumour in both
     for column, names in _MEANS.items():
@@ -144,11 +171,13 @@ def summarise(
     Columns: metric, mean, sd (n - 1), median, low and high (95 % bootstrap interval of the mean over cases, nan when
     n < 3), n (cases in the mean), n_empty (in neither truth nor prediction), n_missed (in the truth only), n_false
     (predicted only), n_left_out (nan under the policy: n + n_left_out is the number of cases), higher_is_better
-    (None for volumes). For the two means of Dice the three counts are cases with at least one such class.
+    (None for volumes and lesions found). For the two means of Dice the three counts are cases with at least one such
+    class. Lesion-wise scores, which no policy changes, only where cases has them; the mean of lesion_fp is false
+    positives per case.
     """
     valued = apply_empty_policy(cases, policy)
     rows = []
-    for metric in METRICS:
+    for metric in metrics_of(cases):
         values = valued[metric].dropna().to_numpy(float)
         counts = _absences(cases, metric)
         interval = bootstrap_interval(values, seed=seed, n_resamples=n_resamples)
@@ -169,29 +198,63 @@ def summarise(
     return pd.DataFrame(rows).astype({"higher_is_better": object})
 
 
+def metrics_of(cases: pd.DataFrame) -> tuple[str, ...]:
+    """METRICS; without the lesion-wise ones where a run was scored before there were any."""
+    return METRICS if has_lesions(cases) else METRICS[: -len(LESION_METRICS)]
+
+
+def has_lesions(cases: pd.DataFrame) -> bool:
+    """Whether the cases have lesion-wise scores."""
+    return not set(LESION_METRICS).isdisjoint(cases.columns)
+
+
 def higher_is_better(metric: str) -> bool | None:
-    """Direction of a metric by its name, e.g. ``hd95_WT`` -> False; None for a volume, which has none.
+    """Direction of a metric by its name, e.g. ``hd95_WT`` -> False; None for volumes and lesions found: they have none.
 
     Raises ValueError when the name is not one that the summary has.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, received {metric!r}.")
     stem = metric.rpartition("_")[0]
-    return metric in _MEANS or (_HIGHER_IS_BETTER | {_FALSE_POSITIVES: False}).get(stem)
+    return metric in _MEANS or (_HIGHER_IS_BETTER | _LESION_STEMS | {_FALSE_POSITIVES: False}).get(stem)
 
 
-def _row(
+def _score(
     case: str,
     prediction: np.ndarray,
     truth: np.ndarray,
     spacing_mm: Sequence[float],
     surface_tolerance_mm: float,
-) -> dict[str, str | float]:
+) -> tuple[dict[str, str | float], list[tuple]]:
+    """A row of cases and the rows of its lesions."""
     try:
-        scores = score_case(prediction, truth, spacing_mm=spacing_mm, surface_tolerance_mm=surface_tolerance_mm)
+        row = score_case(prediction, truth, spacing_mm=spacing_mm, surface_tolerance_mm=surface_tolerance_mm)
+        found = lesion_scores(prediction, truth, spacing_mm=spacing_mm, regions=MASKS)
     except (TypeError, ValueError) as error:
         raise type(error)(f"Case {case}: {error}") from error
-    return {"case": case} | scores
+    for name, regions in found.items():
+        for region, scores in regions.items():
+            row |= {f"lesion_{key}_{name}_{region}": value for key, value in _lesion_row(scores).items()}
+    lesions = [
+        (case, name, region, *lesion)
+        for name, regions in found.items()
+        for region, scores in regions.items()
+        for lesion in scores.lesions
+    ]
+    return {"case": case} | row, lesions
+
+
+def _lesion_row(scores: LesionScores) -> dict[str, float]:
+    counts = {
+        short: float(scores.count(state)) for short, state in (("tp", "found"), ("fn", "missed"), ("fp", "invented"))
+    }
+    return {"dice": scores.dice, "hd95": scores.hd95_mm, "sensitivity": scores.sensitivity} | counts
+
+
+def _is_defined(cases: pd.DataFrame, column: str) -> pd.Series:
+    """Per case, whether a lesion-wise score has a value: sensitivity has none without lesions in the truth."""
+    counts = [column.replace("_sensitivity_", f"_{count}_") for count in ("tp", "fn")]
+    return (cases[counts].sum(axis=1) > 0) | ("_sensitivity_" not in column)
 
 
 def _count_pairs(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from isal import isal_zlib
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from common.files import atomic_path, remove_old_leftovers, write_json
+from common.files import atomic_path, file_stem, remove_old_leftovers, write_json
 from common.subject import Problem
 
 
@@ -139,7 +139,8 @@ def _bring(kind: Kind[S, E], subject: S, folder: Path) -> _Outcome:
     damaged = False
     try:
         key = kind.key(kind.fingerprint(subject), digits=16)
-        array_path, record_path = folder / f"{subject.id}-{key}.npy", folder / f"{subject.id}-{key}.json"
+        name = file_stem(subject.id)
+        array_path, record_path = folder / f"{name}-{key}.npy", folder / f"{name}-{key}.json"
         if record_path.exists():
             if entry := _intact(kind.entry, subject.id, array_path, record_path):
                 return _Outcome(entry)

@@ -4,13 +4,14 @@
     python -m experiments.cohort --data FOLDER            BraTS, MSD or nnU-Net folder with masks
     python -m experiments.cohort --mgmt-data FOLDER       RSNA-MICCAI folder (DICOM); also together with --data
 
-Every file of every subject is read and checked, and everything wrong is listed. Then, over the good subjects: the share
-of background, the balance of the labels, how many subjects the report's 1 % rule leaves out, in how many slices the
-brain lies, and how much of the tumour slices 60:135 hold; over the MGMT series: classes, images, planes and black
-images. Of a task without a cohort nothing is checked, and the table says so. Cost: embedded cohorts 20 s on two
-cores of an AMD EPYC once they are written, of which 0.1 s per subject and 0.2 ms per DICOM image are one core's. Expect
-on them a background of 0.99, 0.90 of the tumour in slices 60 to 134, four planes, and 15 % black images, all at the
-ends. The same command on the same files shows the finished table.
+Every file of every subject is read and checked, and everything wrong is listed, with how the masks are read and which
+subjects hold the same scan. Then, over the good subjects: the share of background, the balance of the labels, how many
+subjects the report's 1 % rule leaves out, in how many slices the brain lies, and how much of the tumour slices 60:135
+hold; over the MGMT series: classes, images, planes and black images. Of a task without a cohort nothing is checked, and
+the table says so. Cost: embedded cohorts 20 s on two cores of an AMD EPYC once they are written, of which 0.1 s per
+subject and 0.2 ms per DICOM image are one core's. Expect on them a background of 0.99, 0.90 of the tumour in slices 60
+to 134, four planes, and 15 % black images, all at the ends. The same command on the same files shows the finished
+table.
 """
 
 import json
@@ -29,7 +30,7 @@ from common import geometry
 from common.cohort import Cohort, CohortError, audit, find_subjects
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
-from common.files import write_csv, write_json
+from common.files import file_stem, write_csv, write_json
 from common.grid import BRATS_EXTENT, Grid, bring
 from common.labels import CLASSES
 from common.nifti import ScanError
@@ -46,8 +47,9 @@ EXPERIMENT = "cohort"
 # The 1 % rule is applied to the part of the volume that the 3D U-Net sees (see the protocol of the 3D U-Net).
 UNET3D_CROP = (slice(56, 184), slice(56, 184), slice(13, 141))
 COUNTED = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")  # on BraTS's grid
-PROBLEMS, SERIES, SUBJECTS = "problems.json", "mgmt_series.csv", "subjects.csv"
-LEGEND = """label_shares: the largest label's mean share of the tumour over the smallest's
+PROBLEMS, NOTES, SERIES, SUBJECTS = "problems.json", "notes.json", "mgmt_series.csv", "subjects.csv"
+LEGEND = """subjects_with_the_scan_of_another: subjects that hold the images of one before them
+label_shares: the largest label's mean share of the tumour over the smallest's
 mgmt_classes: share of the labelled patients that are methylated
 mgmt_black_fraction: share of a patient's images that show a single grey value, mean over patients"""
 
@@ -111,10 +113,10 @@ def measure(subject: Subject) -> dict[str, object]:
     }
 
 
-def claims(rows: pd.DataFrame, n_bad: int, *, synthetic: bool) -> list[results.Result]:
+def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) -> list[results.Result]:
     """The report's claims about its segmentation data beside the same quantity in this cohort.
 
-    rows: of the good subjects; n_bad: how many others there are.
+    rows: of the good subjects, n_copies of which hold the scan of another; n_bad: how many others there are.
     """
     voxels = rows[[f"voxels_{name}" for name in CLASSES]].set_axis(CLASSES, axis=1)
     labelled = voxels[list(CLASSES[1:])]
@@ -144,6 +146,7 @@ def claims(rows: pd.DataFrame, n_bad: int, *, synthetic: bool) -> list[results.R
     return [
         count("subjects", len(rows)),
         count("subjects_with_problems", n_bad, len(rows) + n_bad),
+        count("subjects_with_the_scan_of_another", n_copies),
         line("background_fraction", voxels["background"] / voxels.sum(axis=1)),
         count("label_shares", results.finite(shares.mean().max() / shares.mean().min())),
         *(line(f"share_{name}", shares[name]) for name in labelled),
@@ -165,8 +168,17 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
 
+def refuse_contradictions(options: Options) -> None:
+    """Raises Refused when an option belongs to a task of which no cohort is given, though the other's is."""
+    if options.mgmt_data is None and options.mgmt_labels is not None:
+        raise Refused(f"expected --mgmt-data beside --mgmt-labels {options.mgmt_labels}, received none")
+    if options.data is None and options.mgmt_data is not None and (options.convention or options.max_subjects):
+        raise Refused("expected --data beside --convention or --max-subjects, which say nothing of --mgmt-data")
+
+
 def check(options: Options) -> None:
     """Audit, measure, write the run's folder and print the table. Raises CohortError when no subject is good."""
+    refuse_contradictions(options)
     folder, mgmt_folder = options.data, options.mgmt_data
     synthetic = folder is None and mgmt_folder is None
     if synthetic:
@@ -200,8 +212,13 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
     if cohort is None:
         names = [name for name in results.reported()[EXPERIMENT] if not name.startswith(cohort_mgmt.PREFIX)]
         return not_checked(names, "--data")
-    problems = audit(cohort, n_jobs=options.jobs)
+    found = audit(cohort, n_jobs=options.jobs)
+    problems = found.problems
     write_json(folder / PROBLEMS, [str(problem) for problem in problems])
+    equal = [
+        f"{' = '.join(ids)}: equal scans under several ids, kept on one side of every split" for ids in found.equal
+    ]
+    write_json(folder / NOTES, [*cohort.notes, *found.notes, *equal])
     bad = {problem.subject for problem in problems}
     good = [subject for subject in cohort.subjects if subject.id not in bad and subject.label is not None]
     if not good:
@@ -212,7 +229,8 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
     )
     rows = pd.DataFrame(list(tqdm(jobs, total=len(good), desc="measuring", unit="subject", leave=False)))
     write_csv(folder / SUBJECTS, rows)
-    return claims(rows, len(bad), synthetic=synthetic)
+    copies = sum(len(ids) - 1 for ids in found.equal)
+    return claims(rows, len(bad), copies, synthetic=synthetic)
 
 
 def mgmt(cohort: MgmtCohort | None, folder: Path, options: Options, *, synthetic: bool) -> list[results.Result]:
@@ -241,6 +259,8 @@ def show(folder: Path) -> None:
         problems += [f"{row.patient} {row.contrast}: {row.problem}" for row in bad.itertuples()]
     for problem in problems:
         print(f"  {problem}")
+    if (folder / NOTES).exists():
+        print(*json.loads((folder / NOTES).read_text(encoding="utf-8")), sep="\n")
     if (folder / SUBJECTS).exists() and "grid" in (rows := pd.read_csv(folder / SUBJECTS, keep_default_na=False)):
         for note, n in rows.loc[rows["grid"] != "", "grid"].value_counts().items():
             print(f"  {n} of {len(rows)} subjects: {note}")
@@ -260,7 +280,7 @@ def _name(cohort: Cohort | None, patients: MgmtCohort | None, synthetic: bool) -
         content += [subject.fingerprint() for subject in cohort.subjects] + [str(one) for one in cohort.incomplete]
     if patients is not None:
         content += cohort_mgmt.fingerprint(patients)
-    return f"{'phantoms' if synthetic else '-'.join(given)}-{configuration_hash(content)}"
+    return f"{'phantoms' if synthetic else file_stem('-'.join(given))}-{configuration_hash(content)}"
 
 
 if __name__ == "__main__":

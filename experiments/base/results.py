@@ -14,6 +14,21 @@ import pandas as pd
 from common.runs import RunError
 
 OF_VIEWS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "false_positive_voxels_WT")
+LESIONS_IN_TABLE = tuple(
+    f"lesion_{score}_brats2023_{region}" for score in ("dice", "sensitivity", "fp") for region in ("ET", "TC", "WT")
+)
+"""What a command's table shows of the lesion-wise scores."""
+OF_LESIONS = tuple(
+    f"lesion_{score}_{definition}_{region}"
+    for definition in ("brats2023", "brats2024")
+    for score in ("dice", "hd95", "sensitivity", "fp")
+    for region in ("ET", "TC", "WT")
+)
+"""What a summary holds of them; scores.csv has all."""
+LESION_NOTE = (
+    "lesion_*_brats2023: by the BraTS organisers' definition of 2023, whatever empty masks are worth; "
+    "fp: false positives per case; HD95 and the definition of 2024: scores.csv; every lesion: lesions.csv"
+)
 SYNTHETIC_NOTE = "synthetic: measured on the embedded phantoms; it says nothing about patients"
 
 
@@ -76,12 +91,14 @@ def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bo
     """A cohort's scores (``common.scoring.summarise``) as results; volumes describe the cohort and are left out.
 
     prefix: stands before every name, as in reported.toml (``slices80__mean_dice``). Of a further ``view`` of the
-    predictions, Dice and false positives are results too, as ``<view>.<metric>``.
+    predictions, Dice and false positives are results too, as ``<view>.<metric>``; of the lesion-wise scores OF_LESIONS.
     """
     found = []
     for row in scores.itertuples():
         view = getattr(row, "view", "")
         if row.metric.startswith("volume_") or (view and row.metric not in OF_VIEWS):
+            continue
+        if row.metric.startswith("lesion_") and row.metric not in OF_LESIONS:
             continue
         name = f"{view}.{prefix}{row.metric}" if view else f"{prefix}{row.metric}"
         interval = (row.low, row.high)
@@ -112,6 +129,17 @@ def table(results: Iterable[Result]) -> str:
         name = result.key.partition(".")[2] + (" (synthetic)" if result.synthetic else "")
         rows.append((name, short(result.reported), short(result.value), interval, str(result.n)))
     return aligned(rows)
+
+
+def segmentation_table(results: Iterable[Result]) -> str:
+    """:func:`table` of a segmentation's summary, with LESIONS_IN_TABLE of the lesion-wise scores, and what they are."""
+    shown, noted = [], False
+    for result in results:
+        _, lesion, name = result.key.partition("lesion_")
+        if not lesion or lesion + name in LESIONS_IN_TABLE:
+            shown.append(result)
+            noted |= bool(lesion)
+    return "\n".join([table(shown), *([LESION_NOTE] if noted else [])])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

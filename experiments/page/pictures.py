@@ -11,6 +11,7 @@ MOST_SVG_BYTES = 400_000
 """A larger vector figure (a scan inside it, or thousands of points) is shown as PNG."""
 KNOWN = {
     "overlays": "Scans, truth and prediction of the best, the worst and the cases between them by WT Dice",
+    "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023",
     "history": "Learning curves of training and validation by epoch",
     "history_FLAIR": "Learning curves of the FLAIR model by epoch",
     "history_T1w": "Learning curves of the T1w model by epoch",

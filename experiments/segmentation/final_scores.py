@@ -13,7 +13,7 @@ import pandas as pd
 
 from common.files import write_csv, write_json
 from common.runs import Run, read_model_config
-from common.scoring import METRICS, EmptyPolicy, apply_empty_policy
+from common.scoring import EmptyPolicy, apply_empty_policy, metrics_of
 from common.statistics import bootstrap_interval
 from experiments.base import results
 from experiments.base.results import Result
@@ -31,6 +31,7 @@ SHOWN = (
     *(f"dice_{name}" for name in ("NCR", "ED", "ET", "TC", "WT")),
     *("hd_TC", "hd_WT", "hd95_TC", "hd95_WT"),
     *(f"surface_dice_{name}" for name in ("NCR", "ED", "ET", "TC", "WT")),
+    *results.LESIONS_IN_TABLE,
 )
 COUNTS = ("n_empty", "n_missed", "n_false", "n_left_out")
 SEEDS = "seeds"
@@ -95,17 +96,18 @@ def over_seeds(folders: Sequence[Path], policy: EmptyPolicy) -> pd.DataFrame:
     Columns: metric; mean, low, high (95 % bootstrap interval over cases, nan when n < 3) and n, of every case's mean
     over the seeds in which it has a score; seeds; seed_sd (n - 1), seed_min and seed_max of the seeds' own means, nan
     for one seed; n_empty, n_missed, n_false and n_left_out as in ``common.scoring.summarise``, summed over seeds.
-    Raises ValueError when the folders' cases differ.
+    Lesion-wise scores only where every folder has them. Raises ValueError when the folders' cases differ.
     """
     valued = [apply_empty_policy(_labels_only(folder / "cases.csv"), policy).set_index("case") for folder in folders]
     for folder, frame in zip(folders, valued, strict=True):
         if set(frame.index) != set(valued[0].index):
             raise ValueError(f"{folder}: expected the cases of {folders[0]}, found others")
-    by_case = pd.concat(frame[list(METRICS)] for frame in valued).groupby(level="case", sort=False).mean()
-    by_seed = pd.DataFrame([frame[list(METRICS)].mean() for frame in valued])
+    metrics = min((metrics_of(frame) for frame in valued), key=len)
+    by_case = pd.concat(frame[list(metrics)] for frame in valued).groupby(level="case", sort=False).mean()
+    by_seed = pd.DataFrame([frame[list(metrics)].mean() for frame in valued])
     counts = sum(_labels_only(folder / "scores.csv").set_index("metric")[list(COUNTS)] for folder in folders)
     rows = []
-    for metric in METRICS:
+    for metric in metrics:
         values = by_case[metric].dropna().to_numpy(float)
         interval = bootstrap_interval(values, seed=0)
         row = {"metric": metric, "mean": by_case[metric].mean(), "low": interval.low, "high": interval.high}
@@ -158,11 +160,12 @@ def show(study: Study, config: Config) -> None:
     """Print the table, the spread between seeds, how to read both, and what they were measured on."""
     found = {result.key.partition(".")[2]: result for result in results.read_summary(study.run.folder / "summary.json")}
     sizes = [name for name in found if name.startswith(label_size.PREFIXES)]
-    print(results.table(found[name] for name in (*_names(), *sizes)))
+    names = [name for name in _names() if name in found]  # a table made before there were lesion-wise scores has none
+    print(results.segmentation_table(found[name] for name in (*names, *sizes)))
     seeds = study.options.seeds
     if seeds > 1:
         head = (f"spread of {seeds} seeds", "mean", "SD", "smallest", "largest")
-        lines = [(name, *(results.short(found[key].value) for key in (name, *_spread_keys(name)))) for name in _names()]
+        lines = [(name, *(results.short(found[key].value) for key in (name, *_spread_keys(name)))) for name in names]
         print("\n" + results.aligned([head, *lines]) + "\n")
     small = found[label_size.SMALL]
     whose = f" (the first of {seeds} seeds)" if seeds > 1 else ""

@@ -40,7 +40,7 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
 
     kind: of training, as in :mod:`experiments.train`. open_study: the study of one fold, whose run is that of
     ``--fold`` alone. The pooled results have a folder of their own beside the folds', with cases.csv (a column
-    ``fold``), scores.csv, folds.json and summary.json.
+    ``fold``), scores.csv, folds.json and summary.json, and lesions.csv and its picture where every fold has it.
     """
     trainings, studies = [], []
     for fold in range(1, options.folds + 1):
@@ -51,7 +51,7 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
     with refusals():
         require(run(trainings, at_once=options.at_once))
         folder = pool(studies, config, options)
-        print(results.table(results.read_summary(folder / "summary.json")))
+        print(results.segmentation_table(results.read_summary(folder / "summary.json")))
         if studies[0].synthetic:
             print(results.SYNTHETIC_NOTE)
         print(f"every subject is tested once, by a network that has not seen it, in {options.folds} folds (folds.json)")
@@ -67,8 +67,11 @@ def pool(studies: list[Study], config: Any, options: Options) -> Path:
     with Run(folder):
         text = {"case": str, "view": str}
         cases = pd.concat(
-            pd.read_csv(study.run.folder / "cases.csv", dtype=text).fillna({"view": ""}).assign(fold=fold)
-            for fold, study in enumerate(studies, start=1)
+            [
+                pd.read_csv(study.run.folder / "cases.csv", dtype=text).fillna({"view": ""}).assign(fold=fold)
+                for fold, study in enumerate(studies, start=1)
+            ],
+            join="inner",  # a fold that was scored before there were lesion-wise scores lacks their columns
         )
         scores = pd.concat(
             summarise(rows.drop(columns=["view", "fold"]), policy=options.empty_masks).assign(view=view)
@@ -79,6 +82,14 @@ def pool(studies: list[Study], config: Any, options: Options) -> Path:
         write_json(folder / "folds.json", [study.run.folder for study in studies])
         write_csv(folder / "cases.csv", cases)
         write_csv(folder / "scores.csv", scores)
+        files = [study.run.folder / "lesions.csv" for study in studies]
+        if all(file.exists() for file in files):
+            from experiments.segmentation.lesion_detection import write_lesions  # and with it the plotting library
+
+            lesions = [
+                pd.read_csv(file, dtype=text).fillna({"view": ""}).assign(fold=n) for n, file in enumerate(files, 1)
+            ]
+            write_lesions(folder, pd.concat(lesions), synthetic=first.synthetic)
         summary = results.segmentation_results(first.experiment, scores, synthetic=first.synthetic)
         write_json(folder / "summary.json", results.as_rows(summary))
     return folder

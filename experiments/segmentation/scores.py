@@ -12,6 +12,7 @@ from common.files import write_csv, write_json
 from common.scoring import score_cases, summarise
 from experiments.base import results
 from experiments.drawing import curves, scans
+from experiments.segmentation.lesion_detection import write_lesions
 from experiments.segmentation.study import Study
 
 VIEW_MARK = "/"  # between case and view while both are scored; no subject's id holds it
@@ -33,23 +34,25 @@ def write_scores(study: Study, predictions: Iterable[tuple], *, n_cases: int) ->
 
     predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item that
     makes {view: labels}. A network that sees a part of the scan is also scored there: view ``inside_crop``.
-    Writes cases.csv, scores.csv (a column ``view`` in both, empty for the labels themselves), the label maps, in the
-    cohort's own label values, as predictions/<case>.nii.gz and predictions/<view>/<case>.nii.gz, the seconds per case
-    into costs.json, and figures/overlays.png.
+    Writes cases.csv, scores.csv, lesions.csv (a column ``view`` in each, empty for the labels themselves), the label
+    maps, in the cohort's own label values, as predictions/<case>.nii.gz and predictions/<view>/<case>.nii.gz, the
+    seconds per case into costs.json, and figures/overlays.png and lesions.png.
     """
     run = study.run
     slices: dict[str, scans.Slice] = {}
     seconds: list[float] = []
     shown = tqdm(predictions, total=n_cases, desc="predicting", unit="case")
-    scored = score_cases(_cases(study, shown, slices, seconds), n_jobs=study.options.jobs)
-    parts = scored["case"].str.partition(VIEW_MARK)
-    scored["case"], scored["view"] = parts[0], parts[2]
+    scored, lesions = score_cases(_cases(study, shown, slices, seconds), n_jobs=study.options.jobs)
+    for frame in (scored, lesions):
+        parts = frame["case"].astype(str).str.partition(VIEW_MARK)
+        frame["case"], frame["view"] = parts[0], parts[2]
     scores = pd.concat(
         summarise(rows.drop(columns="view"), policy=study.options.empty_masks).assign(view=view)
         for view, rows in scored.groupby("view", sort=True)
     )
     write_csv(run.folder / "cases.csv", scored)
     write_csv(run.folder / "scores.csv", scores)
+    write_lesions(run.folder, lesions, synthetic=study.synthetic)
     costs.record(run, seconds_per_case=float(np.median(seconds)))
     labels = scored[scored["view"] == ""]
     scans.draw_overlays(run.figures / "overlays.png", slices, labels, synthetic=study.synthetic)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import sys
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from common import prepared, splits
 from common.cohort import Cohort, find_subjects
+from common.files import file_stem
+from common.identity import as_one_patient, equal_content
 from common.prepared import Entry, Store
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
@@ -41,6 +43,8 @@ class Options:
     """Use at most so many subjects, the first by id."""
     convention: str | None = None
     """Name of the masks' label convention, where the folder cannot tell it for certain."""
+    patients: Path | None = None
+    """CSV with the columns id and patient, where the ids do not tell which scans are one patient's."""
     split_seed: int = 0
     """Seed of the split into training, validation and test."""
     subjects: Path | None = None
@@ -50,7 +54,7 @@ class Options:
     fold: int | None = None
     """Test this fold alone, from 1 to --folds; without it all are trained and tested, and their cases pooled."""
     empty_masks: EmptyPolicy = "brats"
-    """What an empty mask is worth: BraTS's values (1 or 0, and 373.13 mm), or ignored and counted."""
+    """What an empty mask is worth: Dice 1 or 0 and 0 or 373.13 mm (the grid's diagonal), or ignored and counted."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     prepared: Path = Path("prepared")
@@ -63,6 +67,16 @@ class Options:
     """Trainings side by side, where there are several; each gets its share of the cores, and of several GPUs one."""
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
+
+
+def refuse_contradictions(options: Options) -> None:
+    """Raises Refused when an option has no effect beside another or without one, before anything is read."""
+    if options.fold is not None and options.folds is None:
+        raise Refused(f"expected --folds beside --fold {options.fold}, received none")
+    if options.subjects is not None:
+        others = {"--folds": options.folds, "--max-subjects": options.max_subjects, "--split-seed": options.split_seed}
+        if found := [name for name, value in others.items() if value]:
+            raise Refused(f"{options.subjects} (--subjects) says who is in which part: leave out {' and '.join(found)}")
 
 
 @dataclass
@@ -82,6 +96,8 @@ class Study:
     """What stands before a result's name: of several models in one table, the model's and two underscores."""
     backend: str | None = None
     """Keras' backend, of a U-Net."""
+    equal: tuple[tuple[str, ...], ...] = ()
+    """Groups of subjects that hold the same scan under several ids; each is on one side of the split."""
 
     @property
     def synthetic(self) -> bool:
@@ -140,7 +156,7 @@ class Study:
 
     def show(self) -> None:
         """Print the table *reported | this run | 95 % interval | n* and where everything lies."""
-        print(results.table(results.read_summary(self.run.folder / "summary.json")))
+        print(results.segmentation_table(results.read_summary(self.run.folder / "summary.json")))
         self.show_data()
 
     def show_data(self) -> None:
@@ -149,6 +165,11 @@ class Study:
             print(results.SYNTHETIC_NOTE)
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
+        for note in self.cohort.notes:
+            print(note)
+        if self.equal:
+            listed = "; ".join(" = ".join(group) for group in self.equal)
+            print(f"equal scans under several ids, each group on one side of the split: {listed}")
         if self.minimum_mask_fraction:
             minimum = f"{100 * self.minimum_mask_fraction:g} %"
             print(f"excluded with less than {minimum} labelled: {len(self.excluded)} (data.json)")
@@ -195,8 +216,11 @@ def _open(
     further_recipes: Sequence[Recipe],
     backend: str | None,
 ) -> Study:
+    refuse_contradictions(options)
     folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
-    cohort = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
+    cohort = find_subjects(
+        folder, convention=options.convention, max_subjects=options.max_subjects, patients=options.patients
+    )
     if options.data is not None and cohort.subjects:
         refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
@@ -220,6 +244,8 @@ def _open(
     brought = {subject.id: str(store.entries[subject.id].placement) for subject in good}
     for done, n in Counter(filter(None, brought.values())).items():
         print(f"note: {n} of {len(good)} subjects were {done}", file=sys.stderr)
+    equal = equal_content({s.id: ChainMap(*(each.entries[s.id].contents for each in stores)) for s in good})
+    good = as_one_patient(good, equal)
     shares = {subject.id: store.entries[subject.id].geometry["labelled_fraction"] for subject in good}
     excluded = {subject: share for subject, share in shares.items() if share < minimum_mask_fraction}
     minimum = f"{100 * minimum_mask_fraction:g} %"
@@ -242,6 +268,8 @@ def _open(
         "subjects": fingerprints,
         "left_out": [str(problem) for problem in problems],
         "brought_to_grid": {subject: done for subject, done in brought.items() if done},
+        "masks": cohort.notes,
+        "equal_content": equal,
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
 
@@ -259,7 +287,7 @@ def _open(
     named = [config, split.hash, data["fingerprint"], options.empty_masks]
     if backend not in (None, DEFAULT_BACKEND):
         named.append(backend)
-    prefix = f"{options.preset}-{source}-{split.name}"
+    prefix = f"{options.preset}-{file_stem(source)}-{file_stem(split.name)}"
     folder = folder_of_run(options.runs / experiment, prefix, configuration_hash(*named), is_same)
     run = Run(folder, fresh=options.fresh)
     if not run.is_finished:
@@ -278,6 +306,7 @@ def _open(
         minimum_mask_fraction=minimum_mask_fraction,
         excluded=tuple(sorted(excluded)),
         backend=backend,
+        equal=tuple(equal),
     )
 
 
@@ -312,8 +341,8 @@ def restored(run: Run, config: Any) -> Study:
 def _restored_options(written: Mapping[str, object]) -> Options:
     """Options as config.json holds them."""
     values = {field.name: written[field.name] for field in fields(Options) if field.name in written}
-    for name in ("data", "subjects", "runs", "prepared", "phantoms"):
-        values[name] = None if values[name] is None else Path(values[name])
+    for name in ("data", "subjects", "patients", "runs", "prepared", "phantoms"):
+        values[name] = None if values.get(name) is None else Path(values[name])
     return Options(**values)
 
 

@@ -10,7 +10,16 @@ import pandas as pd
 import pytest
 
 from common import files
-from common.files import atomic_path, plain, remove_leftovers, remove_old_leftovers, write_csv, write_json, write_text
+from common.files import (
+    atomic_path,
+    file_stem,
+    plain,
+    remove_leftovers,
+    remove_old_leftovers,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def strict(path):
@@ -168,3 +177,12 @@ def test_a_write_that_fails_midway(tmp_path, monkeypatch):
         write_json(path, {"new": list(range(100))})
     assert strict(path) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_long_names_become_short_ones_that_differ():
+    assert file_stem("BraTS2021_00001") == "BraTS2021_00001"
+    longs = ["x" * 241, "x" * 240 + "y", "ä" * 120]
+    stems = [file_stem(name) for name in longs]
+    assert len(set(stems)) == 3
+    assert all(len(stem.encode()) <= 128 for stem in stems)
+    assert stems[2].startswith("ääää")

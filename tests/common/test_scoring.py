@@ -33,7 +33,7 @@ def rows(n_both=4, n_missed=0, n_false=0, n_empty=0):
         if kind in ("both", "false"):
             prediction[5:9, 5, 2] = 1
         cases.append((f"{kind}{index}", prediction, truth, SPACING_MM))
-    return scoring.score_cases(cases)
+    return scoring.score_cases(cases).cases
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -177,19 +177,65 @@ def test_summary_statistics_by_hand():
 def test_each_metric_carries_its_direction():
     directions = scoring.summarise(rows()).set_index("metric")["higher_is_better"]
     for metric, direction in directions.items():
-        expected = None if metric.startswith("volume") else "dice" in metric
+        without = metric.startswith(("volume", "lesion_tp"))
+        expected = None if without else "dice" in metric or "sensitivity" in metric
         assert direction is expected, metric
         assert scoring.higher_is_better(metric) is expected
     with pytest.raises(ValueError, match=r"metric must be one of .*, received 'dice_TW'"):
         scoring.higher_is_better("dice_TW")
 
 
+def two_lesions():
+    """ET of the truth: 512 and 64 voxels of 1 mm; the prediction has the first, and 27 and 8 voxels elsewhere."""
+    truth, prediction = np.zeros((2, 50, 20, 20), np.uint8)
+    truth[2:10, 2:10, 2:10] = truth[20:24, 2:6, 2:6] = 3
+    prediction[2:10, 2:10, 2:10] = prediction[34:37, 2:5, 2:5] = prediction[44:46, 2:4, 2:4] = 3
+    return prediction, truth
+
+
+def test_lesion_wise_scores_stand_beside_ours_and_no_policy_changes_them():
+    nothing = np.zeros((50, 20, 20), np.uint8)
+    frame, lesions = scoring.score_cases(
+        [("a", *two_lesions(), (1, 1, 1)), ("b", nothing, nothing, (1, 1, 1))], n_jobs=1
+    )
+    names = [f"lesion_{score}_brats2023_ET" for score in ("dice", "hd95", "sensitivity", "tp", "fn", "fp")]
+    np.testing.assert_allclose(frame[names], [[1 / 4, 3 * 374 / 4, 1 / 2, 1, 1, 2], [1, 0, math.nan, 0, 0, 0]])
+    names = [name.replace("2023", "2024") for name in names]  # up to 10 voxels of a prediction are deleted
+    np.testing.assert_allclose(frame[names], [[1 / 3, 2 * 337 / 3, 1 / 2, 1, 1, 1], [1, 0, math.nan, 0, 0, 0]])
+    for policy in ("brats", "ignore"):
+        summary = scoring.summarise(frame, policy=policy).set_index("metric")
+        means = summary.loc[list(scoring.LESION_METRICS)]
+        assert means["n"].to_dict() == frame[list(scoring.LESION_METRICS)].count().to_dict()
+        assert means.loc["lesion_dice_brats2023_ET", "mean"] == (1 / 4 + 1) / 2
+        assert means.loc["lesion_fp_brats2023_ET", "mean"] == 1  # per case
+        assert means.loc["lesion_sensitivity_brats2023_ET", ["mean", "n", "n_left_out"]].tolist() == [0.5, 1, 1]
+    seen = lesions[(lesions["definition"] == "brats2023") & (lesions["region"] == "ET")]
+    assert seen.drop(columns=["definition", "region"]).to_numpy().tolist() == [
+        ["a", "found", True, 512, 1, 0],
+        ["a", "missed", True, 64, 0, 374],
+        ["a", "invented", True, 27, 0, 374],
+        ["a", "invented", True, 8, 0, 374],
+    ]
+
+
+def test_runs_that_were_scored_before_there_were_lesions_are_summarised_without_them():
+    frame = rows(n_both=3)
+    before = frame.drop(columns=list(scoring.LESION_METRICS))
+    summary, expected = (scoring.summarise(each, n_resamples=200) for each in (before, frame))
+    assert tuple(summary["metric"]) == scoring.metrics_of(before)
+    pd.testing.assert_frame_equal(summary, expected.iloc[: len(summary)])
+    with pytest.raises(ValueError, match=r"lesion_hd95_brats2024_WT must be finite for cases \['both1'\]"):
+        scoring.summarise(frame.assign(lesion_hd95_brats2024_WT=[0, math.nan, 0]))
+
+
 def test_threads_and_generators_give_the_same_rows():
     cases = [(str(seed), *random_pair(seed), SPACING_MM) for seed in range(5)]
-    frame = scoring.score_cases(cases)
-    pd.testing.assert_frame_equal(scoring.score_cases((case for case in cases), n_jobs=2), frame)
+    frame, lesions = scoring.score_cases(cases)
+    again = scoring.score_cases((case for case in cases), n_jobs=2)
+    pd.testing.assert_frame_equal(again.cases, frame)
+    pd.testing.assert_frame_equal(again.lesions, lesions)
     single = [{"case": case} | scoring.score_case(*pair, spacing_mm=spacing) for case, *pair, spacing in cases]
-    pd.testing.assert_frame_equal(pd.DataFrame(single), frame)
+    pd.testing.assert_frame_equal(pd.DataFrame(single), frame.drop(columns=list(scoring.LESION_METRICS)))
 
 
 def test_rows_survive_a_csv(tmp_path):

@@ -47,7 +47,8 @@ def test_a_part_is_finished_by_its_summary_and_keeps_its_name(cohort, tmp_path):
         assert not opened.run.is_finished
     kept = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
     assert kept == {
-        *("run.lock", "cases.csv", "scores.csv", "costs.json", "summary.json", "figures/overlays.png"),
+        *("run.lock", "cases.csv", "scores.csv", "lesions.csv", "costs.json", "summary.json"),
+        *("figures/overlays.png", "figures/lesions.png"),
         *(f"predictions/{case}.nii.gz" for case in cases),
     }
     pd.testing.assert_frame_equal(

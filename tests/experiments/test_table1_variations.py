@@ -132,7 +132,8 @@ def test_a_row_that_fails_is_shown_with_the_reason_and_tried_again(run_module, c
     value = summary_of(folder)["slices80__mean_dice_with_background"]["value"]
     assert value.startswith("failed: ")
     assert value in done.stdout
-    assert "Unable to allocate" in (folder / "rows" / "slices80" / FAILURE).read_text()
+    assert (folder / "rows" / "slices80" / FAILURE).read_text()
+    assert "Unable to allocate" in (folder / "rows" / "slices80" / "log.txt").read_text()
 
 
 @dataclass

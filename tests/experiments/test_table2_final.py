@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from common.scoring import score_case, summarise
+from common.scoring import LESION_METRICS, score_case, summarise
 from experiments import table1_variations, table2_final
 from experiments.base.results import reported
 from experiments.segmentation import label_size
@@ -248,6 +248,19 @@ def test_a_cases_score_is_the_mean_of_its_seeds_before_cases_are_resampled(seeds
     assert found.loc["dice_NCR", "mean"] == pytest.approx(np.mean(by_case))
     assert found.loc["dice_NCR", "n_empty"] == 2
     assert min(by_case) <= found.loc["dice_NCR", "low"] < found.loc["dice_NCR", "mean"]
+
+
+def test_lesion_wise_scores_are_averaged_where_every_seed_has_them(seeds):
+    """Seeds that were scored before there were such scores are read as they are."""
+    assert not over_seeds(seeds, "brats")["metric"].str.startswith("lesion_").any()
+    for number, folder in enumerate(seeds, start=1):
+        cases = pd.read_csv(folder / "cases.csv")
+        cases = cases.assign(**dict.fromkeys(LESION_METRICS, 0.5 * number))
+        cases.to_csv(folder / "cases.csv", index=False)
+        summarise(cases).assign(view="").to_csv(folder / "scores.csv", index=False)
+        found = over_seeds(seeds, "brats").set_index("metric")
+        assert found.index.str.startswith("lesion_").any() == (number == 2)
+    assert found.loc["lesion_fp_brats2023_ET", ["mean", "n", "seed_min", "seed_max"]].tolist() == [0.75, 3, 0.5, 1]
 
 
 def test_ignored_scores_leave_a_cases_mean_not_the_case(seeds):
