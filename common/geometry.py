@@ -14,6 +14,8 @@ SIZE_TOLERANCE = 0.01
 OBLIQUE_DEGREES = 20.0
 """Largest angle between an axis of the scan and the body's axis that it is taken for. Heads lie less askew; networks
 that were shown heads in one frame are not asked about others."""
+OBLIQUE_NOTE_DEGREES = 1.0
+"""Smallest such angle that is worth a note."""
 SHEAR_DEGREES = 1.0
 """Largest departure from right angles between a scan's axes."""
 OFFSET_MM = 1.0
@@ -42,7 +44,7 @@ def problem(scan: Scan) -> str | None:
     columns = scan.affine[:3, :3] / sizes
     if (shear := np.degrees(np.arcsin(min(1.0, float(np.abs(np.triu(columns.T @ columns, 1)).max()))))) > SHEAR_DEGREES:
         return f"expected axes at right angles, found them sheared by {shear:.1f} degrees; resample it first"
-    if (oblique := np.degrees(np.arccos(min(1.0, float(np.abs(columns).max(axis=0).min()))))) > OBLIQUE_DEGREES:
+    if (oblique := _oblique_degrees(scan)) > OBLIQUE_DEGREES:
         return (
             f"expected axes within {OBLIQUE_DEGREES:g} degrees of the body's, found {oblique:.0f}; register it to the "
             "SRI24 template, as BraTS does"
@@ -68,12 +70,20 @@ def notes(scan: Scan) -> list[str]:
         other = _qform(scan)
         if other is not None and (apart := float(np.abs(other - scan.affine).max())) > OFFSET_MM:
             found.append(f"its sform and its qform differ by up to {apart:.3g} mm, the sform is used")
+    if (oblique := _oblique_degrees(scan)) > OBLIQUE_NOTE_DEGREES:
+        found.append(f"its axes lie up to {oblique:.0f} degrees askew, taken for the body's nearest")
     return found
 
 
 def by(numbers: np.ndarray | tuple[float, ...]) -> str:
     """Three numbers as "1 x 1 x 2.5"."""
     return " x ".join(f"{float(number):.4g}" for number in numbers)
+
+
+def _oblique_degrees(scan: Scan) -> float:
+    """Largest angle between an axis of the scan and the body's nearest."""
+    cosines = np.abs(scan.affine[:3, :3] / scan.spacing_mm).max(axis=0)
+    return float(np.degrees(np.arccos(min(1.0, float(cosines.min())))))
 
 
 def _qform(scan: Scan) -> np.ndarray | None:

@@ -92,7 +92,9 @@ def test_forms_that_differ_in_their_place_only_are_noted(tmp_path):
 
 
 def test_oblique_axes_are_taken_for_the_nearest_up_to_a_limit(tmp_path):
-    assert geometry.problem(written(tmp_path / "a.nii", affine=rotated(19))) is None
+    scan = written(tmp_path / "a.nii", affine=rotated(19))
+    assert geometry.problem(scan) is None
+    assert geometry.notes(scan) == ["its axes lie up to 19 degrees askew, taken for the body's nearest"]
     found = geometry.problem(written(tmp_path / "b.nii", affine=rotated(28, axis=0)))
     assert found == (
         "expected axes within 20 degrees of the body's, found 28; register it to the SRI24 template, as BraTS does"
