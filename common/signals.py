@@ -1,0 +1,52 @@
+"""How a command ends when it is asked to: in a sentence, with the exit status that shells know, and its workers too."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+
+ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WATCH_SECONDS = 0.5
+
+
+def listen() -> None:
+    """From here on SIGINT, SIGTERM and SIGHUP end a command in a sentence, with exit status 128 + the signal's number.
+
+    Every package whose modules are commands calls this before it imports anything slow. What such a module is to
+    another program (tests, a notebook, a worker process) changes nothing there. An ignored signal (nohup) stays so.
+    """
+    if sys.argv[0] != "-m":  # what Python puts there until it has found the module that -m names
+        return
+    command = os.getpid()
+
+    def leave(number: int, frame: object) -> None:
+        if os.getpid() != command:  # a forked worker: the command itself has the word
+            os._exit(128 + number)
+        signal.signal(number, signal.SIG_DFL)  # asked a second time, it ends at once
+        # Not print: the signal may have come in the middle of another one.
+        os.write(2, f"\nstopped by {signal.Signals(number).name}; the same command goes on\n".encode())
+        sys.exit(128 + number)
+
+    for number in ASKED:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, leave)
+
+
+def end_with_parent(*_: object) -> None:
+    """In a worker process: end soon after the process that started it, however that one ends; elsewhere nothing.
+
+    A thread asks who the parent is, because what tells it at once (a signal of Linux, a closed pipe) is not there on
+    every system or for every way to start a process.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent.pid:
+            time.sleep(WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
