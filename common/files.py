@@ -1,6 +1,7 @@
 """Writing files so that a reader, a kill or a full disk never leaves half of one."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import pandas as pd
 
 T = TypeVar("T")
+
+_SEAL = b"\nsha256 of the bytes before: "
 
 
 @contextlib.contextmanager
@@ -126,9 +129,23 @@ def check_archive(path: Path) -> None:
     except OSError:
         raise
     except Exception as error:  # zipfile and zlib have a dozen ways to say that bytes are wrong
-        raise ValueError(f"{path}: expected an intact archive, found: {error}") from error
+        raise ValueError(str(error) or repr(error)) from error
     if damaged is not None:
-        raise ValueError(f"{path}: expected an intact archive, found other bytes than were written in {damaged}")
+        raise ValueError(f"other bytes than were written, in {damaged}")
+
+
+def seal(path: Path) -> None:
+    """Append to a file, of a format that has no checksum and minds no further bytes (HDF5), a digest of its content."""
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    with path.open("ab") as file:
+        file.write(_SEAL + digest)
+
+
+def check_seal(path: Path) -> None:
+    """Raises ValueError when a file's content is not what was sealed; one without a seal is taken as it is."""
+    content, sealed, digest = path.read_bytes().rpartition(_SEAL)
+    if sealed and hashlib.sha256(content).digest() != digest:
+        raise ValueError("other bytes than were written")
 
 
 def plain(value: object) -> object:

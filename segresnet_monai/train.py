@@ -93,11 +93,11 @@ def continue_from(parent: Path, config: Config, run: Run) -> None:
         raise RunError(
             f"{parent}: expected {config.continued_from} trained epochs to continue, found {max(trained, default=0)}"
         )
-    for name in ("best.pt", LAST):
+    for path in (parent / "checkpoints" / "best.pt", parent / "checkpoints" / LAST):
         try:
-            check_archive(parent / "checkpoints" / name)
+            check_archive(path)
         except (ValueError, OSError) as error:
-            raise RunError(f"{error}; this training cannot be continued") from error
+            raise RunError(f"{path}: expected an intact file to continue from, found: {error}") from error
     for name in ("history.csv", "checkpoints/best.pt", f"checkpoints/{LAST}"):
         with atomic_path(run.folder / name) as temporary:
             shutil.copyfile(parent / name, temporary)

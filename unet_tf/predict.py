@@ -3,7 +3,6 @@
 ``python -m unet_tf.predict --run RUN --flair F --t1 T --t1ce C --t2 T2 --output seg.nii.gz``
 """
 
-import hashlib
 import math
 import sys
 import warnings
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 import tyro
 
+from common.files import check_seal
 from common.labels import CLASSES
 from common.patient import PatientArguments, report, segment
 from common.prepared import Entry
@@ -26,8 +26,6 @@ from unet_tf.config import Config
 from unet_tf.data import network_input, network_labels
 from unet_tf.model import build_unet
 from unet_tf.postprocess import clean, decode_labels
-
-SEAL = "sha256"
 
 
 def build(config: Config) -> keras.Model:
@@ -52,18 +50,18 @@ def load(config: Config, weights: str | Path) -> keras.Model:
     digest, as earlier versions wrote it, is taken as it is.
     """
     try:
+        check_seal(Path(weights))
         network = build(config)
         # Left alone, Keras would compile with XLA on a TensorFlow GPU.
         network.jit_compile = config.jit_compile or keras.backend.backend() == "jax"
         _check_numbers_only(Path(weights), most=max(math.prod(v.shape) for v in network.variables))
-        _check_seal(Path(weights))
         with warnings.catch_warnings():
             # Before its error Keras warns of what it will not load.
             warnings.simplefilter("ignore", UserWarning)
             network.load_weights(weights)
         if not all(np.isfinite(value).all() for value in network.get_weights()):
             raise ValueError("NaN or infinity among them")
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except Exception as error:  # h5py, HDF5 and Keras have a dozen ways to say that bytes are wrong
         raise RunError(f"{weights}: expected intact weights of this configuration's U-Net, found: {error}") from None
     return network
 
@@ -165,31 +163,6 @@ def _check_numbers_only(path: Path, *, most: int) -> None:
     with h5py.File(path) as file:
         if found := file.visititems_links(problem):
             raise ValueError(found)
-
-
-def seal(path: Path) -> None:
-    """Write into a weights file a digest of its numbers; HDF5 has none of its own."""
-    with h5py.File(path, "r+") as file:
-        file.attrs[SEAL] = _digest(file)
-
-
-def _check_seal(path: Path) -> None:
-    with h5py.File(path) as file:
-        if SEAL in file.attrs and file.attrs[SEAL] != _digest(file):
-            raise ValueError("other numbers than were written (their digest differs)")
-
-
-def _digest(file: h5py.File) -> str:
-    """SHA-256 of every dataset's name, type, shape and values."""
-    digest = hashlib.sha256()
-
-    def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        digest.update(f"{name} {dict(item.attrs)}".encode())
-        if isinstance(item, h5py.Dataset):
-            digest.update(f"{item.dtype} {item.shape}".encode() + item[()].tobytes())
-
-    file.visititems(add)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

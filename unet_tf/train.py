@@ -12,7 +12,7 @@ import numpy as np
 
 from common import costs
 from common.epochs import Epochs
-from common.files import atomic_path
+from common.files import atomic_path, seal
 from common.labels import CLASSES
 from common.prepared import Entry
 from common.runs import Run, RunError
@@ -20,7 +20,7 @@ from unet_tf.config import Config
 from unet_tf.data import Batches
 from unet_tf.losses import LOSSES, accuracy, mean_dice
 from unet_tf.model import convolutions
-from unet_tf.predict import build, seal
+from unet_tf.predict import build
 
 LAST = "last.npz"
 
