@@ -1,5 +1,6 @@
 """How a command ends when it is asked to: in a sentence, with the exit status that shells know, and its workers too."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 
 ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WATCH_SECONDS = 0.5
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def listen() -> None:
@@ -35,10 +37,9 @@ def listen() -> None:
 
 
 def end_with_parent(*_: object) -> None:
-    """In a worker process: end soon after the process that started it, however that one ends; elsewhere nothing.
+    """In a worker process: end with the process that started it, however that one ends; elsewhere nothing.
 
-    A thread asks who the parent is, because what tells it at once (a signal of Linux, a closed pipe) is not there on
-    every system or for every way to start a process.
+    Linux tells; elsewhere a thread asks who the parent is, which a worker deep in compiled code may do late.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -49,4 +50,7 @@ def end_with_parent(*_: object) -> None:
             time.sleep(WATCH_SECONDS)
         os._exit(1)
 
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # On Linux for the one that was gone before this worker could ask to be told.
     threading.Thread(target=watch, daemon=True).start()
