@@ -57,7 +57,7 @@ def record_training(
     parameters: int,
     convolutions: Iterable[Convolution],
     gpu_peak_mib: float | None,
-    first_epoch: int | None,
+    first_epoch: int | None = 1,
 ) -> None:
     """Write a finished training's costs; the seconds come from the columns steps and seconds of history.csv.
 

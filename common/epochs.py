@@ -23,7 +23,6 @@ class Epochs:
         """total: epochs. checkpoint: name of the file to go on from. weights: suffix of ``best`` and ``last``."""
         self.run, self.total, self.suffix, self.description = run, total, weights, description
         self.checkpoint = run.checkpoints / checkpoint
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         self.best: tuple[float, ...] | None = None
         """The best score so far, higher is better; a checkpoint brings back its own."""
         self.first: int | None = None
@@ -74,9 +73,9 @@ class Epochs:
         """The steps are done, those that a device was still busy with too; validation has seconds of its own."""
         self.seconds = time.monotonic() - self.began
 
-    def check_finite(self, row: Mapping[str, float]) -> None:
-        """Raises RunError when a loss among an epoch's numbers is NaN or infinite."""
-        if wrong := [f"{name} {row[name]}" for name in row if name.endswith("loss") and not math.isfinite(row[name])]:
+    def check_finite(self, **losses: float) -> None:
+        """Raises RunError when a loss of this epoch is NaN or infinite."""
+        if wrong := [f"{name} {value}" for name, value in losses.items() if not math.isfinite(value)]:
             raise RunError(
                 f"{self.run.folder}: expected finite losses, found {', '.join(wrong)} in epoch {self.epoch}; the "
                 "checkpoints are still those of the epochs before. The same command would come here again: lower the "
@@ -99,7 +98,7 @@ class Epochs:
         Raises RunError when a loss is not finite or a file cannot be written.
         """
         row = {"epoch": self.epoch, **row, "steps": self.steps, "seconds": round(self.seconds, 3)}
-        self.check_finite(row)
+        self.check_finite(**{name: value for name, value in row.items() if name.endswith("loss")})
         better = score is not None and (self.best is None or score > self.best)
         if better:
             self.best = score

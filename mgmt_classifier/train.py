@@ -99,11 +99,16 @@ def training_loader(train: Sequence[Labelled], config: Config, *, pin_memory: bo
     )
 
 
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Binary cross entropy of logits (n,) and labels (n,), computed in float64."""
+    return float(binary_cross_entropy_with_logits(logits.double(), labels.double()))
+
+
 def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Cross entropy, accuracy at a probability of 0.5, and ROC AUC of logits (n,) and labels (n,)."""
     probabilities, truth = probability(logits), labels.numpy()
     return {
-        "loss": float(binary_cross_entropy_with_logits(logits.double(), labels.double())),
+        "loss": cross_entropy(logits, labels),
         "accuracy": float(np.mean(predicted_positive(probabilities, 0.5) == truth)),
         "auc": roc_auc(probabilities, truth.astype(int)),
     }
@@ -184,8 +189,8 @@ class Record(Callback):
         epoch, score = self.epochs.epoch, None
         found, labels = (torch.cat(parts).cpu() for parts in zip(*self.seen, strict=True))
         self.epochs.trained()
+        self.epochs.check_finite(loss=cross_entropy(found, labels))
         row = scores(found, labels)
-        self.epochs.check_finite(row)
         if self.entries:
             module.network.eval()
             validation = scores(logits(module.network, self.entries, self.config), self.labels)

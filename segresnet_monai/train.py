@@ -196,7 +196,7 @@ class Record(Callback):
         epoch, score = self.epochs.epoch, None
         row = {"learning_rate": learning_rate(self.config, epoch - 1), "loss": float(torch.stack(self.losses).mean())}
         self.epochs.trained()
-        self.epochs.check_finite(row)
+        self.epochs.check_finite(loss=row["loss"])
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
             row["validation_mean_dice"] = validate(module.network, self.validation, self.config)
             score = (row["validation_mean_dice"],)

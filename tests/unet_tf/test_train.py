@@ -21,7 +21,9 @@ import pytest
 keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 
+from common import epochs  # noqa: E402
 from common.cohort import find_subjects  # noqa: E402
+from common.epochs import Epochs  # noqa: E402
 from common.prepared import prepare  # noqa: E402
 from common.runs import Run, RunError  # noqa: E402
 from tests.cohorts import write_cohort  # noqa: E402
@@ -281,7 +283,7 @@ def test_history_has_a_row_for_every_epoch_and_counts_the_training_seconds_only(
         return read(batches, step)
 
     monkeypatch.setattr(Batches, "__getitem__", timed)
-    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(epochs, "time", SimpleNamespace(monotonic=lambda: clock.now))
     config = Config(**{**SMALL, "epochs": 2})
     with Run(tmp_path) as run:
         fit(cohort[3][:3], cohort[3][3:], config, run)
@@ -356,7 +358,9 @@ def test_a_run_interrupted_in_its_patience_stops_at_the_same_epoch(whole, tmp_pa
 def restored(config, path, network):
     """First epoch to train, and the state that the network takes up from the checkpoint of a run."""
     with Run(path.parents[1]) as run:
-        first = Record(run, config, None, None).restore(network)
+        counted = Epochs(run, config.epochs, checkpoint=LAST, weights=".weights.h5")
+        with counted.resuming() as last:
+            first = Record(counted, config, None, None).restore(last, network)
     return first, [keras.ops.convert_to_numpy(value) for value in train._state(network)]
 
 
@@ -444,12 +448,11 @@ def test_the_loss_scale_is_part_of_the_saved_state(tmp_path):
     scale = float(optimiser.dynamic_scale)
     (tmp_path / "checkpoints").mkdir()
     state = {str(index): keras.ops.convert_to_numpy(value) for index, value in enumerate(train._state(network))}
-    progress = json.dumps({"epoch": 1, "stopped": False, "backend": keras.backend.backend()})
+    progress = json.dumps({"epoch": 1, "best_loss": 1.0, "stopped": False, "backend": keras.backend.backend()})
     np.savez(tmp_path / "checkpoints" / LAST, progress=progress, **state)
     other = compiled(config)
     assert float(other.optimizer.dynamic_scale) != scale
-    with Run(tmp_path) as run:
-        assert Record(run, config, None, None).restore(other) == 1
+    assert restored(config, tmp_path / "checkpoints" / LAST, other)[0] == 1
     assert float(other.optimizer.dynamic_scale) == scale
     slots = {"iteration", "learning_rate"} | {
         f"{v.path.replace('/', '_')}_{each}" for v in other.trainable_variables for each in ("momentum", "velocity")
