@@ -2,4 +2,4 @@
 
 from common import signals
 
-signals.listen()
+signals.listen_in_command()

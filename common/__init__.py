@@ -5,4 +5,4 @@ No deep-learning framework is imported anywhere below this package; import-linte
 
 from common import signals
 
-signals.listen()
+signals.listen_in_command()

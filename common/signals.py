@@ -13,14 +13,21 @@ WATCH_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def listen() -> None:
-    """From here on SIGINT, SIGTERM and SIGHUP end a command in a sentence, with exit status 128 + the signal's number.
+def listen_in_command() -> None:
+    """``listen`` where this process was started as a command, with ``python -m``.
 
     Every package whose modules are commands calls this before it imports anything slow. What such a module is to
-    another program (tests, a notebook, a worker process) changes nothing there. An ignored signal (nohup) stays so.
+    another program (tests, a notebook, a worker process) changes nothing there.
     """
-    if sys.argv[0] != "-m":  # what Python puts there until it has found the module that -m names
-        return
+    if sys.argv[0] == "-m":  # what Python puts there until it has found the module that -m names
+        listen()
+
+
+def listen() -> None:
+    """From here on SIGINT, SIGTERM and SIGHUP end the program in a sentence, with status 128 + the signal's number.
+
+    An ignored signal (nohup) stays so.
+    """
     command = os.getpid()
 
     def leave(number: int, frame: object) -> None:

@@ -6,7 +6,7 @@ import threading
 
 from common import signals
 
-signals.listen()
+signals.listen_in_command()
 
 
 def _end_with_stdin() -> None:

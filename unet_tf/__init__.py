@@ -6,4 +6,4 @@ from common import signals
 
 # TensorFlow reports its instruction sets and missing GPUs on every start; what fails is raised as an exception.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-signals.listen()
+signals.listen_in_command()
