@@ -55,6 +55,7 @@ class Epochs:
                 "rows; --fresh starts over"
             )
         self.epoch, self.first, self.steps = done, done + 1, steps
+        self.run.checkpoints.mkdir(exist_ok=True)
         self.bar = tqdm(
             total=self.total * steps, initial=done * steps, desc=self.description, unit="step", dynamic_ncols=True
         )
