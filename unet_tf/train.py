@@ -170,7 +170,12 @@ class Record(keras.callbacks.Callback):
 
 
 def save_weights(path: Path, network: keras.Model) -> None:
-    """Weights without the optimiser, which Keras writes along with a compiled network: three times the bytes."""
+    """Weights without the optimiser, which Keras writes along with a compiled network: three times the bytes.
+
+    Raises RunError when one is not finite, which a loss need not show: some kernels of relu make NaN 0.
+    """
+    if not all(np.isfinite(value).all() for value in network.get_weights()):
+        raise RunError(f"{path}: expected finite weights, found NaN or infinity; lower the learning rate")
     # Keras insists on the suffix. Always the same name: what a kill leaves here, the repeated epoch overwrites.
     unfinished = path.with_name(".unfinished.weights.h5")
     path.parent.mkdir(parents=True, exist_ok=True)
