@@ -23,13 +23,23 @@ PREAMBLE_BYTES = 128
 PIXEL_DATA = 0x7FE00010
 UNSIGNED = ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 RESCALE = ("RescaleSlope", "RescaleIntercept")
+PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")  # signed or not, as the pixels are: kept as their bits
+# What is one in the images of one stack, and what may differ there without being a second stack.
+ONE_IN_A_STACK = ("SeriesInstanceUID", "EchoTime", "EchoNumbers", "TemporalPositionIdentifier")
+ONE_AS_A_RULE = (
+    *("PatientID", "AcquisitionNumber", "ImageType", "RepetitionTime", "InversionTime", "FlipAngle"),
+    *("ContrastBolusAgent", "FrameOfReferenceUID"),
+)
+_INTEGERS = frozenset((*UNSIGNED, *PADDING, "HighBit"))
 _OTHER = (
+    *("HighBit", *PADDING, *ONE_IN_A_STACK, *ONE_AS_A_RULE),
     "NumberOfFrames",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
     "PhotometricInterpretation",
     "ModalityLUTSequence",
+    "DimensionIndexSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
@@ -72,15 +82,20 @@ def read_elements(file: BinaryIO, start: bytes, *, size: int) -> Header:
 
 
 def numbers(elements: Elements, keyword: str) -> tuple[float, ...] | None:
-    """An element's numbers; None where it is missing or empty. Raises ValueError when they are none."""
+    """An element's numbers, whole ones of 16 bits without a sign; None where it is missing or empty.
+
+    Raises ValueError when they are none.
+    """
     element = elements.get(_tag(keyword))
     if element is None or not (value := element.value):
         return None
     if not isinstance(value, bytes):  # pydicom has made its own values of it
         return tuple(float(number) for number in np.atleast_1d(value))
-    if keyword in UNSIGNED:
-        return (float(int.from_bytes(value[:2], "little" if element.is_little_endian else "big")),)
+    if keyword in _INTEGERS:
+        return (float(int.from_bytes(value, "little" if element.is_little_endian else "big")),)
     try:
+        if b"_" in value:  # Python's own way of writing numbers
+            raise ValueError
         return tuple(float(part) for part in value.strip(b" \0").split(b"\\"))
     except ValueError:
         raise ValueError(f"expected numbers as {keyword}, found {value[:80]!r}") from None
@@ -91,6 +106,14 @@ def text(elements: Elements, keyword: str) -> str:
     element = elements.get(_tag(keyword))
     value = b"" if element is None or element.value is None else element.value
     return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip(" \0")
+
+
+def shown(elements: Elements, keyword: str) -> str:
+    """Any element's value in words; empty where it is missing."""
+    element = elements.get(_tag(keyword))
+    if isinstance(element, RawDataElement):
+        element = convert_raw_data_element(element)
+    return "" if element is None or element.value is None else str(element.value)
 
 
 def items(elements: Elements, keyword: str) -> list[Elements]:

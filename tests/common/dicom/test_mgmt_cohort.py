@@ -13,7 +13,8 @@ import pytest
 
 from common.cohort import CohortError
 from common.dicom import mgmt_cohort
-from common.dicom.mgmt_cohort import CONTRASTS, DOUBTFUL, audit, find_patients, read_labels, totals
+from common.dicom.mgmt_cohort import CONTRASTS, DOUBTFUL, audit, find_patients, totals
+from common.dicom.mgmt_labels import read_labels
 from common.splits import split_by_fractions
 from tests.common.dicom.dicom_files import AXIAL, CORONAL, SAGITTAL, noise, tilted, write_enhanced, write_series
 
@@ -54,7 +55,7 @@ def test_other_ids_stay_as_they_are(tmp_path):
         ("BraTS21ID,MGMT_value\n00002,1\n2,1\n", "line 3: expected each patient once, found 00002 again"),
         ("BraTS21ID,MGMT_value\n,1\n", "line 2: expected each patient once, found no id"),
         ("BraTS21ID,MGMT_value\n", "expected a row per patient, found none"),
-        ("id,MGMT_value\n00002,1\n", "expected the columns BraTS21ID and MGMT_value, found id, MGMT_value"),
+        ("id,MGMT_value\n00002,1\n", "expected the columns BraTS21ID and MGMT_value, each once, found id, MGMT_value"),
         ("", "expected a CSV with the columns BraTS21ID and MGMT_value, but"),
         ("BraTS21ID,MGMT_value\n00002,1,4,5\n1,2\n", "labels.csv"),
     ],
@@ -217,7 +218,7 @@ def write_hazards(folder):
     target = place("00109", "FLAIR", note="doubtful case", ignored=1, plane="axial")
     write_series(target, noise(4))
     (target / "notes.txt").write_text("not a scan")
-    target = place("00109", "T1w", note="uneven distances between images, 2.5 to 5 mm", plane="axial")
+    target = place("00109", "T1w", problem="distances from 2.5 to 5 mm, the widest between Image-2.dcm, image 1 and Im")
     (write_series(target, noise(5)) / "Image-3.dcm").unlink()
     target = place("00109", "T1wCE", problem="Image-0.dcm: expected DICM at byte 128", images=3, unreadable=1)
     (write_series(target, noise(4)) / "Image-0.dcm").write_bytes(b"damaged")
@@ -255,7 +256,7 @@ def test_every_hazard_is_a_row_of_the_audit(tmp_path):
     counts = totals(found)
     assert counts["all"]["series"] == 14
     assert counts["all"]["missing"] == 2
-    assert counts["all"]["unusable"] == 8
+    assert counts["all"]["unusable"] == 9
     assert counts["all"]["images"] == found["images"].sum()
     assert counts.loc["all blank"].tolist() == [0, 0, 1, 0, 1]
     assert counts.loc["unreadable"].tolist() == [1, 0, 1, 0, 2]
