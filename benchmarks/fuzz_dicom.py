@@ -201,7 +201,9 @@ def outcome(patient: Patient, expected: list[np.ndarray]) -> str:
         if not row["note"]:
             raise ValueError(f"preparation notes {found[0][1]}, the audit nothing")
         return "noted"
-    return "same" if all(np.array_equal(f, e) for (f, _), e in zip(found, expected, strict=True)) else "silent"
+    # A slope for the whole series has no meaning here, but rounds a step up or down.
+    steps = (np.abs(images.astype(int) - wanted).max() for (images, _), wanted in zip(found, expected, strict=True))
+    return "same" if max(steps) <= 1 else "silent"
 
 
 def fuzz(mutants: int, seed: int, run: Path | None = None) -> tuple[Counter[str], list[str]]:

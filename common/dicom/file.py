@@ -41,6 +41,7 @@ from common.dicom.planes import normal
 
 PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 MOST_PIXELS = 2**26  # of one image, 8192 x 8192: a compressed file's length does not bound what its header claims
+LARGEST_VALUE = 3e38  # that float32 holds
 UNDEFINED_LENGTH = 0xFFFFFFFF
 DIMENSION = "dimension "  # begins the mark of one of an enhanced file's dimensions
 _FRAME_MARKS = (
@@ -213,6 +214,10 @@ def _images(path: Path, elements: Elements, stored: Stored) -> tuple[Image, ...]
         )
         if slope == 0:
             raise ValueError("expected a RescaleSlope that keeps the image, found 0")
+        if abs(slope) * 2.0**stored.bits + abs(intercept) > LARGEST_VALUE:
+            raise ValueError(
+                f"expected grey values of 32 bits, found a slope of {slope:g} and an intercept of {intercept:g}"
+            )
         return Image(
             path=path,
             index=index,

@@ -172,7 +172,7 @@ def _row(patient: Patient, contrast: str) -> dict[str, object]:
         folder = look(patient.folders[contrast])
     except DicomError as error:
         return row | {"problem": shown(str(error))}
-    blank, failures, pixel_notes = _decode_all(folder)
+    blank, failures, n_more_bits, lowest, highest = _decode_all(folder)
     counts = (
         len(folder.images),
         len(blank),
@@ -186,6 +186,8 @@ def _row(patient: Patient, contrast: str) -> dict[str, object]:
     problems = [*folder.problems, *failures]
     if blank and len(blank) == len(folder.images):
         problems.append(f"expected images that show something, found {len(blank)} of a single grey value each")
+    elif folder.images and highest <= 0:
+        problems.append(f"expected positive grey values, found values from {lowest:g} to {highest:g}")
     if not folder.problems:
         series = folder.series()
         sides = (round(side, 4) for side in series.spacing_mm)
@@ -195,30 +197,31 @@ def _row(patient: Patient, contrast: str) -> dict[str, object]:
         notes += series.notes
     else:
         notes += folder.notes_on_others
-    notes += pixel_notes
+    notes += checks.pixel_notes(n_more_bits, lowest)
     what = "; ".join(problems[:MOST_PROBLEMS]).replace(f"{shown(folder.path)}{os.sep}", "")
     more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
     return row | {"problem": what + more, "note": "; ".join(notes)}
 
 
-def _decode_all(folder: Folder) -> tuple[set[tuple[Path, int]], list[str], list[str]]:
-    """The images of a folder (file, index within it) with a single grey value, why files could not be decoded, and what
-    is to be noted of the others."""
+def _decode_all(folder: Folder) -> tuple[set[tuple[Path, int]], list[str], int, float, float]:
+    """The images of a folder (file, index within it) with a single grey value, why files could not be decoded, images
+    with more bits than are stored, and the lowest and highest grey value, 0 among them."""
     blank, failures = set(), []
-    n_more_bits, lowest = 0, 0.0
+    n_more_bits, lowest, highest = 0, 0.0, 0.0
+    mirror = checks.mirror(folder.images) if folder.images else None
     for path, group in itertools.groupby(folder.images, key=lambda image: image.path):
         images = list(group)
         try:
             for image, decoded in zip(images, decode(path, images[0].stored, [i.index for i in images]), strict=True):
-                values = grey_values(decoded, image)
-                low, high = values.min(), values.max()
+                values = grey_values(decoded, image, mirror)
+                low, high = float(values.min()), float(values.max())
                 if low == high:
                     blank.add((path, image.index))
                 n_more_bits += decoded.has_more_bits
-                lowest = min(lowest, float(low))
+                lowest, highest = min(lowest, low), max(highest, high)
         except DicomError as error:
             failures.append(shown(str(error)))
-    return blank, failures, checks.pixel_notes(n_more_bits, lowest)
+    return blank, failures, n_more_bits, lowest, highest
 
 
 def totals(table: pd.DataFrame) -> pd.DataFrame:
