@@ -142,6 +142,8 @@ def _parse(stream: BinaryIO) -> Header:
     stream.seek(PREAMBLE_BYTES + 4)
     meta = _by_tag(read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2, specific_tags=_META))
     kind, syntax = (_uid(text(meta, name)) for name in ("MediaStorageSOPClassUID", "TransferSyntaxUID"))
+    if not syntax.is_transfer_syntax:
+        raise ValueError(f"expected a transfer syntax, found {syntax or 'none'}")
     if syntax == DeflatedExplicitVRLittleEndian:
         raise ValueError("expected pixels that can be reached one by one, found a file deflated as a whole")
     dataset = read_dataset(
