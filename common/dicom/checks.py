@@ -54,11 +54,12 @@ def notes(images: Sequence[Image]) -> list[str]:
         found.append(f"uneven distances between images, {low:.3g} to {high:.3g} mm")
     if (shift := _sideways_pixels(images)) > SIDEWAYS_PIXELS:
         found.append(f"images shifted against each other by up to {shift:.3g} pixels, which is not undone")
-    if len(_marks(images, "SeriesInstanceUID")) > 1:
-        found.append("every image has a SeriesInstanceUID of its own")
-    for keyword in _RULE_MARKS:
-        if len(kinds := _marks(images, keyword)) > 1:
-            found.append(f"{len(kinds)} values of {keyword}: {_counted(kinds)}")
+    if not _are_marked_alike(images):
+        if len(_marks(images, "SeriesInstanceUID")) > 1:
+            found.append("every image has a SeriesInstanceUID of its own")
+        for keyword in _RULE_MARKS:
+            if len(kinds := _marks(images, keyword)) > 1:
+                found.append(f"{len(kinds)} values of {keyword}: {_counted(kinds)}")
     for what, of_image in (
         ("BitsStored", lambda image: image.stored.bits),
         ("PixelRepresentation", lambda image: int(image.stored.is_signed)),
@@ -132,6 +133,8 @@ def _gaps(images: Sequence[Image]) -> list[str]:
 
 def _several_acquisitions(images: Sequence[Image]) -> list[str]:
     found = []
+    if _are_marked_alike(images):
+        return found
     dimensions = dict.fromkeys(mark for image in images for mark in image.marks if mark.startswith(DIMENSION))
     for keyword in (*_STACK_MARKS, *dimensions):
         kinds = _marks(images, keyword)
@@ -160,6 +163,10 @@ def _sideways_pixels(images: Sequence[Image]) -> float:
     places = places - places[0]
     across = places - np.outer(places @ (axis := normal(images[0].orientation)), axis)
     return float(np.linalg.norm(across, axis=1).max() / min(images[0].spacing_mm))
+
+
+def _are_marked_alike(images: Sequence[Image]) -> bool:
+    return all(image.marks == images[0].marks for image in images)
 
 
 def _marks(images: Sequence[Image], keyword: str) -> Counter[str | float]:

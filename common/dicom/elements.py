@@ -44,6 +44,7 @@ _OTHER = (
     "PerFrameFunctionalGroupsSequence",
 )
 _KEPT = [tag_for_keyword(keyword) for keyword in (*UNSIGNED, *RESCALE, *_OTHER)]
+_MARKS = [(tag_for_keyword(keyword), keyword) for keyword in (*ONE_IN_A_STACK, *ONE_AS_A_RULE)]
 _META = [tag_for_keyword(keyword) for keyword in ("MediaStorageSOPClassUID", "TransferSyntaxUID")]
 _ANY_PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, PIXEL_DATA))  # the first two: floating-point numbers
 
@@ -106,6 +107,11 @@ def text(elements: Elements, keyword: str) -> str:
     element = elements.get(_tag(keyword))
     value = b"" if element is None or element.value is None else element.value
     return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip(" \0")
+
+
+def marks(elements: Elements) -> dict[str, str]:
+    """What tells one acquisition from another, by keyword, as far as it is there."""
+    return {keyword: text(elements, keyword) for tag, keyword in _MARKS if tag in elements}
 
 
 def shown(elements: Elements, keyword: str) -> str:

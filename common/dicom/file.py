@@ -19,8 +19,6 @@ from pydicom.tag import Tag
 from pydicom.uid import MediaStorageDirectoryStorage, RLELossless
 
 from common.dicom.elements import (
-    ONE_AS_A_RULE,
-    ONE_IN_A_STACK,
     PADDING,
     PIXEL_DATA,
     PREAMBLE_BYTES,
@@ -30,6 +28,7 @@ from common.dicom.elements import (
     Elements,
     Header,
     items,
+    marks,
     numbers,
     read_elements,
     shown,
@@ -41,7 +40,7 @@ from common.dicom.planes import normal
 
 PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 MOST_PIXELS = 2**26  # of one image, 8192 x 8192: a compressed file's length does not bound what its header claims
-LARGEST_VALUE = 3e38  # that float32 holds
+SMALLEST_SLOPE, LARGEST_VALUE = 1e-30, 3e38  # float32 holds what lies between
 UNDEFINED_LENGTH = 0xFFFFFFFF
 DIMENSION = "dimension "  # begins the mark of one of an enhanced file's dimensions
 _FRAME_MARKS = (
@@ -212,8 +211,8 @@ def _images(path: Path, elements: Elements, stored: Stored) -> tuple[Image, ...]
         slope, intercept = (
             find(rescale, name, 1, default)[0] for name, default in zip(RESCALE, ((1.0,), (0.0,)), strict=True)
         )
-        if slope == 0:
-            raise ValueError("expected a RescaleSlope that keeps the image, found 0")
+        if abs(slope) < SMALLEST_SLOPE:
+            raise ValueError(f"expected a RescaleSlope that keeps the image, found {slope:g}")
         if abs(slope) * 2.0**stored.bits + abs(intercept) > LARGEST_VALUE:
             raise ValueError(
                 f"expected grey values of 32 bits, found a slope of {slope:g} and an intercept of {intercept:g}"
@@ -231,25 +230,25 @@ def _images(path: Path, elements: Elements, stored: Stored) -> tuple[Image, ...]
             stored=stored,
         )
 
-    common_marks = {name: mark for name in (*ONE_IN_A_STACK, *ONE_AS_A_RULE) if (mark := text(elements, name))}
+    common_marks = marks(elements)
     return tuple(image(index) for index in range(n_images))
 
 
 def _frame_marks(elements: Elements, groups: Sequence[Elements]) -> dict[str, str]:
     """What tells acquisitions apart within an enhanced file, and an image's index in each dimension but its place."""
-    marks = {
+    found = {
         keyword: mark
         for sequence, keyword in _FRAME_MARKS
         for group in groups
         for item in items(group, sequence)
         if (mark := shown(item, keyword))
     }
-    indices = marks.pop("DimensionIndexValues", "").strip("[]").split(", ")
+    indices = found.pop("DimensionIndexValues", "").strip("[]").split(", ")
     pointers = [shown(item, "DimensionIndexPointer") for item in items(elements, "DimensionIndexSequence")]
     if len(pointers) == len(indices):
         named = zip(pointers, indices, strict=True)
-        marks |= {f"{DIMENSION}{pointer}": index for pointer, index in named if pointer not in _PLACES}
-    return marks
+        found |= {f"{DIMENSION}{pointer}": index for pointer, index in named if pointer not in _PLACES}
+    return found
 
 
 def _find(

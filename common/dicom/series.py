@@ -203,11 +203,8 @@ def look(folder: str | Path) -> Folder:
 
 
 def grey_values(image: Decoded, place: Frame | Image, mirror: int | None = None) -> np.ndarray:
-    """Decoded pixels (rows, columns) as grey values, float32: mirrored where low is bright, rescaled, padding 0."""
+    """Decoded pixels (rows, columns) as grey values: mirrored where low is bright, rescaled, padding 0."""
     pixels = image.pixels if mirror is None else mirror - image.pixels.astype(np.int64)
     if (place.slope, place.intercept) != (1.0, 0.0):
         pixels = pixels * np.float64(place.slope) + place.intercept
-    values = pixels.astype(np.float32)
-    if image.padded is not None:
-        values[image.padded] = 0
-    return values
+    return pixels if image.padded is None else np.where(image.padded, 0, pixels)
