@@ -20,8 +20,8 @@ SAME_POSITION_MM = 0.01  # thinner than any slice, coarser than what rounding ma
 UNEVEN = 0.1  # of the median distance between images: rounding stays far below, a missing image far above
 GAP = 0.5  # of the smallest distance: from here on an image is missing, or one of another stack has come in
 SIDEWAYS_PIXELS = 0.5
-_STACK_MARKS = (*ONE_IN_A_STACK, "EffectiveEchoTime", "StackID", "TemporalPositionIndex")
-_RULE_MARKS = (*ONE_AS_A_RULE, "FrameAcquisitionNumber")
+_STACK_MARKS = (*ONE_IN_A_STACK, "StackID", "TemporalPositionIndex")
+_RULE_MARKS = (*ONE_AS_A_RULE, "EffectiveEchoTime", "FrameAcquisitionNumber")
 
 
 def problems(images: Sequence[Image]) -> list[str]:

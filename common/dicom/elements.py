@@ -25,10 +25,10 @@ UNSIGNED = ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored",
 RESCALE = ("RescaleSlope", "RescaleIntercept")
 PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")  # signed or not, as the pixels are: kept as their bits
 # What is one in the images of one stack, and what may differ there without being a second stack.
-ONE_IN_A_STACK = ("SeriesInstanceUID", "EchoTime", "EchoNumbers", "TemporalPositionIdentifier")
+ONE_IN_A_STACK = ("SeriesInstanceUID", "TemporalPositionIdentifier")
 ONE_AS_A_RULE = (
     *("PatientID", "AcquisitionNumber", "ImageType", "RepetitionTime", "InversionTime", "FlipAngle"),
-    *("ContrastBolusAgent", "FrameOfReferenceUID"),
+    *("EchoTime", "EchoNumbers", "ContrastBolusAgent", "FrameOfReferenceUID"),
 )
 _INTEGERS = frozenset((*UNSIGNED, *PADDING, "HighBit"))
 _OTHER = (
