@@ -17,10 +17,11 @@ import tyro
 from scipy.special import expit
 
 from common.classification import predicted_positive
-from common.dicom.mgmt_cohort import CONTRASTS, Patient
+from common.dicom.mgmt_cohort import Patient, series_folders
 from common.files import check_archive, write_json
 from common.runs import RunError, read_model_config
 from common.store import UnusableError
+from common.walk import shown
 from mgmt_classifier import explain
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Entry, make, network_input
@@ -146,8 +147,7 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
         raise ValueError(f"{run}: expected weights and a threshold in ensemble.json, found: {error!r}") from None
     data = run / "data.json"
     synthetic = data.exists() and bool(_read_json(data, "a run's folder").get("synthetic"))
-    folders = {contrast: patient / contrast for contrast in CONTRASTS if (patient / contrast).is_dir()}
-    own = Patient(id=patient.resolve().name, folders=folders)
+    own = Patient(id=shown(patient.resolve().name), folders=series_folders(patient))
     models, panels = {}, []
     for contrast, weight in weights.items():
         network, config = load_run(run / contrast)
@@ -169,6 +169,7 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
             "weight": weight,
             "images": [index + 1 for index in geometry["indices"]],
             "series_images": geometry["series_images"],
+            "notes": geometry["notes"],
         }
         panels.append(
             explain.Panel(
@@ -207,6 +208,8 @@ def report(result: dict) -> None:
             f"  {contrast:<6} probability {model['probability']:.3f}, weight {model['weight']:.2f}, own threshold "
             f"{model['threshold']:.3f}, images {first} to {last} of {model['series_images']}"
         )
+        for note in model["notes"]:
+            print(f"         note: {note}")
     if result["synthetic"]:
         print(SYNTHETIC_NOTE)
     print(NOTICE)
