@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -57,10 +57,16 @@ def file_stem(name: str) -> str:
     )
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that killed writers left below a folder that nobody else writes to."""
-    for path in folder.rglob(".*.part"):
+def remove_leftovers(folder: Path, *, spared: Callable[[Path], bool] = lambda _: False) -> None:
+    """Delete the temporary files that killed writers left below a folder.
+
+    spared: says of a folder below it that somebody else writes there; nothing in it is touched.
+    """
+    for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
+    for inner in folder.iterdir():
+        if inner.is_dir() and not inner.is_symlink() and not spared(inner):
+            remove_leftovers(inner, spared=spared)
 
 
 def remove_old_leftovers(folder: Path, *, hours: float = 24.0) -> None:

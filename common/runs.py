@@ -157,7 +157,7 @@ class Run:
         os.register_at_fork(after_in_child=lambda: (run := this()) and run.close())
         if fresh:
             self._empty()
-        remove_leftovers(self.folder)
+        remove_leftovers(self.folder, spared=is_in_use)
 
     def __enter__(self) -> "Run":
         return self
