@@ -191,8 +191,8 @@ def check(options: Options) -> None:
         patients = find_patients(mgmt_folder, options.mgmt_labels)
     if options.data is not None and subjects.subjects:
         refuse_phantoms(options.data, next(iter(subjects.subjects[0].images.values())))
-    if options.mgmt_data is not None and patients.patients:
-        refuse_phantoms(options.mgmt_data, next(iter(patients.patients[0].folders.values())))
+    if options.mgmt_data is not None:
+        refuse_phantoms(options.mgmt_data, patients.any_series)
     with Run(options.runs / EXPERIMENT / _name(subjects, patients, synthetic), fresh=options.fresh) as run:
         if not run.is_finished:
             data = {"folder": folder, "mgmt_folder": mgmt_folder, "synthetic": synthetic}

@@ -19,7 +19,6 @@ import tyro
 from common.cohort import CohortError
 from common.nifti import ScanError
 from common.runs import RunError, RunInUseError
-from common.store import StoreError
 from experiments.base.trainings import IN_USE, given
 
 KINDS = {
@@ -46,11 +45,8 @@ def main() -> None:
     except RunInUseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(IN_USE)
-    except (RunError, CohortError, ScanError, StoreError) as error:
+    except (RunError, CohortError, ScanError, OSError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
 
 
 def train(folder: Path) -> None:

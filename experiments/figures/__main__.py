@@ -81,8 +81,8 @@ def main() -> None:
     try:
         if options.data is not None and (subjects := find_subjects(options.data).subjects):
             refuse_phantoms(options.data, next(iter(subjects[0].images.values())))
-        if options.mgmt_data is not None and (patients := find_patients(options.mgmt_data).patients):
-            refuse_phantoms(options.mgmt_data, next(iter(patients[0].folders.values())))
+        if options.mgmt_data is not None:
+            refuse_phantoms(options.mgmt_data, find_patients(options.mgmt_data).any_series)
     except (CohortError, Refused) as error:
         sys.exit(f"error: {error}")
     entries = draw(options)
