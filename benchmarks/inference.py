@@ -91,11 +91,12 @@ def predict_full_grid(network: torch.nn.Module, image: torch.Tensor, volume: Vol
             image.to(device), config.crop_voxels, sw_batch_size=1, predictor=network, overlap=config.window_overlap
         )
         probability = logits[0].float().sigmoid()
-        if volume.grid_shape == volume.source_shape:
+        if volume.grid_shape == volume.placement.shape:
             highest, labels = probability.max(dim=0)
-            return torch.where(highest > config.probability_threshold, labels + 1, 0).byte().cpu().numpy()
-    resized = volumes.resize(probability.cpu().numpy(), volume.source_shape)
-    return decode_labels(resized, config.probability_threshold)
+            found = torch.where(highest > config.probability_threshold, labels + 1, 0).byte().cpu().numpy()
+            return volume.placement.to_source(found)
+    resized = volumes.resize(probability.cpu().numpy(), volume.placement.shape)
+    return volume.placement.to_source(decode_labels(resized, config.probability_threshold))
 
 
 def count_windows(network: torch.nn.Module, work: Callable[[], np.ndarray]) -> tuple[int, int, np.ndarray]:

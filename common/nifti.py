@@ -30,6 +30,7 @@ DEFAULT_MAX_BYTES = 4 * 1024**3
 READ_CHUNK = 256 * 1024  # stays in the processor's cache on the way from the decompressor to the array
 WRITE_LEVEL = 1  # of isal's 0 to 3
 DEFLATE_MAX_RATIO = 1032  # zlib's technical notes: one bit at best for 258 bytes, so no honest stream claims more
+UNIT_MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # metre, millimetre, micron: the lowest three bits of xyzt_units
 HEADER_CLASSES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by sizeof_hdr, the first field of both standards
 
 
@@ -42,7 +43,8 @@ class Scan:
     """One scan as stored.
 
     data: (x, y, z) or (x, y, z, contrast), the file's type in native byte order, or float32 where the header scales it.
-    affine: (4, 4) float64, voxel indices to mm. header: nibabel's header, without extensions.
+    affine: (4, 4) float64, voxel indices to mm, whatever unit the header measures in (none is taken for mm). header:
+    nibabel's header as stored, without extensions.
     """
 
     data: np.ndarray
@@ -54,6 +56,11 @@ class Scan:
         """Voxel size along x, y, z in mm, from the affine (the header's zooms may contradict it)."""
         x, y, z = nib.affines.voxel_sizes(self.affine)
         return float(x), float(y), float(z)
+
+    @property
+    def unit_mm(self) -> float:
+        """Length in mm of the unit that the header measures in."""
+        return _unit_mm(self.header)
 
 
 def read(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Scan:
@@ -86,7 +93,7 @@ def read(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Scan:
     if slope is not None and (slope, inter) != (1.0, 0.0):
         with np.errstate(over="ignore", invalid="ignore"):  # an infinity stays one and is named by the audit
             data = (data * np.float64(slope) + np.float64(inter)).astype(np.float32)
-    return Scan(data, header.get_best_affine().astype(np.float64), header)
+    return Scan(data, affine_mm(header), header)
 
 
 def read_header(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> nib.Nifti1Header:
@@ -94,6 +101,22 @@ def read_header(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> nib.
     path = Path(path)
     with _open(path) as stream:
         return _parse_header(stream, path, max_bytes)
+
+
+def affine_mm(header: nib.Nifti1Header) -> np.ndarray:
+    """The header's affine (4, 4), float64, voxel indices to mm: its sform, else its qform, in its unit of length."""
+    affine = header.get_best_affine().astype(np.float64)
+    affine[:3] *= _unit_mm(header)
+    return affine
+
+
+def unit_is_said(header: nib.Nifti1Header) -> bool:
+    """Whether the header names a unit of length that the standard knows."""
+    return int(header["xyzt_units"]) & 7 in UNIT_MM
+
+
+def _unit_mm(header: nib.Nifti1Header) -> float:
+    return UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
 def write(path: str | Path, data: np.ndarray, *, like: Scan | nib.Nifti1Header) -> None:
@@ -125,12 +148,6 @@ def write(path: str | Path, data: np.ndarray, *, like: Scan | nib.Nifti1Header) 
 def to_axes(volume: np.ndarray, affine: np.ndarray, axes: str = "LPS") -> np.ndarray:
     """The same voxels (x, y, z) as a view whose axes point as ``axes`` says, e.g. left, posterior, superior."""
     turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes))
-    return nib.apply_orientation(volume, turn)
-
-
-def from_axes(volume: np.ndarray, affine: np.ndarray, axes: str = "LPS") -> np.ndarray:
-    """The inverse of `to_axes`: back to the axes of the scan that has this affine."""
-    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(axes), nib.io_orientation(affine))
     return nib.apply_orientation(volume, turn)
 
 
@@ -166,6 +183,11 @@ def _data_bytes(header: nib.Nifti1Header) -> int:
     return math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
 
 
+def check_name(path: Path) -> None:
+    """Raises ScanError for a name that no scan has."""
+    _is_gzip(path)
+
+
 def _is_gzip(path: Path) -> bool:
     if path.name.lower().endswith(".nii.gz"):
         return True
@@ -185,7 +207,25 @@ def _open(path: Path) -> Iterator[BinaryIO]:
     except EOFError as error:
         raise ScanError(f"{path}: truncated, the gzip stream ends before its checksum") from error
     except (gzip.BadGzipFile, isal_zlib.error) as error:
-        raise ScanError(f"{path}: damaged, expected an intact gzip stream but found: {error}") from error
+        found = _what_it_is(path) or f"damaged, expected an intact gzip stream but found: {error}"
+        raise ScanError(f"{path}: {found}") from error
+
+
+def _what_it_is(path: Path) -> str | None:
+    """What often lies under a scan's name and is none; None for anything else."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer in place of the scan; fetch it with git lfs pull"
+    if start.lstrip().startswith(b"<"):
+        return "a web page in place of the scan; download it again"
+    if start.startswith(b"\x1f\x8b") and not _is_gzip(path):
+        return "a gzip file, expected a plain one by its name; it should end in .nii.gz"
+    if _is_gzip(path) and any(int.from_bytes(start[:4], order) in HEADER_CLASSES for order in ("little", "big")):
+        return "a plain NIfTI file, expected a gzip file by its name; it should end in .nii"
+    return None
 
 
 def _parse_header(stream: BinaryIO, path: Path, max_bytes: int) -> nib.Nifti1Header:
@@ -194,15 +234,18 @@ def _parse_header(stream: BinaryIO, path: Path, max_bytes: int) -> nib.Nifti1Hea
     sizes = {int.from_bytes(size_field, order): order for order in ("little", "big")}
     size = next((size for size in sizes if size in HEADER_CLASSES), None)
     if size is None:
-        raise ScanError(f"{path}: expected a NIfTI header, which begins with 348 or 540, found {size_field.hex()!r}")
+        begins = f"expected a NIfTI header, which begins with 348 or 540, found {size_field.hex()!r}"
+        raise ScanError(f"{path}: {_what_it_is(path) or begins}")
     block = size_field + stream.read(size - 4)
     if len(block) < size:
         raise ScanError(f"{path}: ends inside its header, {len(block)} of {size} bytes are there")
     try:
-        header = HEADER_CLASSES[size](block, endianness="<" if sizes[size] == "little" else ">")
+        endianness = "<" if sizes[size] == "little" else ">"
+        header = HEADER_CLASSES[size](block, endianness=endianness)
+        bits = int(HEADER_CLASSES[size](block, endianness=endianness, check=False)["bitpix"])  # a check repairs it
         shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
         header.get_slope_inter()
-        affine = header.get_best_affine()
+        affine = affine_mm(header)
     except (HeaderDataError, ValueError, OverflowError) as error:
         raise ScanError(f"{path}: its NIfTI header is not valid: {error}") from error
     if header["magic"].item() != header.single_magic:
@@ -211,6 +254,8 @@ def _parse_header(stream: BinaryIO, path: Path, max_bytes: int) -> nib.Nifti1Hea
         raise ScanError(f"{path}: expected three or four axes of at least one voxel, found shape {shape}")
     if dtype.kind not in "iuf":
         raise ScanError(f"{path}: expected integers or real numbers, found voxels of type {dtype}")
+    if bits not in (0, 8 * dtype.itemsize):
+        raise ScanError(f"{path}: its header contradicts itself: voxels of type {dtype} and of {bits} bits")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise ScanError(f"{path}: expected an invertible affine, found {affine[:3].tolist()}")
     if offset < size:

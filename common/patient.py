@@ -1,13 +1,19 @@
 """One's own patient: some scans in, one segmentation and its volumes in ml out; the same for every network."""
 
+import json
+import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from common import nifti
+from common import geometry, nifti
+from common.files import plain
+from common.grid import bring
 from common.labels import CONVENTIONS
 from common.metrics import volume_ml
 from common.recipe import Recipe, Volume, misfit, transform
@@ -34,32 +40,86 @@ class PatientArguments:
     labels: Literal["brats2018", "brats2023", "msd"] = "brats2018"
     """Label values of the segmentation: NCR/ED/ET are 1/2/4, 1/2/3 or 2/1/3."""
 
+    @property
+    def scans(self) -> dict[str, Path]:
+        """The scans given, by contrast."""
+        given = {"FLAIR": self.flair, "T1": self.t1, "T1ce": self.t1ce, "T2": self.t2}
+        return {name: file for name, file in given.items() if file is not None}
+
+
+def check_files(arguments: PatientArguments) -> None:
+    """Before any work: scans are different files, and the output can be written and is none of them, nor a folder.
+
+    Files are told apart by what they are on the disk, so links and other spellings of a path count as the same. Raises
+    ValueError, or OSError for an output that cannot be written.
+    """
+    output = arguments.output
+    nifti.check_name(output)
+    for (one, first), (other, second) in combinations(arguments.scans.items(), 2):
+        if _same(first, second):
+            raise ValueError(f"{second}: expected a scan of its own for {other}, found the one given for {one}")
+    for name, file in arguments.scans.items():
+        if _same(file, output):
+            raise ValueError(f"{output}: expected another file to write to, this one is the {name} scan")
+    if output.is_dir():
+        raise ValueError(f"{output}: expected the name of a file to write, found a folder")
+    if output.exists() and not output.is_file():
+        raise ValueError(f"{output}: expected a file that can be replaced, found a device or a pipe")
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{output}: cannot be written, {folder}: {error.strerror or error}") from error
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.absolute() == other.absolute() or (one.exists() and other.exists() and one.samefile(other))
+
+
+def check_grid(run: Path, recipe: Recipe) -> str | None:
+    """A note where a run does not say on which grid its network was trained, as older ones do not; None where it does.
+
+    Raises ValueError when it was trained on another one than this recipe's.
+    """
+    path = run / "config.json"
+    trained = json.loads(path.read_text(encoding="utf-8")).get("grid") if path.exists() else None
+    if trained is None:
+        return f"{run}: does not say on which grid its network was trained, {recipe.grid.axes} axes are taken"
+    if trained != (wanted := plain(asdict(recipe.grid))):
+        raise ValueError(f"{path}: expected a network trained on the grid {wanted}, found {trained}")
+    return None
+
 
 def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volume], np.ndarray]) -> dict[str, float]:
-    """Write the segmentation and return the volume of each label and region in ml.
+    """Write the segmentation and return the volume of each label and region in ml; notes go to standard error.
 
     predict: classes uint8 (x, y, z) on the scan's own grid, from what the recipe makes of it. Raises ValueError when a
     scan that the recipe needs is not given, cannot be trusted, or is not as the network expects it.
     """
-    given = {"FLAIR": arguments.flair, "T1": arguments.t1, "T1ce": arguments.t1ce, "T2": arguments.t2}
-    if missing := [name for name in recipe.contrasts if given[name] is None]:
+    check_files(arguments)
+    if missing := [name for name in recipe.contrasts if name not in arguments.scans]:
         options = ", ".join(f"--{name.lower()}" for name in recipe.contrasts)
         raise ValueError(f"expected {options} for this network, received no {', '.join(missing)}")
-    images = {name: given[name] for name in recipe.contrasts}
+    notes = [check_grid(arguments.run, recipe)]
+    images = {name: arguments.scans[name] for name in recipe.contrasts}
     subject = Subject(id="patient", images=images)
     scans, _ = subject.read(recipe.contrasts)
     if problems := examine_arrays(subject, scans, None).problems:
         raise ValueError("; ".join(str(problem) for problem in problems))
     scan = scans[recipe.contrasts[0]]
-    if not np.allclose(scan.spacing_mm, 1, atol=0.05):
-        spacing = " x ".join(f"{side:.3g}" for side in scan.spacing_mm)
-        raise ValueError(f"{images[recipe.contrasts[0]]}: expected voxels of 1 mm as in BraTS, found {spacing} mm")
-    # The network has only seen brains that lie as BraTS stores them; the answer goes back to the scan's own axes.
-    turned = {name: replace(each, data=nifti.to_axes(each.data, each.affine)) for name, each in scans.items()}
+    try:
+        brought = bring(scans, None, recipe.grid)
+    except nifti.ScanError as error:
+        raise nifti.ScanError(f"{images[recipe.contrasts[0]]}: {error}") from error
     for name, file in images.items():
-        if reason := misfit(turned, replace(recipe, contrasts=(name,))):
+        if reason := misfit(brought.scans, replace(recipe, contrasts=(name,))):
             raise ValueError(f"{file}: {reason}")
-    labels = nifti.from_axes(predict(transform(subject.id, turned, None, recipe)), scan.affine)
+        notes += [f"{file}: {note}" for note in geometry.notes(scans[name])]
+    notes.append(str(brought.placement) and f"the scans were {brought.placement}; the answer lies on their own grid")
+    for note in filter(None, notes):
+        print(f"note: {note}", file=sys.stderr)
+    labels = predict(transform(subject.id, brought, recipe))
     nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(labels), like=scan)
     return {name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()}
 

@@ -4,13 +4,14 @@ What an entry is worth after a kill, a full disk or a fading one is told in :mod
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from common import store
+from common.grid import Placement, bring
 from common.identity import contents
 from common.nifti import ScanError
 from common.recipe import Recipe, Volume, misfit, transform
@@ -19,8 +20,9 @@ from common.subject import Problem, Subject, examine, examine_arrays
 
 __all__ = ["Entry", "Store", "StoreError", "prepare"]
 
-FORMAT = 4  # part of every entry's key: raise it when the meaning of the stored numbers changes
+FORMAT = 5  # part of every entry's key: raise it when the meaning of the stored numbers changes
 
+_PLACEMENT = tuple(field.name for field in fields(Placement))
 _CONTENTS = "contents"
 
 
@@ -28,10 +30,15 @@ _CONTENTS = "contents"
 class Entry(store.StoredArray):
     """A subject in the store. Small and picklable: the voxels are mapped when ``open`` is called."""
 
+    @property
+    def placement(self) -> Placement:
+        """How the subject's scans were brought to the recipe's working grid."""
+        return Placement(**{name: self.geometry[name] for name in _PLACEMENT})
+
     def open(self) -> Volume:
         """The subject with its voxels memory-mapped, read-only."""
-        geometry = {field: value for field, value in self.geometry.items() if field != _CONTENTS}
-        return Volume(id=self.id, voxels=self.array(), **geometry)
+        own = {name: value for name, value in self.geometry.items() if name not in (*_PLACEMENT, _CONTENTS)}
+        return Volume(id=self.id, voxels=self.array(), placement=self.placement, **own)
 
     @property
     def contents(self) -> dict[str, str]:
@@ -66,11 +73,15 @@ def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict]:
     found = examine_arrays(subject, scans, mask)
     if found.problems:
         raise UnusableError(*found.problems)
-    if reason := misfit(scans, recipe):
+    try:
+        brought = bring(scans, found.labels, recipe.grid)
+    except ScanError as error:
+        raise UnusableError(Problem(subject.id, None, str(error))) from error
+    if reason := misfit(brought.scans, recipe):
         raise UnusableError(Problem(subject.id, None, reason))
-    volume = transform(subject.id, scans, found.labels, recipe)
-    geometry = {field: value for field, value in vars(volume).items() if field not in ("id", "voxels")}
-    return volume.voxels, {**geometry, _CONTENTS: contents(scans)}
+    volume = transform(subject.id, brought, recipe)
+    own = {name: value for name, value in vars(volume).items() if name not in ("id", "voxels", "placement")}
+    return volume.voxels, {**own, **asdict(volume.placement), _CONTENTS: contents(scans)}
 
 
 def _unreadable(subject: Subject, error: ScanError | OSError) -> UnusableError:

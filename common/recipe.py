@@ -1,9 +1,10 @@
 """Recipes: what is made of a scan before a network sees it.
 
-A recipe cuts, resamples and normalises a subject's scans into a small grid. Of that grid a :class:`Volume` keeps the
-brain's bounding box: 16-bit integers with one step per contrast (largest absolute value / 32767, or little more, which
-is finer than the scans' own integers), the labels as the last channel. Outside the box every contrast is 0 and the
-label is background, so a window taken anywhere in the grid is exact, at a third of its bytes.
+Scans are brought to the recipe's working grid first (:mod:`common.grid`). There a recipe cuts, resamples and normalises
+a subject's scans into a small grid. Of that grid a :class:`Volume` keeps the brain's bounding box: 16-bit integers with
+one step per contrast (largest absolute value / 32767, or little more, which is finer than the scans' own integers), the
+labels as the last channel. Outside the box every contrast is 0 and the label is background, so a window taken anywhere
+in the grid is exact, at a third of its bytes.
 """
 
 import math
@@ -14,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from common import volumes
+from common import grid, volumes
+from common.grid import Brought, Grid, Placement
 from common.labels import CLASSES
 from common.nifti import Scan
 from common.subject import CONTRASTS
@@ -31,17 +33,28 @@ class Recipe:
     intensity: Literal["zscore", "maximum"] = "zscore"
     """Per contrast: z-score over the scan's non-zero voxels, or divided by the scan's maximum. Zero stays zero."""
     crop: tuple[tuple[int, int], ...] | None = None
-    """First voxel and the one after the last, per axis (x, y, z) of the scan; None takes all of it."""
+    """First voxel and the one after the last, per axis (x, y, z) of the working grid; None takes all of it."""
     spacing_mm: float | None = None
-    """Isotropic voxel size after resampling; None keeps the scan's."""
+    """Isotropic voxel size after resampling; None keeps the working grid's, 1 mm."""
     shape: tuple[int, int, int] | None = None
-    """Voxels (x, y, z) that the crop is resampled to, in place of a voxel size; None keeps the scan's grid."""
+    """Voxels (x, y, z) that the crop is resampled to, in place of a voxel size; None keeps the working grid."""
+    extent: tuple[int, int, int] | None = None
+    """Voxels (x, y, z) of the working grid, on which a crop or slices are counted; None: BraTS's where there is a crop,
+    else the scan's own field of view."""
 
     def __post_init__(self) -> None:
+        if self.crop is not None and self.extent is None:
+            object.__setattr__(self, "extent", grid.BRATS_EXTENT)
         if self.spacing_mm is not None and self.shape is not None:
             raise ValueError(
                 f"expected a voxel size or a shape to resample to, received both: {self.spacing_mm} mm, {self.shape}"
             )
+
+    @property
+    def grid(self) -> Grid:
+        """The working grid. Where voxels are not counted, a scan is resampled once, to the recipe's own voxel size."""
+        resampled_later = self.spacing_mm is not None and self.extent is None
+        return Grid(spacing_mm=None if resampled_later else 1.0, extent=self.extent)
 
 
 @dataclass(frozen=True)
@@ -50,8 +63,8 @@ class Volume:
 
     voxels: int16 (contrast..., label; x, y, z), the label missing when the subject has none.
     steps: one float per contrast; voxels * step = intensity. grid_shape: the grid that the recipe resamples to.
-    box_start: the box's first voxel in that grid. crop_start, crop_shape: the part of the scan that the grid covers.
-    source_shape, source_spacing_mm: the scan's own grid. labelled_fraction: share of the crop's voxels with a label.
+    box_start: the box's first voxel in that grid. crop_start, crop_shape: the part of the working grid that it covers.
+    labelled_fraction: share of the crop's voxels with a label. placement: how the scan was brought to the working grid.
     """
 
     id: str
@@ -61,9 +74,18 @@ class Volume:
     box_start: tuple[int, int, int]
     crop_start: tuple[int, int, int]
     crop_shape: tuple[int, int, int]
-    source_shape: tuple[int, int, int]
-    source_spacing_mm: tuple[float, float, float]
     labelled_fraction: float | None
+    placement: Placement
+
+    @property
+    def source_shape(self) -> tuple[int, int, int]:
+        """Shape (x, y, z) of the scan as stored."""
+        return self.placement.source_shape
+
+    @property
+    def source_spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size of the scan as stored, along its own axes."""
+        return self.placement.source_spacing_mm
 
     @property
     def has_label(self) -> bool:
@@ -99,17 +121,29 @@ class Volume:
 
     @property
     def crop(self) -> volumes.Box:
-        """The part of the scan that the grid covers."""
-        return tuple(slice(c, c + n) for c, n in zip(self.crop_start, self.crop_shape, strict=True))
+        """The part of the scan, as stored, that the grid covers."""
+        box = (slice(c, c + n) for c, n in zip(self.crop_start, self.crop_shape, strict=True))
+        return self.placement.source_box(tuple(box))
 
-    def on_scan(self, values: np.ndarray, box: volumes.Box) -> tuple[np.ndarray, volumes.Box]:
-        """Values (channel, x, y, z) of a box of the grid, zero elsewhere, resampled linearly to the scan's voxels.
+    @property
+    def is_cropped(self) -> bool:
+        """Whether the grid leaves out a part of the scan."""
+        return self.crop != tuple(slice(0, n) for n in self.source_shape)
 
-        Returns them as float32 with the box of the scan that they fill; beyond it they are zero.
+    def on_working_grid(self, values: np.ndarray, box: volumes.Box) -> tuple[np.ndarray, volumes.Box]:
+        """Values (channel, x, y, z) of a box of the grid, zero elsewhere, resampled linearly to the working grid.
+
+        Returns them as float32 with the box of the working grid that they fill; beyond it they are zero.
         """
         region = volumes.scaled_box(box, self.grid_shape, self.crop_shape)
         resampled = volumes.resize_part(values, box, self.grid_shape, self.crop_shape, region)
         return resampled, tuple(slice(s.start + c, s.stop + c) for s, c in zip(region, self.crop_start, strict=True))
+
+    def to_source(self, labels: np.ndarray, region: volumes.Box) -> np.ndarray:
+        """Classes of a box of the working grid, background elsewhere, on the scan's own grid: uint8 (x, y, z)."""
+        whole = np.zeros(self.placement.shape, dtype=np.uint8)
+        whole[region] = labels
+        return self.placement.to_source(whole)
 
 
 def decode(
@@ -131,7 +165,7 @@ def decode(
 
 
 def misfit(scans: Mapping[str, Scan], recipe: Recipe) -> str | None:
-    """Why a recipe cannot be applied to a subject's checked scans; None when it can."""
+    """Why a recipe cannot be applied to a subject's checked scans on the working grid; None when it can."""
     scan = scans[recipe.contrasts[0]]
     crop = _crop(scan, recipe)
     if any(s.start < 0 or s.stop > n or s.start >= s.stop for s, n in zip(crop, scan.data.shape, strict=True)):
@@ -146,11 +180,12 @@ def misfit(scans: Mapping[str, Scan], recipe: Recipe) -> str | None:
     return None
 
 
-def transform(subject: str, scans: Mapping[str, Scan], labels: np.ndarray | None, recipe: Recipe) -> Volume:
-    """Apply a recipe to a subject's checked scans, by contrast, and its classes (x, y, z), where there are any.
+def transform(subject: str, brought: Brought, recipe: Recipe) -> Volume:
+    """Apply a recipe to a subject's checked scans, and its classes where there are any, on the recipe's working grid.
 
     The scans must pass :func:`misfit`.
     """
+    scans, labels = brought.scans, brought.labels
     first = scans[recipe.contrasts[0]]
     crop = _crop(first, recipe)
     crop_shape = tuple(s.stop - s.start for s in crop)
@@ -196,9 +231,8 @@ def transform(subject: str, scans: Mapping[str, Scan], labels: np.ndarray | None
         box_start=tuple(s.start for s in box),
         crop_start=tuple(s.start for s in crop),
         crop_shape=crop_shape,
-        source_shape=tuple(first.data.shape),
-        source_spacing_mm=first.spacing_mm,
         labelled_fraction=None if labels is None else int(np.count_nonzero(labels[crop_box])) / math.prod(crop_shape),
+        placement=brought.placement,
     )
 
 

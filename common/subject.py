@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import nifti
+from common import background, geometry, nifti
 from common.identity import contents, copied_contrasts
 from common.labels import LabelConvention
 from common.nifti import Scan, ScanError
@@ -107,7 +107,7 @@ class Subject:
         mask = _volume(nifti.read(self.label), self.label, None)
         image = self.images[CONTRASTS[0]]
         header = nifti.read_header(image)
-        if what := _grid_difference(mask, header.get_data_shape()[:3], header.get_best_affine(), image.name):
+        if what := _grid_difference(mask, header.get_data_shape()[:3], nifti.affine_mm(header), image.name):
             raise ScanError(f"{self.label}: {what}")
         try:
             return self.convention.to_classes(mask.data)
@@ -168,7 +168,7 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
     for other, one in copied_contrasts(scans).items():
         what = f"{other} is a copy of {one} ({subject.images[one].name}), expected two different images"
         problems.append(Problem(subject.id, subject.images[other], what))
-    return Examination(tuple(problems), labels)
+    return Examination(tuple(dict.fromkeys(problems)), labels)  # of a 4-D file's header each contrast says the same
 
 
 def examine(subject: Subject) -> Findings:
@@ -189,6 +189,10 @@ def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:
         return Problem(subject.id, file, f"{contrast} has {count} voxels that are NaN or infinite")
     if (low := scan.data.min()) == scan.data.max():
         return Problem(subject.id, file, f"{contrast} is empty: every voxel is {low}")
+    if what := geometry.problem(scan):
+        return Problem(subject.id, file, what)
+    if what := background.problem(scan.data, spacing_mm=scan.spacing_mm):
+        return Problem(subject.id, file, f"{contrast}: {what}")
     return None
 
 

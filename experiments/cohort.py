@@ -17,7 +17,7 @@ table.
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import joblib
@@ -26,12 +26,14 @@ import pandas as pd
 import tyro
 from tqdm import tqdm
 
+from common import geometry
 from common.cohort import Cohort, CohortError, audit, find_subjects
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import file_stem, write_csv, write_json
+from common.grid import BRATS_EXTENT, Grid, bring
 from common.labels import CLASSES
-from common.nifti import to_axes
+from common.nifti import ScanError
 from common.runs import Run, RunError, configuration_hash, environment
 from common.statistics import bootstrap_interval
 from common.subject import Subject
@@ -44,7 +46,8 @@ from experiments.segmentation.study import phantom_cohort
 EXPERIMENT = "cohort"
 # The 1 % rule is applied to the part of the volume that the 3D U-Net sees (see the protocol of the 3D U-Net).
 UNET3D_CROP = (slice(56, 184), slice(56, 184), slice(13, 141))
-PROBLEMS, NOTES, SERIES = "problems.json", "notes.json", "mgmt_series.csv"
+COUNTED = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")  # on BraTS's grid
+PROBLEMS, NOTES, SERIES, SUBJECTS = "problems.json", "notes.json", "mgmt_series.csv", "subjects.csv"
 LEGEND = """subjects_with_the_scan_of_another: subjects that hold the images of one before them
 label_shares: the largest label's mean share of the tumour over the smallest's
 mgmt_classes: share of the labelled patients that are methylated
@@ -78,11 +81,22 @@ class Options:
 
 
 def measure(subject: Subject) -> dict[str, object]:
-    """One subject's row: voxels per class, labelled fraction of the crop, slices that hold brain and tumour."""
+    """One subject's row: voxels per class, labelled fraction of the crop, slices that hold brain and tumour.
+
+    Crop and slices are counted on BraTS's grid, to which the scan is brought; ``grid`` tells how, and where that cannot
+    be done, why the row holds no such counts.
+    """
     images, scan = subject.load_images(("FLAIR",))
-    # Slices are counted along the body's axis, whatever the scan's.
-    labels = to_axes(subject.load_labels(), scan.affine)
-    brain = to_axes(images[0], scan.affine) != 0
+    labels = subject.load_labels()
+    voxels = {
+        f"voxels_{name}": int(n) for name, n in zip(CLASSES, np.bincount(labels.ravel(), minlength=4), strict=True)
+    }
+    notes = geometry.notes(scan)
+    try:
+        brought = bring({"FLAIR": replace(scan, data=images[0])}, labels, Grid(extent=BRATS_EXTENT))
+    except ScanError as error:
+        return {"subject": subject.id, **voxels, **dict.fromkeys(COUNTED, np.nan), "grid": f"not checked: {error}"}
+    labels, brain = brought.labels, brought.scans["FLAIR"].data != 0
     first, last = results.reported("settings")["unet25d"]["slices"].value
     tumour = labels > 0
     crop = tumour[UNET3D_CROP]
@@ -90,11 +104,12 @@ def measure(subject: Subject) -> dict[str, object]:
     inside = np.count_nonzero(tumour[:, :, first:last])
     return {
         "subject": subject.id,
-        **{f"voxels_{name}": int(n) for name, n in zip(CLASSES, np.bincount(labels.ravel(), minlength=4), strict=True)},
+        **voxels,
         "crop_fraction": np.count_nonzero(crop) / crop.size if crop.size else np.nan,
         "slices_with_brain": np.count_nonzero(brain.any(axis=(0, 1))),
         "slices_with_tumour": np.count_nonzero(tumour.any(axis=(0, 1))),
         "tumour_in_slices": inside / n_tumour if n_tumour else np.nan,
+        "grid": "; ".join(filter(None, [*notes, str(brought.placement)])),
     }
 
 
@@ -107,7 +122,8 @@ def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) ->
     labelled = voxels[list(CLASSES[1:])]
     shares = labelled.div(labelled.sum(axis=1), axis=0).dropna()
     minimum = results.reported("settings")["unet3d"]["minimum_mask_fraction"].value
-    excluded = (rows["crop_fraction"] < minimum).astype(float)
+    excluded = (rows["crop_fraction"].dropna() < minimum).astype(float)
+    not_counted = None if len(excluded) else "not checked: no scan could be brought to BraTS's grid"
     said = results.reported()[EXPERIMENT]
 
     def line(name: str, values: Sequence[float], reported: float | str | None = None) -> results.Result:
@@ -116,14 +132,14 @@ def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) ->
         return results.Result(
             key=f"{EXPERIMENT}.{name}",
             reported=said[name].value if name in said else reported,
-            value=results.finite(values.mean()) if len(values) else None,
+            value=results.finite(values.mean()) if len(values) else not_counted,
             low=results.finite(interval.low),
             high=results.finite(interval.high),
             n=len(values),
             synthetic=synthetic,
         )
 
-    def count(name: str, value: float, n: int = len(rows)) -> results.Result:
+    def count(name: str, value: float | str, n: int = len(rows)) -> results.Result:
         reported = said[name].value if name in said else None
         return results.Result(f"{EXPERIMENT}.{name}", reported, value, None, None, n, synthetic)
 
@@ -134,8 +150,8 @@ def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) ->
         line("background_fraction", voxels["background"] / voxels.sum(axis=1)),
         count("label_shares", results.finite(shares.mean().max() / shares.mean().min())),
         *(line(f"share_{name}", shares[name]) for name in labelled),
-        count("subjects_excluded", int(excluded.sum())),
-        count("subjects_kept", int(len(rows) - excluded.sum())),
+        count("subjects_excluded", not_counted or int(excluded.sum()), len(excluded)),
+        count("subjects_kept", not_counted or int(len(excluded) - excluded.sum()), len(excluded)),
         line("excluded_fraction", excluded, said["subjects_excluded"].value / said["subjects"].value),
         line("slices_with_brain", rows["slices_with_brain"]),
         line("slices_with_tumour", rows["slices_with_tumour"]),
@@ -212,7 +228,7 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
         joblib.delayed(measure)(subject) for subject in good
     )
     rows = pd.DataFrame(list(tqdm(jobs, total=len(good), desc="measuring", unit="subject", leave=False)))
-    write_csv(folder / "subjects.csv", rows)
+    write_csv(folder / SUBJECTS, rows)
     copies = sum(len(ids) - 1 for ids in found.equal)
     return claims(rows, len(bad), copies, synthetic=synthetic)
 
@@ -245,6 +261,9 @@ def show(folder: Path) -> None:
         print(f"  {problem}")
     if (folder / NOTES).exists():
         print(*json.loads((folder / NOTES).read_text(encoding="utf-8")), sep="\n")
+    if (folder / SUBJECTS).exists() and "grid" in (rows := pd.read_csv(folder / SUBJECTS, keep_default_na=False)):
+        for note, n in rows.loc[rows["grid"] != "", "grid"].value_counts().items():
+            print(f"  {n} of {len(rows)} subjects: {note}")
     summary = results.read_summary(folder / "summary.json")
     print(results.table(summary))
     print(LEGEND)

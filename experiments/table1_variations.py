@@ -69,8 +69,8 @@ class Table:
 
     @property
     def recipe(self) -> Recipe:
-        """What the prepared store keeps, for every row."""
-        return self.baseline.recipe
+        """What the prepared store keeps, for every row: on the grid on which the slices are counted."""
+        return self.variations()["slices80"].config.recipe
 
     def variations(self) -> dict[Name, Variation]:
         """The report's variations, each as what differs from its parent."""

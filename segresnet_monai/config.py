@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
+from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
 from common.subject import CONTRASTS
 
@@ -14,13 +15,15 @@ class Config:
     contrasts: tuple[str, ...] = CONTRASTS
     """Contrasts given to the network, in this order (R)."""
     spacing_mm: float | None = None
-    """Voxel size the network works on; None keeps the scan's own grid, 1 mm in BraTS (R)."""
+    """Voxel size the network works on; None takes 1 mm, BraTS's (R)."""
     crop_voxels: tuple[int, int, int] = (128, 128, 128)
     """Training crop and prediction window, (x, y, z) (R)."""
     crop_from: Literal["volume", "brain"] = "volume"
     """Random crop positions anywhere in the volume (D: the report only says "cropping"), or around the brain."""
     slices: tuple[int, int] | None = None
-    """Axial slices of the scan, first and one after the last, that crops are taken from; None takes them all."""
+    """Axial slices, first and one after the last, that crops are taken from; None takes them all."""
+    extent: tuple[int, int, int] = BRATS_EXTENT
+    """Voxels (x, y, z) of the grid on which ``slices`` are counted; of no account without them (R: BraTS's)."""
     flip_probabilities: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Probability of a flip along x, y and z (flips on all axes: R; probability: D)."""
     intensity_shift_sd: float = 0.1
@@ -122,9 +125,9 @@ class Config:
                 "below a third, so that three labels leave the background a share",
             ),
             (
-                self.slices is None or 0 <= self.slices[0] < self.slices[1],
+                self.slices is None or 0 <= self.slices[0] < self.slices[1] <= self.extent[2],
                 "slices",
-                "a first slice and a later one after the last, or None",
+                f"a first slice and a later one after the last of {self.extent[2]}, or None",
             ),
             (
                 not self.vae or all(side % (2 * factor) == 0 for side in self.crop_voxels),
@@ -164,4 +167,5 @@ class Config:
     @property
     def recipe(self) -> Recipe:
         """What the prepared store keeps for this network."""
-        return Recipe(contrasts=self.contrasts, spacing_mm=self.spacing_mm)
+        extent = None if self.slices is None else self.extent
+        return Recipe(contrasts=self.contrasts, spacing_mm=self.spacing_mm, extent=extent)

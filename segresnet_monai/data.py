@@ -51,20 +51,19 @@ def crop_start(volume: Volume, config: Config, rng: np.random.Generator) -> list
     """First voxel of a random crop, uniform over all positions inside the volume (or that fit around the brain).
 
     Along an axis where the crop is longer than what it is taken from, uniform over the positions that hold all of it.
-    ``config.slices`` stand for the volume or the brain along z. Raises ValueError for a scan that lacks some of them.
+    ``config.slices`` stand for the volume or the brain along z. Raises ValueError for a scan on another grid.
     """
     if config.crop_from == "volume":
         firsts, lengths = [0, 0, 0], list(volume.grid_shape)
     else:
         firsts, lengths = list(volume.box_start), list(volume.box_shape)
     if config.slices is not None:
-        found = volume.source_shape[2]
-        if config.slices[1] > found:
+        if volume.placement.shape != config.extent:
             raise ValueError(
-                f"{volume.id}: expected slices {config.slices[0]} to {config.slices[1] - 1} of config.slices, "
-                f"found {found} slices"
+                f"{volume.id}: expected a scan on the grid of {config.extent} voxels where config.slices are counted, "
+                f"found {volume.placement.shape}"
             )
-        firsts[2], last = (round(edge * volume.grid_shape[2] / found) for edge in config.slices)
+        firsts[2], last = (round(edge * volume.grid_shape[2] / config.extent[2]) for edge in config.slices)
         lengths[2] = last - firsts[2]
     start = []
     for first, length, side in zip(firsts, lengths, config.crop_voxels, strict=True):

@@ -15,7 +15,7 @@ import tyro
 from monai.inferers import sliding_window_inference
 
 from common.files import check_archive
-from common.patient import PatientArguments, report, segment
+from common.patient import PatientArguments, check_files, report, segment
 from common.prepared import Entry
 from common.recipe import Volume
 from common.runs import RunError, read_model_config
@@ -97,10 +97,8 @@ def predict_volume(network: torch.nn.Module, volume: Volume, config: Config) -> 
     Where the network works on another voxel size, its probabilities are interpolated linearly before they are decoded.
     """
     probability = probabilities(network, volume, config).cpu().numpy()
-    probability, region = volume.on_scan(probability, volume.box)
-    labels = np.zeros(volume.source_shape, dtype=np.uint8)
-    labels[region] = decode_labels(probability, config.label_threshold)
-    return labels
+    probability, region = volume.on_working_grid(probability, volume.box)
+    return volume.to_source(decode_labels(probability, config.label_threshold), region)
 
 
 def predict(network: torch.nn.Module, entries: Iterable[Entry], config: Config) -> Iterator[tuple[str, np.ndarray]]:
@@ -126,8 +124,9 @@ def load_run(folder: str | Path, *, device: str | torch.device | None = None) ->
 class Arguments(PatientArguments):
     """Segment one's own patient with a trained SegResNet: four scans in, one segmentation and its volumes in ml out.
 
-    The scans must be as in BraTS: co-registered on one grid, skull-stripped (background exactly 0), 1 mm isotropic; the
-    order and direction of the axes are read from the files. Research software: not for diagnosis.
+    The scans must be as in BraTS: co-registered on one grid and skull-stripped (background exactly 0). The direction of
+    the axes and the voxel size are read from the files; the answer lies on the scans' own grid. Research software: not
+    for diagnosis.
     """
 
     device: str | None = None
@@ -137,6 +136,7 @@ class Arguments(PatientArguments):
 def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m segresnet_monai.predict")
     try:
+        check_files(arguments)
         network, config = load_run(arguments.run, device=arguments.device)
         volumes_ml = segment(arguments, config.recipe, lambda volume: predict_volume(network, volume, config))
     except (ValueError, OSError) as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
 from common.subject import CONTRASTS
 
@@ -30,8 +31,10 @@ class Config:
     intensity: Literal["maximum", "zscore"] = "maximum"
     """Each contrast divided by its scan's maximum (R for 3D, D for 2.5D), or its z-score over non-zero voxels."""
     crop: Ranges = CENTRAL
-    """Part of the scan that the network sees, first voxel and the one after the last along x, y and z (D: the report's
-    24 216 24 216 13 141 contradicts its network's size; with those the crop is resized)."""
+    """Part of the grid of ``extent`` that the network sees, first voxel and the one after the last along x, y and z (D:
+    the report's 24 216 24 216 13 141 contradicts its network's size; with those the crop is resized)."""
+    extent: tuple[int, int, int] = BRATS_EXTENT
+    """Voxels (x, y, z) of the grid on which ``crop`` is counted (R: BraTS's); scans of another are brought to it."""
     shape: tuple[int, int, int] = (128, 128, 128)
     """Voxels (x, y, z) that the crop is resized to (R)."""
     context: int = 0
@@ -106,6 +109,11 @@ class Config:
                 "crop",
                 "three ranges of voxels",
             ),
+            (
+                all(stop <= side for (_, stop), side in zip(self.crop, self.extent, strict=False)),
+                "crop",
+                f"inside the grid of {self.extent}",
+            ),
             (self.levels > 0, "levels", "a positive number"),
             (
                 len(self.shape) == 3
@@ -143,7 +151,9 @@ class Config:
     @property
     def recipe(self) -> Recipe:
         """What the prepared store keeps for this network."""
-        return Recipe(contrasts=self.contrasts, intensity=self.intensity, crop=self.crop, shape=self.shape)
+        return Recipe(
+            contrasts=self.contrasts, intensity=self.intensity, crop=self.crop, shape=self.shape, extent=self.extent
+        )
 
     @property
     def channels(self) -> int:

@@ -18,10 +18,11 @@ import tyro
 
 from common.files import check_seal
 from common.labels import CLASSES
-from common.patient import PatientArguments, report, segment
+from common.patient import PatientArguments, check_files, report, segment
 from common.prepared import Entry
 from common.recipe import Volume
 from common.runs import RunError, read_model_config
+from common.volumes import Box
 from unet_tf.config import Config
 from unet_tf.data import network_input, network_labels
 from unet_tf.model import build_unet
@@ -80,22 +81,29 @@ def probabilities(network: keras.Model, volume: Volume, config: Config) -> np.nd
 def on_scan(grid: np.ndarray, volume: Volume, threshold: float | None = None) -> np.ndarray:
     """Probabilities (class, x, y, z) of the grid as classes, uint8 (x, y, z), on the scan's own grid.
 
-    Probabilities are interpolated linearly before they are decoded; outside the crop is background.
+    Probabilities are interpolated linearly to the working grid and decoded there; outside the crop is background.
     """
-    resampled, region = volume.on_scan(grid, tuple(slice(0, n) for n in volume.grid_shape))
-    labels = np.zeros(volume.source_shape, dtype=np.uint8)
-    labels[region] = decode_labels(resampled, threshold)
-    return labels
+    return volume.to_source(*_decoded(grid, volume, threshold))
 
 
 def postprocess(grid: np.ndarray, volume: Volume, config: Config) -> np.ndarray:
     """Probabilities (class, x, y, z) of the grid as thresholded, cleaned classes uint8 (x, y, z) on the scan's grid."""
-    return clean(
-        on_scan(grid, volume, config.probability_threshold),
+    labels, region = _decoded(grid, volume, config.probability_threshold)
+    whole = np.zeros(volume.placement.shape, dtype=np.uint8)
+    whole[region] = labels
+    cleaned = clean(
+        whole,
         opening_voxels=config.opening_voxels,
         closing_voxels=config.closing_voxels,
         minimum_component_voxels=config.minimum_component_voxels,
     )
+    return volume.placement.to_source(cleaned)
+
+
+def _decoded(grid: np.ndarray, volume: Volume, threshold: float | None) -> tuple[np.ndarray, Box]:
+    """Classes of the box of the working grid that the network's grid covers, and the box."""
+    resampled, region = volume.on_working_grid(grid, tuple(slice(0, n) for n in volume.grid_shape))
+    return decode_labels(resampled, threshold), region
 
 
 def predict_volume(network: keras.Model, volume: Volume, config: Config) -> np.ndarray:
@@ -169,15 +177,17 @@ def _check_numbers_only(path: Path, *, most: int) -> None:
 class Arguments(PatientArguments):
     """Segment one's own patient with a trained U-Net: the scans that it was trained on in, one segmentation out.
 
-    The scans must be as in BraTS: co-registered on one grid of 240 x 240 x 155 voxels of 1 mm, skull-stripped
-    (background exactly 0); the order and direction of the axes are read from the files. Outside the network's crop
-    everything is background. Research software: not for diagnosis.
+    The scans must be as in BraTS: co-registered on one grid and skull-stripped (background exactly 0). The direction of
+    the axes and the voxel size are read from the files, and the brain is brought to where BraTS has it on its grid of
+    240 x 240 x 155 voxels of 1 mm. Outside the network's crop everything is background. Research software: not for
+    diagnosis.
     """
 
 
 def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m unet_tf.predict")
     try:
+        check_files(arguments)
         network, config = load_run(arguments.run)
         volumes_ml = segment(arguments, config.recipe, lambda volume: predict_volume(network, volume, config))
     except (ValueError, OSError) as error:

@@ -88,7 +88,7 @@ def _cases(
             nifti.write(file, subject.convention.from_classes(labels), like=like)
             mark = f"{VIEW_MARK}{view}" if view else ""
             yield f"{case}{mark}", labels, truth, volume.source_spacing_mm
-        if volume.crop_shape != volume.source_shape:
+        if volume.is_cropped:
             for view in [view for view in ("", "geometric_ceiling") if view in compared]:
                 name = f"{view}_inside_crop".removeprefix("_")
                 inside = (np.ascontiguousarray(labels[volume.crop]) for labels in (compared[view], truth))

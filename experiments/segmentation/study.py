@@ -3,7 +3,7 @@
 import hashlib
 import math
 import sys
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -147,6 +147,7 @@ class Study:
         if not training.is_finished and not is_in_use(folder):
             settings = {"experiment": self.experiment, "kind": kind, "name": name, "options": asdict(self.options)}
             settings |= {} if self.backend is None else {"backend": self.backend}
+            settings["grid"] = asdict(config.recipe.grid)
             data = given(self.run.folder, "data")
             describe(
                 folder, config=settings | further | {"model": asdict(config)}, data=data, split=self.split.as_dict()
@@ -240,6 +241,9 @@ def _open(
             )
         print(f"left out {len(left_out)} subjects:\n{listing}", file=sys.stderr)
     good = [subject for subject in cohort.subjects if all(subject.id in each.entries for each in stores)]
+    brought = {subject.id: str(store.entries[subject.id].placement) for subject in good}
+    for done, n in Counter(filter(None, brought.values())).items():
+        print(f"note: {n} of {len(good)} subjects were {done}", file=sys.stderr)
     equal = equal_content({s.id: ChainMap(*(each.entries[s.id].contents for each in stores)) for s in good})
     good = as_one_patient(good, equal)
     shares = {subject.id: store.entries[subject.id].geometry["labelled_fraction"] for subject in good}
@@ -263,6 +267,7 @@ def _open(
         "fingerprint": hashlib.sha256(repr(sorted(fingerprints.items())).encode()).hexdigest()[:16],
         "subjects": fingerprints,
         "left_out": [str(problem) for problem in problems],
+        "brought_to_grid": {subject: done for subject, done in brought.items() if done},
         "masks": cohort.notes,
         "equal_content": equal,
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
@@ -271,6 +276,7 @@ def _open(
     def is_same(written: dict[str, Any]) -> bool:
         return (
             same_settings(written["config"]["model"], config)
+            and ("grid" in written["config"] or not data["brought_to_grid"])  # older runs took scans as they lay
             and written["config"].get("backend", DEFAULT_BACKEND) == (backend or DEFAULT_BACKEND)
             and written["config"]["options"]["empty_masks"] == options.empty_masks
             and written["data"]["fingerprint"] == data["fingerprint"]
@@ -287,6 +293,7 @@ def _open(
     if not run.is_finished:
         settings = {"experiment": experiment, "options": asdict(options), "model": asdict(config)}
         settings |= {} if backend is None else {"backend": backend}
+        settings["grid"] = asdict(config.recipe.grid)
         run.describe(config=settings, data=data, split=split.as_dict())
     return Study(
         experiment=experiment,

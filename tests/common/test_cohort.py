@@ -26,8 +26,9 @@ MSD_JSON = {
 
 
 def volume(contrast, shape=SHAPE):
-    """A different image for each contrast."""
-    return np.random.default_rng(CONTRASTS.index(contrast)).integers(1, 1000, shape).astype(np.int16)
+    """A different image for each contrast, on a background of 0."""
+    inner = np.random.default_rng(CONTRASTS.index(contrast)).integers(1, 1000, [n - 2 for n in shape[:3]])
+    return np.pad(inner, 1).astype(np.int16)
 
 
 def classes(shape=SHAPE):
@@ -422,7 +423,7 @@ def test_the_audit_lists_every_damage_at_once(tmp_path, n_jobs):
 def test_all_problems_of_one_subject(tmp_path):
     folder = subject_2018(tmp_path, "BraTS2021_00001")
     save(folder / "BraTS2021_00001_flair.nii.gz", np.zeros(SHAPE, np.int16))
-    save(folder / "BraTS2021_00001_t1.nii.gz", volume("T1", (2, 2, 2)))
+    save(folder / "BraTS2021_00001_t1.nii.gz", volume("T1", (4, 4, 4)))
     (folder / "BraTS2021_00001_t2.nii.gz").write_bytes(b"\x1f\x8b")
     (subject,) = find_subjects(tmp_path).subjects
     assert sorted(p.file.name.split("_")[-1] for p in examine(subject).problems) == [
@@ -569,7 +570,8 @@ def test_one_scan_under_two_ids_is_named(tmp_path):
     for number, name in enumerate(("Brats17_A_1", "BraTS19_B_1", "Brats18_C_1")):
         folder = subject_2018(tmp_path, name)
         for contrast in CONTRASTS:
-            own = np.random.default_rng([number, CONTRASTS.index(contrast)]).integers(1, 90, SHAPE).astype(np.int16)
+            rng = np.random.default_rng([number, CONTRASTS.index(contrast)])
+            own = np.pad(rng.integers(1, 90, [n - 2 for n in SHAPE]), 1).astype(np.int16)
             save(folder / f"{name}_{contrast.lower()}.nii.gz", own)
     other = nib.load(tmp_path / "Brats17_A_1" / "Brats17_A_1_t1.nii.gz")
     again = other.as_reoriented(nib.orientations.axcodes2ornt("PSR"))

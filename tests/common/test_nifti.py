@@ -241,7 +241,7 @@ def header_of(shape, dtype=np.int16, **fields):
         (header_of((2, 2, 2), sform_code=1, srow_x=[np.nan] * 4), "invertible affine"),
         (header_of((2, 2, 2), scl_slope=2, scl_inter=np.inf), "not valid"),
         (b"\x00" * 400, "begins with 348"),
-        (b"", "begins with 348"),
+        (b"", "begins with 348|an empty file"),
         (header_of((2, 2, 2))[:300], "ends inside its header"),
     ],
 )
@@ -406,3 +406,30 @@ def test_real_scans_are_read_as_nibabel_reads_them(real_data):
         assert scan.data.dtype == oracle.get_data_dtype()
         np.testing.assert_array_equal(scan.affine, oracle.affine)
         assert scan.spacing_mm == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\n<html><title>503</title>" + bytes(400), "a web page in place of the scan"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:77", "a Git LFS pointer in place of the scan"),
+        (b"", "an empty file|begins with 348"),
+    ],
+)
+def test_what_is_no_scan_is_told(tmp_path, content, why, suffix):
+    path = tmp_path / f"scan{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match=why):
+        nifti.read(path)
+
+
+def test_a_name_that_lies_about_compression_is_told(tmp_path):
+    plain = nib.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4)).to_bytes()
+    for name, content, wanted in (
+        ("a.nii.gz", plain, r"a\.nii\.gz: a plain NIfTI file, .* it should end in \.nii$"),
+        ("b.nii", gzip.compress(plain), r"b\.nii: a gzip file, .* it should end in \.nii\.gz$"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ScanError, match=wanted):
+            nifti.read(tmp_path / name)

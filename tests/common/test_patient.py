@@ -1,17 +1,20 @@
 """One's own patient, for a network that is nothing but a rule: what is refused, and where the answer is written."""
 
+import json
+import os
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from common.patient import PatientArguments, report, segment
+from common.patient import PatientArguments, check_files, report, segment
 from common.recipe import Recipe
 from tests.cohorts import LPS_AFFINE, make_subject
 
+SHAPE = (40, 48, 36)
 CROP = ((4, 30), (6, 40), (3, 33))
-RECIPE = Recipe(contrasts=("FLAIR", "T1ce"), crop=CROP, intensity="maximum")
+RECIPE = Recipe(contrasts=("FLAIR", "T1ce"), crop=CROP, extent=SHAPE, intensity="maximum")
 
 
 def save(path, data, affine=LPS_AFFINE):
@@ -29,10 +32,8 @@ def patient(tmp_path):
 
 def bright(volume):
     """Class 3 where T1ce, divided by its maximum, exceeds 0.6; 1 where FLAIR does; on the scan's own grid."""
-    values, region = volume.on_scan(volume.image(), volume.box)
-    labels = np.zeros(volume.source_shape, np.uint8)
-    labels[region] = np.select([values[1] > 0.6, values[0] > 0.6], [3, 1])
-    return labels
+    values, region = volume.on_working_grid(volume.image(), volume.box)
+    return volume.to_source(np.select([values[1] > 0.6, values[0] > 0.6], [3, 1]), region)
 
 
 def expected_labels(images):
@@ -91,12 +92,12 @@ def test_a_missing_contrast_is_named_with_the_options_that_are_needed(patient, t
     segment(replace(arguments, t2=tmp_path / "nowhere.nii.gz"), RECIPE, bright)
 
 
-def test_a_scan_that_does_not_hold_the_crop_is_named(patient):
+def test_a_brain_that_does_not_fit_the_grid_is_named(patient):
     arguments, images = patient
     for name in ("flair", "t1ce"):
-        save(getattr(arguments, name), images[name][:, :, :32])
-    wanted = r"flair\.nii\.gz: expected a volume that holds the crop \[4:30\] x \[6:40\] x \[3:33\]"
-    with pytest.raises(ValueError, match=wanted + ", found 40 x 48 x 32 voxels"):
+        save(getattr(arguments, name), images[name].repeat(2, axis=1))
+    wanted = r"flair\.nii\.gz: its brain measures 33 x 82 x 31 voxels, which do not fit into the grid of 40 x 48 x 36"
+    with pytest.raises(ValueError, match=wanted):
         segment(arguments, RECIPE, bright)
     assert not arguments.output.exists()
 
@@ -109,6 +110,74 @@ def test_the_scan_without_brain_in_the_crop_is_the_one_that_is_named(patient):
     with pytest.raises(ValueError, match=r"t1ce\.nii\.gz: T1ce: expected brain inside the crop, found zeros only"):
         segment(arguments, RECIPE, bright)
     save(arguments.t1ce, -images["t1ce"])
-    with pytest.raises(ValueError, match=r"t1ce\.nii\.gz: T1ce: expected a positive maximum to divide by, found 0"):
+    with pytest.raises(ValueError, match=r"T1ce: no voxel is above 0, the largest is 0: .*t1ce\.nii\.gz"):
         segment(arguments, RECIPE, bright)
     assert not arguments.output.exists()
+
+
+def test_a_scan_is_never_written_over(patient, tmp_path):
+    arguments, _ = patient
+    before = arguments.flair.read_bytes()
+    soft, hard = tmp_path / "soft.nii.gz", tmp_path / "hard.nii.gz"
+    soft.symlink_to(arguments.flair)
+    hard.hardlink_to(arguments.flair)
+    spelled = tmp_path / "x" / ".." / "flair.nii.gz"
+    (tmp_path / "x").mkdir()
+    for output in (arguments.flair, soft, hard, spelled):
+        with pytest.raises(ValueError, match="expected another file to write to, this one is the FLAIR scan"):
+            check_files(replace(arguments, output=output))
+    with pytest.raises(ValueError, match=r"expected a scan of its own for T1ce, found the one given for FLAIR"):
+        check_files(replace(arguments, t1ce=soft))
+    # one that the network does not need, too
+    with pytest.raises(ValueError, match="this one is the T2 scan"):
+        segment(replace(arguments, t2=arguments.output), RECIPE, bright)
+    assert arguments.flair.read_bytes() == before
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(patient, tmp_path):
+    arguments, _ = patient
+    (tmp_path / "folder.nii.gz").mkdir()
+    os.mkfifo(tmp_path / "pipe.nii")
+    for name, wanted in {
+        "seg.mha": r"expected a name that ends in \.nii or \.nii\.gz",
+        "folder.nii.gz": "expected the name of a file to write, found a folder",
+        "pipe.nii": "found a device or a pipe",
+        "flair.nii.gz/seg.nii.gz": "cannot be written",
+    }.items():
+        with pytest.raises((ValueError, OSError), match=wanted):
+            check_files(replace(arguments, output=tmp_path / name))
+    check_files(replace(arguments, output=tmp_path / "new" / "deeper" / "seg.nii.gz"))
+
+
+def test_a_network_trained_on_another_grid_is_refused(patient, capsys):
+    arguments, _ = patient
+    arguments.run.mkdir()
+    told = {"axes": "LPS", "spacing_mm": 1.0, "extent": list(SHAPE)}
+    for change, refused in (({}, False), ({"axes": "RAS"}, True), ({"extent": None}, True), ({"spacing_mm": 2}, True)):
+        (arguments.run / "config.json").write_text(json.dumps({"grid": told | change}))
+        if refused:
+            with pytest.raises(ValueError, match="expected a network trained on the grid"):
+                segment(arguments, RECIPE, bright)
+        else:
+            segment(arguments, RECIPE, bright)
+            assert "does not say on which grid" not in capsys.readouterr().err
+    (arguments.run / "config.json").write_text("{}")
+    segment(arguments, RECIPE, bright)
+    assert "does not say on which grid" in capsys.readouterr().err
+
+
+def test_a_padded_scan_is_answered_on_its_own_grid(patient, capsys):
+    arguments, images = patient
+    for name in ("flair", "t1ce"):
+        data = np.pad(images[name], ((7, 2), (0, 5), (11, 3)))
+        save(
+            getattr(arguments, name),
+            data,
+            np.diag([-1.0, -1, 1, 1]) + np.pad([[50.0], [20], [9], [0]], ((0, 0), (3, 0))),
+        )
+    segment(arguments, replace(RECIPE, crop=tuple((0, n) for n in SHAPE)), bright)
+    written = np.asarray(nib.load(arguments.output).dataobj)
+    flair, t1ce = (images[name] / images[name].max() > 0.6 for name in ("flair", "t1ce"))
+    expected = np.pad(np.select([t1ce, flair], [4, 1]), ((7, 2), (0, 5), (11, 3)))
+    np.testing.assert_array_equal(written, expected)
+    assert "brought from 49 x 53 x 50 to 40 x 48 x 36 voxels by its brain's box" in capsys.readouterr().err

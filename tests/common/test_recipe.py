@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from common import recipe as recipes
 from common import volumes
 from common.cohort import find_subjects
+from common.grid import Grid, Placement, bring
 from common.nifti import Scan
 from common.prepared import prepare
-from common.recipe import Recipe, Volume, misfit, transform
+from common.recipe import Recipe, Volume, misfit
 from tests.cohorts import write_cohort, write_subject
 
 SHAPE = (20, 18, 14)
@@ -36,6 +38,11 @@ def subject(seed=0, dtype=np.int16, largest=1500):
     labels = np.zeros(SHAPE, np.uint8)
     labels[1:13, 6:18, 2:10] = rng.permutation(4).reshape(2, 2, 1).repeat(6, 0).repeat(6, 1).repeat(8, 2)
     return scans, labels
+
+
+def transform(name, scans, labels, recipe):
+    """The recipe on scans whose own frame is the working grid."""
+    return recipes.transform(name, bring(scans, labels, Grid(spacing_mm=None)), recipe)
 
 
 def on_grid(volume, box):
@@ -221,15 +228,15 @@ def test_values_of_an_unresized_crop_come_back_at_its_place():
     scans, labels = subject()
     volume = transform("a", scans, labels, Recipe(contrasts=CONTRASTS, crop=CROP))
     values = np.random.default_rng(0).normal(size=(3, *volume.box_shape)).astype(np.float32)
-    found, region = volume.on_scan(values, volume.box)
+    found, region = volume.on_working_grid(values, volume.box)
     np.testing.assert_array_equal(found, values)
     # what the volume holds goes back to where the scan has it
-    image, _ = volume.on_scan(volume.image(), volume.box)
+    image, _ = volume.on_working_grid(volume.image(), volume.box)
     for number, name in enumerate(CONTRASTS):
         expected = normalised(scans[name], "zscore")[region]
         assert np.abs(image[number] - expected).max() <= 0.505 * volume.steps[number] + 1e-6
     part = (slice(2, 5), slice(0, 14), slice(7, 8))
-    found, region = volume.on_scan(np.ones((1, 3, 14, 1)), part)
+    found, region = volume.on_working_grid(np.ones((1, 3, 14, 1)), part)
     assert region == (slice(5, 8), slice(2, 16), slice(11, 12))
     np.testing.assert_array_equal(found, np.ones((1, 3, 14, 1)))
 
@@ -244,7 +251,7 @@ def test_values_of_a_resized_crop_come_back_resampled_at_its_place(shape, box):
     grid[:, *box] = np.random.default_rng(0).normal(size=grid[:, *box].shape)
     expected = np.zeros((3, *SHAPE), np.float32)
     expected[:, *INSIDE] = volumes.resize(grid, (16, 14, 8))
-    values, region = volume.on_scan(grid[:, *box], box)
+    values, region = volume.on_working_grid(grid[:, *box], box)
     found = np.zeros_like(expected)
     found[:, *region] = values
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -253,8 +260,9 @@ def test_values_of_a_resized_crop_come_back_resampled_at_its_place(shape, box):
 
 @pytest.mark.parametrize("shape", [(8, 7, 4), (16, 28, 24), (32, 14, 8)])
 def test_a_linear_field_keeps_its_place_on_the_way_to_the_scan(shape):
-    volume = Volume("a", np.zeros((1, *shape), np.int16), (1.0,), shape, (0, 0, 0), (3, 2, 4), (16, 14, 8), SHAPE,
-                    (1.0, 1.0, 1.0), None)  # fmt: skip
+    own = Placement(source_shape=SHAPE, source_spacing_mm=(1.0, 1.0, 1.0), source_axes="LPS", axes="LPS",
+                    resampled_shape=SHAPE, start=(0, 0, 0), shape=SHAPE, placed_by="")  # fmt: skip
+    volume = Volume("a", np.zeros((1, *shape), np.int16), (1.0,), shape, (0, 0, 0), (3, 2, 4), (16, 14, 8), None, own)
 
     def field(x, y, z):  # of places in the scan, in voxels
         return 0.5 * x - 0.25 * y + 2 * z + 1
@@ -264,7 +272,7 @@ def test_a_linear_field_keeps_its_place_on_the_way_to_the_scan(shape):
         return start - 0.5 + (np.arange(shape[axis]) + 0.5) * length / shape[axis]
 
     values = field(*np.meshgrid(*map(places, range(3)), indexing="ij"))
-    found, region = volume.on_scan(values[None], volume.box)
+    found, region = volume.on_working_grid(values[None], volume.box)
     assert region == INSIDE
     x, y, z = np.meshgrid(*(np.arange(s.start, s.stop) for s in region), indexing="ij")
     inner = (slice(2, -2),) * 3  # beyond the last centre there is nothing to interpolate with
@@ -274,8 +282,8 @@ def test_a_linear_field_keeps_its_place_on_the_way_to_the_scan(shape):
 @pytest.mark.parametrize(
     "recipe",
     [
-        Recipe(crop=((8, 32), (8, 40), (6, 30)), intensity="maximum"),
-        Recipe(crop=((8, 32), (8, 40), (6, 30)), shape=(12, 16, 12), contrasts=("T2", "FLAIR")),
+        Recipe(crop=((8, 32), (8, 40), (6, 30)), extent=(40, 48, 36), intensity="maximum"),
+        Recipe(crop=((8, 32), (8, 40), (6, 30)), extent=(40, 48, 36), shape=(12, 16, 12), contrasts=("T2", "FLAIR")),
         Recipe(shape=(20, 24, 18), intensity="maximum"),
     ],
 )
@@ -294,20 +302,24 @@ def test_a_cropped_volume_is_the_same_after_storing_and_reopening(tmp_path, reci
             k: v for k, v in vars(expected).items() if k != "voxels"
         }
         np.testing.assert_array_equal(found.voxels, expected.voxels)
-    other = prepare(subjects, Recipe(crop=((8, 32), (8, 40), (6, 29))), tmp_path / "store", n_jobs=1)
+    other = prepare(
+        subjects, Recipe(crop=((8, 32), (8, 40), (6, 29)), extent=(40, 48, 36)), tmp_path / "store", n_jobs=1
+    )
     assert other.prepared == 2
 
 
 def test_a_subject_that_does_not_fit_the_crop_is_a_problem_of_its_own(tmp_path):
     write_cohort(tmp_path / "scans", 2)
-    write_subject(tmp_path / "scans", "BraTS_small", 5, shape=(40, 48, 28))
+    write_subject(tmp_path / "scans", "BraTS_long", 5, shape=(40, 48, 50))
     subjects = find_subjects(tmp_path / "scans").subjects
-    store = prepare(subjects, Recipe(crop=((8, 32), (8, 40), (6, 30))), tmp_path / "store", n_jobs=1)
+    store = prepare(
+        subjects, Recipe(crop=((8, 32), (8, 40), (6, 30)), extent=(40, 48, 36)), tmp_path / "store", n_jobs=1
+    )
     assert sorted(store.entries) == ["BraTS_000", "BraTS_001"]
     assert [(problem.subject, problem.what) for problem in store.problems] == [
-        ("BraTS_small", "expected a volume that holds the crop [8:32] x [8:40] x [6:30], found 40 x 48 x 28 voxels")
+        ("BraTS_long", "its brain measures 33 x 41 x 41 voxels, which do not fit into the grid of 40 x 48 x 36")
     ]
-    assert not list((tmp_path / "store").rglob("BraTS_small*"))
+    assert not list((tmp_path / "store").rglob("BraTS_long*"))
 
 
 def test_the_middle_of_a_real_scan_divided_by_its_maximum(real_data, tmp_path):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from common.cohort import find_subjects
 from experiments import cohort
 from experiments.base.results import reported
 from tests.cohorts import LPS_AFFINE
@@ -212,3 +213,28 @@ def test_without_data_both_embedded_cohorts_are_checked(cohort_folder, tmp_path,
     assert folder.name.startswith("phantoms-")
     assert (found["subjects"]["value"], found["mgmt_patients"]["value"]) == (6, 3)
     assert all(line["synthetic"] for line in found.values())
+
+
+def test_slices_are_counted_on_the_grid_of_brats_or_not_at_all(tmp_path):
+    """Padded and turned, a subject has the counts it had; a head too long for the grid has none, and the reason."""
+    write(tmp_path, "A", (slice(90, 110), slice(100, 140), slice(50, 75)), [1, 2, 4])
+    for name in ("B", "C"):
+        (tmp_path / name).mkdir()
+        for suffix in ("flair", "t1", "t1ce", "t2", "seg"):
+            data = np.asarray(nib.load(tmp_path / "A" / f"A_{suffix}.nii.gz").dataobj)
+            data = np.pad(data, ((7, 9), (16, 0), (40, 61))) if name == "B" else data.repeat(2, axis=2)
+            image = nib.as_closest_canonical(nib.Nifti1Image(data, LPS_AFFINE))
+            nib.save(image, tmp_path / name / f"{name}_{suffix}.nii.gz")
+    a, b, c = (cohort.measure(subject) for subject in find_subjects(tmp_path).subjects)
+    counted = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")
+    # By the middle of its box, a block of slices 30 to 129 lies 8 slices lower than in A, where it is left alone.
+    assert [a[name] for name in counted] == [20000 / 128**3, 100, 25, 15 / 25]
+    assert [b[name] for name in counted] == [20000 / 128**3, 100, 25, 7 / 25]
+    assert (
+        "turned from RAS to LPS, brought from 256 x 256 x 256 to 240 x 240 x 155 voxels by its brain's box" in b["grid"]
+    )
+    assert all(np.isnan(c[name]) for name in counted)
+    assert c["grid"].startswith("not checked: its brain measures 120 x 120 x 200 voxels")
+    line = {each.key: each.value for each in cohort.claims(pd.DataFrame([c]), 0, 0, synthetic=True)}
+    assert line["cohort.slices_with_brain"] == "not checked: no scan could be brought to BraTS's grid"
+    assert line["cohort.subjects_kept"] == line["cohort.slices_with_brain"]

@@ -19,12 +19,20 @@ SCAN = ("0", "40", "0", "48", "0", "36")  # of the tiny subjects
 TABLE = (
     *(word.replace("--model.", "--model.baseline.") for word in TINY),
     *("--model.baseline.epochs", "1", "--model.slices", "8", "28", "--model.crop-slices", "20"),
+    *("--model.baseline.extent", *SCAN[1::2]),
     *("--model.further-epochs", "1"),
 )
 
 
 def unet(prefix="--model", *shape):
-    settings = {"crop": SCAN, "shape": shape, "levels": ("2",), "filters": ("2",), "epochs": ("2",)}
+    settings = {
+        "crop": SCAN,
+        "extent": SCAN[1::2],
+        "shape": shape,
+        "levels": ("2",),
+        "filters": ("2",),
+        "epochs": ("2",),
+    }
     words = [word for name, values in settings.items() for word in (f"{prefix}.{name}", *values)]
     return [*words, f"{prefix}.minimum-component-voxels", "1"]
 

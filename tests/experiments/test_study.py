@@ -26,7 +26,7 @@ VIEWS = ("thin", "inside_crop", "geometric_ceiling", "geometric_ceiling_inside_c
 class Stub:
     """As much of a network's configuration as a study needs."""
 
-    recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",), crop=CROP))
+    recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",), crop=CROP, extent=(40, 48, 36)))
 
 
 @dataclass(frozen=True)

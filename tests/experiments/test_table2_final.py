@@ -168,6 +168,7 @@ def test_the_row_of_the_table_of_variations_is_taken_over(run_module, cohort, tm
         *("--model.baseline.decoder-blocks", "1", "--model.baseline.epochs", "1"),
         *("--model.baseline.crops-per-epoch", "2", "--model.baseline.validate-every", "1"),
         *("--model.slices", "8", "28", "--model.crop-slices", "20", "--model.further-epochs", "1"),
+        *("--model.baseline.extent", "40", "48", "36"),
     ]
     done = run_module("experiments.table1_variations", "--data", cohort, *one_epoch, "--rows", "dice_ce_extended")
     assert done.returncode == 0, done.stderr
@@ -177,6 +178,7 @@ def test_the_row_of_the_table_of_variations_is_taken_over(run_module, cohort, tm
     baseline = table1_variations.DEMO.baseline
     same = (
         *("--model.slices", "8", "28", "--model.crop-voxels", "24", "24", "20", "--model.continued-from", "1"),
+        *("--model.extent", "40", "48", "36"),
         *("--model.learning-rate", baseline.learning_rate, "--model.initial-probability", baseline.initial_probability),
     )
     arguments = ("--data", cohort, *TINY, *same)

@@ -205,8 +205,8 @@ def test_scans_that_the_network_cannot_take_are_refused(patient, tmp_path):
     with pytest.raises(ValueError, match=r"affine differs.*t1\.nii\.gz"):
         segment_with_run(arguments)
     for name, data in images.items():
-        nib.save(nib.Nifti1Image(data, affine @ np.diag([2.0, 1, 1, 1])), getattr(arguments, name))
-    with pytest.raises(ValueError, match="expected voxels of 1 mm as in BraTS, found 2 x 1 x 1 mm"):
+        nib.save(nib.Nifti1Image(data, affine @ np.diag([1e3, 1e3, 1e3, 1])), getattr(arguments, name))
+    with pytest.raises(ValueError, match=r"expected voxels of 0\.1 to 20 mm, found 1000 x 1000 x 1000 mm"):
         segment_with_run(arguments)
     arguments.flair.write_bytes(arguments.flair.read_bytes()[:-20])
     with pytest.raises(nifti.ScanError, match=r"flair\.nii\.gz"):

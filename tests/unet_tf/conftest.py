@@ -13,7 +13,7 @@ CROP = ((4, 36), (8, 40), (2, 34))
 @pytest.fixture(scope="session")
 def config_3d():
     """A small 3D network on a crop of the tiny subjects that holds the whole tumour, at their own voxel size."""
-    return Config(crop=CROP, shape=(32, 32, 32), filters=2, levels=2, workers=1)
+    return Config(crop=CROP, extent=(40, 48, 36), shape=(32, 32, 32), filters=2, levels=2, workers=1)
 
 
 @pytest.fixture(scope="session")

@@ -461,10 +461,12 @@ def test_a_missing_contrast_is_named(config_25d, patient, tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_volume_smaller_than_the_crop_is_refused(config_3d, patient, tmp_path, monkeypatch):
+def test_a_brain_larger_than_the_grid_is_refused(config_3d, patient, tmp_path, monkeypatch):
     _, _, _, command = patient
-    run = write_run(tmp_path / "run", replace(config_3d, crop=((0, 64), (0, 48), (0, 36))))
-    with pytest.raises(SystemExit, match=r"error: .*holds the crop \[0:64\] x \[0:48\] x \[0:36\], found 40 x 48 x 36"):
+    run = write_run(tmp_path / "run", replace(config_3d, crop=((0, 32),) * 3, extent=(32, 40, 36)))
+    with pytest.raises(
+        SystemExit, match=r"error: .*brain measures 33 x 41 x 31 voxels, which do not fit into the grid of 32 x 40 x 36"
+    ):
         command(monkeypatch, run, ALL)
 
 
