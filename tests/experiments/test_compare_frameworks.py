@@ -6,23 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, fields, replace
-from itertools import combinations, product
+from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
-from scipy import stats
 
-from common.splits import Split
 from experiments import table1_variations, unet3d, unet25d
 from experiments.base.results import reported
 from experiments.compare_frameworks import DEMO, PAPER, FrameworkOptions, main
-from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, processes, summary, table
-from experiments.comparison.models import COMPARED, compare, read_cases
-from experiments.comparison.summary import claims, label
+from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, processes
+from experiments.comparison.models import COMPARED
 from experiments.segmentation.study import Options, Refused, study
 from tests.cohorts import write_cohort, write_subject
 from tests.experiments.conftest import ROOT
@@ -164,15 +159,6 @@ def test_a_failed_process_says_why_and_the_next_one_begins_anew(start, name, sai
     assert start("works") is None
 
 
-def test_what_an_interpreter_lacks_is_named(start, tmp_path):
-    assert start("works", packages=("numpy", "no_such_package", "nor_this")) == (
-        f"not installed: no_such_package, nor_this (for {sys.executable})\n"
-    )
-    nowhere = tmp_path / "bin" / "python"
-    assert start("works", python=nowhere).startswith(f"{nowhere}: expected a Python interpreter, found: ")
-    assert not (tmp_path / "result").exists()
-
-
 def alive(pid):
     """Whether a process runs; one that has ended and waits to be collected does not."""
     status = Path(f"/proc/{pid}/status")
@@ -204,282 +190,10 @@ def test_the_process_ends_with_the_command_even_when_that_is_killed(start, tmp_p
 # Comparing ------------------------------------------------------------------------------------------------------------
 
 
-def random_scores(n_cases, models=tuple(MODELS)):
-    """(model, case) -> metrics; every model in an order of cases of its own."""
-    rng = np.random.default_rng(n_cases)
-    frames = []
-    for model in models:
-        frame = pd.DataFrame(rng.random((n_cases, len(COMPARED))), columns=COMPARED)
-        frames.append(
-            frame.assign(model=model, case=[f"case{i}" for i in range(n_cases)]).sample(frac=1, random_state=1)
-        )
-    return pd.concat(frames).set_index(["model", "case"])
-
-
-def test_pairs_are_compared_case_by_case_and_corrected_together():
-    scores = random_scores(8)
-    scores.loc[("unet3d", "case3"), "hd_TC"] = np.nan  # no score under the policy
-    found = compare(scores)
-    expected = [(*pair, metric) for pair, metric in product(combinations(MODELS, 2), COMPARED)]
-    assert list(found[["model", "against", "metric"]].itertuples(index=False, name=None)) == expected
-    p_values = []
-    for row in found.itertuples():
-        difference = np.array(
-            [
-                scores.loc[(row.model, f"case{i}"), row.metric] - scores.loc[(row.against, f"case{i}"), row.metric]
-                for i in range(8)
-            ]
-        )
-        difference = difference[~np.isnan(difference)]
-        assert row.n == difference.size == (7 if row.metric == "hd_TC" and "unet3d" in (row.model, row.against) else 8)
-        assert row.difference == pytest.approx(difference.mean())
-        assert row.low < row.difference < row.high
-        p_values.append(stats.wilcoxon(difference).pvalue)
-        assert row.p == pytest.approx(p_values[-1])
-        assert row.higher_is_better == row.metric.startswith(("dice", "mean"))
-    # Holm by its definition: the smallest level at which the step-down procedure would reject.
-    adjusted = []
-    for p in p_values:
-        ranked = sorted(p_values)
-        adjusted.append(min(1, max((len(ranked) - k) * other for k, other in enumerate(ranked) if other <= p)))
-    assert found["p_holm"].to_numpy() == pytest.approx(adjusted)
-
-
-@pytest.mark.parametrize(("n_cases", "tested"), [(1, False), (2, False), (3, True)])
-def test_few_cases_have_differences_but_no_test(n_cases, tested):
-    found = compare(random_scores(n_cases))
-    assert found["difference"].notna().all()
-    for column in ("low", "high", "p", "p_holm"):
-        assert found[column].notna().all() == tested
-        assert found[column].notna().any() == tested
-
-
-def test_a_model_without_scores_is_in_no_pair():
-    found = compare(random_scores(4, ("segresnet", "unet25d")))
-    assert set(found[["model", "against"]].itertuples(index=False, name=None)) == {("segresnet", "unet25d")}
-    assert compare(random_scores(4, ("unet3d",))).empty
-
-
-@dataclass
-class Opened:
-    folder: Path
-
-
-@dataclass
-class Finished:
-    """As much of a study as reading its models' cases needs."""
-
-    run: Opened
-    split: Split
-
-
-@pytest.fixture
-def scored(tmp_path):
-    """A study whose models have scored the cases given."""
-
-    def write(**cases):
-        for model, names in cases.items():
-            folder = tmp_path / "models" / model
-            folder.mkdir(parents=True)
-            (folder / "summary.json").write_text("[]")
-            views = [{"case": name, "dice_NCR": 0.5, "view": view} for name in names for view in ("", "inside_crop")]
-            pd.DataFrame(views).to_csv(folder / "cases.csv", index=False)
-        return Finished(Opened(tmp_path), Split("split", ("000",), ("001",), ("002", "003")))
-
-    return write
-
-
-def test_cases_of_all_models_are_put_together(scored):
-    found = read_cases(scored(segresnet=("002", "003"), unet25d=("003", "002")))
-    assert list(found.columns[:2]) == ["model", "case"]
-    labels = found[found["view"] == ""]
-    assert labels[["model", "case"]].to_numpy().tolist() == [
-        ["segresnet", "002"],
-        ["segresnet", "003"],
-        ["unet25d", "003"],
-        ["unet25d", "002"],
-    ]
-
-
-@pytest.mark.parametrize("cases", [("002",), ("002", "004"), ("002", "003", "004"), ("002", "003", "003")])
-def test_a_model_scored_on_other_cases_is_an_error(scored, cases):
-    with pytest.raises(Refused, match=r"unet3d/cases.csv: expected one row of each test case, \['002', '003'\], found"):
-        read_cases(scored(segresnet=("002", "003"), unet3d=cases))
-
-
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def comparisons_of(differences, p_holm, n=8):
-    """comparisons.csv of SegResNet and the 3D U-Net. differences, p_holm: one number for all metrics, or by metric."""
-
-    def of(values, metric):
-        return values.get(metric, 0.0) if isinstance(values, dict) else values
-
-    rows = [
-        {"model": "segresnet", "against": "unet3d", "metric": metric, "difference": of(differences, metric), "n": n,
-         "p_holm": of(p_holm, metric), "higher_is_better": not metric.startswith("hd")}
-        for metric in COMPARED
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def costs_of(seconds=(9.0, 4.0, 2.0), memory=(5.0, 4.0, 3.0), states=("finished",) * 3):
-    frame = pd.DataFrame({"model": list(MODELS), "state": states, "epochs": (35, 45, 30)})
-    return frame.assign(seconds_per_epoch=seconds, peak_memory_mib=memory)
-
-
-def test_a_metric_without_a_case_that_both_have_a_score_for_is_not_called_better():
-    """Under the policy ``ignore``: a difference that is not defined is neither above nor below 0."""
-    comparisons = comparisons_of(float("nan"), float("nan"), n=0)
-    found = claims(costs_of(), comparisons)
-    assert found["segresnet_against_unet3d"] == found["segresnet_better_on"]
-    assert found["segresnet_better_on"] == ("not compared: no case that both have a score for", 0)
-    some = comparisons_of({"dice_ED": 0.1, "hd_TC": float("nan")}, 0.01)
-    some.loc[some["metric"] == "hd_TC", "n"] = 0
-    assert claims(costs_of(), some)["segresnet_better_on"] == ("Dice ED; told apart: Dice ED", 8)
-
-
-@pytest.mark.parametrize(
-    ("difference", "p", "n", "words"),
-    [
-        (0.021, 0.3, 8, "0.021 higher mean Dice (p = 0.3): not told apart"),
-        (-0.1, 0.0123, 80, "0.100 lower mean Dice (p = 0.012): worse"),
-        (0.1, 0.049, 80, "0.100 higher mean Dice (p = 0.049): better"),
-        (0.1, float("nan"), 1, "0.100 higher mean Dice; no test with 1 test case"),
-        (0.1, float("nan"), 2, "0.100 higher mean Dice; no test with 2 test cases"),
-    ],
-)
-def test_segresnet_against_unet3d_in_words(difference, p, n, words):
-    comparisons = comparisons_of({"mean_dice": difference}, p, n)
-    assert claims(costs_of(), comparisons)["segresnet_against_unet3d"] == (words, n)
-
-
-@pytest.mark.parametrize(
-    ("differences", "p", "words"),
-    [
-        ({"dice_NCR": 0.1, "dice_ED": -0.1, "hd_TC": -3.0, "hd_WT": 2.0}, 0.2, "Dice NCR and HD TC; told apart: none"),
-        (
-            {"dice_NCR": 0.1, "dice_ET": 0.2, "hd_TC": -3.0, "hd_WT": -1.0},
-            {"dice_NCR": 0.2, "dice_ED": 0.01, "dice_ET": 0.01, "hd_TC": 0.04, "hd_WT": 1.0},
-            "Dice NCR, Dice ET, HD TC and HD WT; told apart: Dice ET and HD TC",
-        ),
-        ({"hd_WT": -1.0}, float("nan"), "HD WT; no test with 8 test cases"),
-        ({"dice_NCR": -0.1, "hd_TC": 4.0}, 0.001, "none of the five"),
-    ],
-)
-def test_segresnet_better_on_in_words(differences, p, words):
-    assert claims(costs_of(), comparisons_of(differences, p))["segresnet_better_on"] == (words, 8)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "memory", "words"),
-    [
-        ((4.0, 2.0), (8.0, 6.0), "faster (0.50 times the seconds per epoch), with less memory (0.75 times the peak)"),
-        (
-            (2.0, 3.0),
-            (8.0, 7.9),
-            "slower (1.50 times the seconds per epoch), with as much memory (0.99 times the peak)",
-        ),
-    ],
-)
-def test_unet25d_against_unet3d_in_words(seconds, memory, words):
-    costs = costs_of((9.0, *seconds), (9.0, *memory))
-    assert claims(costs, comparisons_of(0.0, 1.0))["unet25d_against_unet3d"] == (words, 30)
-
-
-def test_a_claim_about_a_failed_model_says_so():
-    costs = costs_of(states=("finished", "failed: out of memory", "not run"))
-    found = claims(costs, compare(random_scores(3, ("segresnet",))))
-    assert found["segresnet_against_unet3d"] == ("not compared: 3D U-Net failed: out of memory", 0)
-    assert found["unet25d_against_unet3d"][0] == "not compared: 2.5D U-Net not run; 3D U-Net failed: out of memory"
-    assert set(found) == set(reported()[EXPERIMENT])
-
-
-def test_metrics_are_named_as_the_report_names_them():
-    assert [label(metric) for metric in ("mean_dice", "dice_NCR", "hd_TC", "hd95_WT")] == [
-        *("mean Dice", "Dice NCR", "HD TC", "HD95 WT")
-    ]
-
-
 # Backends -------------------------------------------------------------------------------------------------------------
-
-
-def test_differences_of_probabilities_by_hand():
-    reference = np.zeros((1, 4, 1, 1, 5), np.float32)
-    reference[0, 0] = 0.7
-    reference[0, 1] = 0.3
-    other = reference.copy()
-    other[0, :2, 0, 0, 4] = 0.45, 0.55  # one voxel of five takes another label, by 0.25
-    found = backends.difference(reference, other)
-    assert found == {"largest_difference": pytest.approx(0.25), "equal_labels": pytest.approx(0.8)}
-
-
-@pytest.fixture
-def compared(cohort, tmp_path):
-    """An open comparison of the tiny cohort."""
-    folders = {"runs": tmp_path / "runs", "prepared": tmp_path / "prepared"}
-    options = FrameworkOptions(data=cohort, preset="demo", jobs=1, **folders)
-    frameworks = replace(DEMO, unet3d=TINY_UNET3D, unet25d=TINY_UNET25D)
-    with study(EXPERIMENT, options, frameworks, further_recipes=frameworks.further_recipes) as opened:
-        yield opened, frameworks, tmp_path
-
-
-def test_a_comparison_of_which_no_model_finished_says_why(compared, capsys):
-    opened, frameworks, _ = compared
-    for model in MODELS:
-        folder = opened.run.folder / "models" / model
-        folder.mkdir(parents=True)
-        (folder / "failure.txt").write_text("not installed: a_package\n")
-    summary.summarise(opened, frameworks, backends.read(opened))
-    table.show(opened)
-    assert capsys.readouterr().out.count("failed: not installed: a_package") >= len(MODELS)
-    assert (opened.run.folder / "summary.json").exists()
-
-
-def test_backends_begin_with_one_file_of_weights_and_are_compared_with_the_first(compared, monkeypatch):
-    """Every process is played by this one, so that the second finds the first one's numbers, bit for bit."""
-    opened, frameworks, _ = compared
-    called = []
-
-    def run(python, function, folder, *, packages, backend, failure):
-        called.append((folder.parent.name, backend, packages[-1], str(python)))
-        if backend == "jax":
-            failure.write_text("not installed: jax (for python)\n")
-        elif folder.parent.name == "unet3d":
-            backends.measure(folder)
-
-    monkeypatch.setattr(processes, "run", run)
-    interpreters = {backend: Path(f"{backend}/python") for backend in BACKENDS}
-    backends.run_backends(opened, frameworks, interpreters)
-    assert called == [
-        (network, backend, backend, f"{backend}/python") for network, backend in product(backends.NETWORKS, BACKENDS)
-    ]
-    found = backends.read(opened).set_index(["network", "backend"])
-    assert found["state"].tolist() == [
-        *("finished", "finished", "not installed: jax (for python)"),
-        *("not run", "not run", "not installed: jax (for python)"),
-    ]
-    first, second = found.loc[("unet3d", "tensorflow")], found.loc[("unet3d", "torch")]
-    assert pd.isna(first["against"])
-    assert (second["against"], second["largest_difference"], second["equal_labels"]) == ("tensorflow", 0, 1)
-    assert (first["seconds_per_step"] > 0, first["steps"], first["n"]) == (True, backends.STEPS, 1)
-    probabilities = np.load(backends.folder_of(opened, "unet3d", "tensorflow") / backends.REFERENCE)
-    assert probabilities.shape == (1, 4, 16, 16, 16)
-    # Where one class is the most probable everywhere, a wrong backend's labels would be right.
-    assert 0.1 < np.mean(probabilities.argmax(1) == 0) < 0.9
-
-    import h5py
-
-    with h5py.File(backends.folder_of(opened, "unet3d", "tensorflow").with_name("initial.weights.h5"), "r+") as file:
-        kernels = []
-        file.visititems(lambda _, item: kernels.append(item) if getattr(item, "ndim", 0) > 1 else None)
-        kernels[0][...] = 1.1 * kernels[0][...]
-    (backends.folder_of(opened, "unet3d", "torch") / backends.FOUND).unlink()
-    called.clear()
-    backends.run_backends(opened, frameworks, interpreters)
-    assert ("unet3d", "tensorflow", "tensorflow", "tensorflow/python") not in called
-    assert backends.read(opened).set_index(["network", "backend"]).loc[("unet3d", "torch"), "largest_difference"] > 1e-3
 
 
 # The command ----------------------------------------------------------------------------------------------------------

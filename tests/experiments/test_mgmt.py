@@ -17,7 +17,6 @@ from experiments import (
     mgmt_ensemble,
     mgmt_explain,
     mgmt_grid,
-    mgmt_nested,
     mgmt_slice_choice,
 )
 from tests.common.dicom.dicom_files import write_series
@@ -161,24 +160,6 @@ def test_explanation_uses_the_ensembles_models(ensemble, competition, work):
     assert summary(folder) == found
 
 
-def test_shares_of_a_saliency():
-    image = np.zeros((1, 10, 10), np.float32)
-    image[0, :, :5] = 1 + np.arange(50).reshape(10, 5)  # the brain: the left half
-    heat = np.zeros_like(image)
-    heat[0, 0, 0], heat[0, 9, 4], heat[0, 0, 9] = 1, 2, 1  # dark brain, brightest brain, background
-    found = mgmt_explain.shares(image, heat, image)
-    assert found["brain"] == 0.75
-    assert found["bright"] == 0.5
-    assert found["brain_expected"] == 0.5
-    assert found["bright_expected"] == 3 / 100  # the brightest twentieth of 50 pixels: 2.5
-    assert np.isnan(mgmt_explain.shares(image, np.zeros_like(heat), image)["brain"])
-
-
-def test_pictured_patients_are_of_both_classes():
-    labels = {"a": 0, "b": 0, "c": 1, "d": 0, "e": 1}
-    assert mgmt_explain.alternating(list("abcde"), labels) == ["c", "a", "e", "b", "d"]
-
-
 def test_submission_predicts_the_patients_without_a_label(competition, work):
     run(mgmt_ensemble, competition, work / "submission", *ENSEMBLE, "--protocol", "submission")
     folder = only(work / "submission" / "runs" / "mgmt_ensemble")
@@ -216,19 +197,6 @@ def test_nested_tests_every_patient_once_and_knows_its_control(competition, work
         "Simple features alone",
         "Control with shuffled labels",
     ]
-
-
-def test_ranks_within_folds_ignore_each_folds_scale():
-    table = pd.DataFrame({"fold": [1, 1, 1, 2, 2, 2], "p": [0.1, 0.2, 0.3, 0.9, 0.7, 0.8]})
-    np.testing.assert_allclose(mgmt_nested.within_folds(table, "p"), np.array([1, 3, 5, 5, 1, 3]) / 6)
-
-
-def test_shuffled_labels_are_dealt_by_the_seed():
-    labels = {f"{number:05}": number % 2 for number in range(40)}
-    first, again, other = (mgmt_nested.shuffle(labels, seed=seed) for seed in (0, 0, 1))
-    assert first == again != other
-    assert sorted(first.values()) == sorted(labels.values())
-    assert first != labels
 
 
 def test_grid_is_resumed_cell_by_cell(competition, work, capsys):

@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from experiments import run_all
-from experiments.__main__ import state
 from experiments.base.results import reported
 from experiments.run_all import Options, commands
 from tests.experiments.conftest import environment
@@ -201,21 +200,3 @@ def test_the_command_ends_with_the_failures_and_status_1(tmp_path, monkeypatch, 
     wanted["bad"] = [*PYTHON, "pass"]
     run_all.main()
     assert [line["state"] for line in read_status(tmp_path / "run_all").values()] == ["finished", "finished"]
-
-
-def test_state_of_a_run_made_of_several_trainings(tmp_path):
-    assert state(tmp_path) == "no run yet"
-    run = tmp_path / "demo"
-    run.mkdir()
-    (run / "run.lock").touch()
-    (run / "config.json").write_text('{"model": {"baseline": {"epochs": 9}}}')
-    assert state(tmp_path) == f"started: {run}"
-    for seconds, part in enumerate(("rows/baseline", "rows/gwdl")):
-        (run / part).mkdir(parents=True)
-        (run / part / "history.csv").write_text("epoch,loss\n1,0.5\n2,0.4\n")
-        os.utime(run / part / "history.csv", (seconds, seconds))
-    assert state(tmp_path) == f"epoch 2: {run / 'rows' / 'gwdl'}"
-    (run / "rows" / "gwdl" / "config.json").write_text('{"model": {"epochs": 34}}')
-    assert state(tmp_path) == f"epoch 2 of 34: {run / 'rows' / 'gwdl'}"
-    (run / "summary.json").write_text("[]")
-    assert state(tmp_path) == f"finished: {run}"
