@@ -1,11 +1,8 @@
 """The comparison of frameworks: the same cases for every model, processes that say why they failed, honest words."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from matplotlib.image import imread
 from experiments import table1_variations, unet3d, unet25d
 from experiments.base.results import reported
 from experiments.compare_frameworks import DEMO, PAPER, FrameworkOptions, main
-from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, processes
+from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends
 from experiments.comparison.models import COMPARED
 from experiments.segmentation.study import Options, Refused, study
 from tests.cohorts import write_cohort, write_subject
@@ -91,7 +88,7 @@ def test_what_names_no_interpreter_is_refused(given):
 
 
 def test_importing_it_and_its_parts_loads_no_framework():
-    modules = "models", "summary", "table", "picture", "backends", "processes"
+    modules = "models", "summary", "table", "picture", "backends", "interpreters"
     program = (
         "import sys; from experiments import compare_frameworks;"
         f"from experiments.comparison import {', '.join(modules)};"
@@ -99,101 +96,6 @@ def test_importing_it_and_its_parts_loads_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-# Processes ------------------------------------------------------------------------------------------------------------
-
-FUNCTIONS = """
-import os, signal, sys, time
-
-def works(folder):
-    (folder / "result").write_text(f"{os.environ['KERAS_BACKEND']} {'tensorflow' in sys.modules}")
-
-def fails(folder):
-    raise KeyError("no such thing")
-
-def is_killed(folder):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def leaves(folder):
-    sys.exit(3)
-
-def waits(folder):
-    (folder / "pid").write_text(str(os.getpid()))
-    time.sleep(600)
-"""
-
-
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    """Run one of FUNCTIONS in a process of its own; returns what its failure file says, None without one."""
-    (tmp_path / "functions.py").write_text(FUNCTIONS)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-
-    def run(name, *, python=sys.executable, packages=(), backend="torch"):
-        failure = tmp_path / "failure.txt"
-        function = f"functions:{name}"
-        processes.run(Path(python), function, tmp_path, packages=packages, backend=backend, failure=failure)
-        return failure.read_text() if failure.exists() else None
-
-    return run
-
-
-@pytest.mark.parametrize(("backend", "kept_out"), [("tensorflow", False), ("torch", True), ("jax", True)])
-def test_only_tensorflows_processes_may_import_it(start, tmp_path, backend, kept_out):
-    assert start("works", backend=backend, packages=("numpy",)) is None
-    assert (tmp_path / "result").read_text() == f"{backend} {kept_out}"
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("fails", "KeyError: 'no such thing'"),
-        ("is_killed", "the process was killed, as the system does for want of memory"),
-        ("leaves", "the process ended with exit status 3"),
-        ("missing", "AttributeError: module 'functions' has no attribute 'missing'"),
-    ],
-)
-def test_a_failed_process_says_why_and_the_next_one_begins_anew(start, name, said):
-    assert start(name).splitlines()[-1] == said
-    assert start("works") is None
-
-
-def alive(pid):
-    """Whether a process runs; one that has ended and waits to be collected does not."""
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "\nState:\tZ" not in status.read_text()
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks up processes in /proc")
-def test_the_process_ends_with_the_command_even_when_that_is_killed(start, tmp_path):
-    program = (
-        "import sys; from pathlib import Path; from experiments.comparison import processes;"
-        "folder = Path(sys.argv[1]);"
-        "options = dict(packages=(), backend='torch', failure=folder / 'failure.txt');"
-        "processes.run(Path(sys.executable), 'functions:waits', folder, **options)"
-    )
-    with subprocess.Popen([sys.executable, "-c", program, tmp_path]) as parent:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        child = int((tmp_path / "pid").read_text())
-        assert alive(child)
-        parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while alive(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-# Comparing ------------------------------------------------------------------------------------------------------------
-
-
-# Words ----------------------------------------------------------------------------------------------------------------
-
-
-# Backends -------------------------------------------------------------------------------------------------------------
 
 
 # The command ----------------------------------------------------------------------------------------------------------

@@ -79,7 +79,6 @@ def wait_for(condition, what):
 
 
 def test_a_failure_stops_nothing_and_is_told(tmp_path, capsys):
-    tmp_path.joinpath("old.log").touch()
     statuses = run_all.run_all(
         {
             "good": [*PYTHON, "print('done')"],
@@ -100,18 +99,20 @@ def test_a_failure_stops_nothing_and_is_told(tmp_path, capsys):
         "good": ("finished", ""),
         "bad": ("failed", "exit status 3: error: no scans"),
         "broken": ("failed", "exit status 1: ValueError: too few"),
-        "killed": ("failed", "ended by SIGKILL: begun"),
+        "killed": ("failed", "ended by SIGKILL, as the system does for want of memory: begun"),
         "left": ("not run", "no --mgmt-data given"),
         "after": ("finished", ""),
     }
     assert found["good"]["command"] == shlex.join(["python", *PYTHON, "print('done')"])
     assert set(found["good"]) == {"experiment", "command", "state", "reason", "seconds"}
     assert [status.state for status in statuses] == [line["state"] for line in found.values()]
-    assert (tmp_path / "good.log").read_text() == "done\n"
-    printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 6
-    assert printed[3].startswith(" 4 of 6  killed ")
-    assert "ended by SIGKILL" in printed[3]
+    assert (tmp_path / "good" / "log.txt").read_text() == "done\n"
+    printed = capsys.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in printed if line.startswith("killed")] == [
+        ["killed", "running,"],
+        ["killed", "failed:"],
+    ]
+    assert sum("finished" in line for line in printed) == 2
 
 
 def test_output_and_status_can_be_read_meanwhile(tmp_path):
@@ -126,7 +127,7 @@ def test_output_and_status_can_be_read_meanwhile(tmp_path):
     thread = threading.Thread(target=run_all.run_all, args=(wanted, tmp_path))
     thread.start()
     try:
-        log = tmp_path / "second.log"
+        log = tmp_path / "second" / "log.txt"
         wait_for(lambda: log.exists() and "begun" in log.read_text(), "the second experiment")
         found = read_status(tmp_path)
         assert [line["state"] for line in found.values()] == ["finished", "not run", "not run"]
@@ -148,9 +149,10 @@ COMMAND = """
 import signal, sys
 from common import signals
 from experiments import run_all
+from experiments.base import trainings
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process starts without
 signals.listen()
-run_all.GRACE_SECONDS = 1.0
+trainings.GRACE_SECONDS = 1.0
 wanted = {"stubborn": ["-c", sys.argv.pop(), sys.argv.pop()], "next": ["-c", "pass"]}
 run_all.commands = lambda options: wanted
 run_all.main()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.base.results import reported
-from experiments.segmentation.variations import FAILURE
+from experiments.base.trainings import FAILURE, LOG
 from experiments.table1_variations import DEMO, PAPER
 from segresnet_monai.config import Config
 
@@ -119,7 +119,12 @@ def test_a_row_that_fails_is_shown_with_the_reason_and_tried_again(run_module, c
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs" / "table1_variations").iterdir()
     value = summary_of(folder)["slices80__mean_dice_with_background"]["value"]
-    assert value.startswith("failed: ValueError: ")
+    assert value.startswith("failed: exit status 1: ValueError: ")
     assert value.endswith("expected slices 20 to 59 of config.slices, found 36 slices")
     assert value in done.stdout
-    assert "Traceback" in (folder / "rows" / "slices80" / FAILURE).read_text()
+    row = folder / "rows" / "slices80"
+    assert value == f"failed: {(row / FAILURE).read_text().strip()}"
+    assert "Traceback" in (row / LOG).read_text()
+    done = run_module(MODULE, *arguments)
+    assert f"slices80  running, {row.relative_to(tmp_path) / LOG}" in done.stderr
+    assert summary_of(folder)["slices80__mean_dice_with_background"]["value"] == value

@@ -1,7 +1,6 @@
 """One network on several backends: differences by hand, and what each is compared with."""
 
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments.compare_frameworks import DEMO, FrameworkOptions
-from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, processes, summary, table
+from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, summary, table
 from experiments.segmentation.study import study
 from tests.experiments.test_compare_frameworks import TINY_UNET3D, TINY_UNET25D
 
@@ -40,7 +39,7 @@ def test_a_comparison_of_which_no_model_finished_says_why(compared, capsys):
         folder = opened.run.folder / "models" / model
         folder.mkdir(parents=True)
         (folder / "failure.txt").write_text("not installed: a_package\n")
-    summary.summarise(opened, frameworks, backends.read(opened))
+    summary.summarise(opened, vars(frameworks), backends.read(opened))
     table.show(opened)
     assert capsys.readouterr().out.count("failed: not installed: a_package") >= len(MODELS)
     assert (opened.run.folder / "summary.json").exists()
@@ -49,43 +48,36 @@ def test_a_comparison_of_which_no_model_finished_says_why(compared, capsys):
 def test_backends_begin_with_one_file_of_weights_and_are_compared_with_the_first(compared, monkeypatch):
     """Every process is played by this one, so that the second finds the first one's numbers, bit for bit."""
     opened, frameworks, _ = compared
-    called = []
-
-    def run(python, function, folder, *, packages, backend, failure):
-        called.append((folder.parent.name, backend, packages[-1], str(python)))
-        if backend == "jax":
-            failure.write_text("not installed: jax (for python)\n")
-        elif folder.parent.name == "unet3d":
-            backends.measure(folder)
-
-    monkeypatch.setattr(processes, "run", run)
     interpreters = {backend: Path(f"{backend}/python") for backend in BACKENDS}
-    backends.run_backends(opened, frameworks, interpreters)
-    assert called == [
-        (network, backend, backend, f"{backend}/python") for network, backend in product(backends.NETWORKS, BACKENDS)
+    lacking = "not installed: jax (for python)"
+    monkeypatch.setattr(backends, "lacks", lambda python, packages: lacking if packages[-1] == "jax" else None)
+    wanted = backends.trainings(opened, vars(frameworks), interpreters)
+    assert [(each.name, each.argv[0], each.after) for each in wanted] == [
+        (f"{network} on {backend}", f"{backend}/python", after)
+        for network in backends.NETWORKS
+        for backend, after in (("tensorflow", ()), ("torch", (f"{network} on tensorflow",)))
     ]
+    for each in wanted[:2]:
+        backends.measure(each.folder)
     found = backends.read(opened).set_index(["network", "backend"])
-    assert found["state"].tolist() == [
-        *("finished", "finished", "not installed: jax (for python)"),
-        *("not run", "not run", "not installed: jax (for python)"),
-    ]
+    assert found["state"].tolist() == ["finished", "finished", lacking, "not run", "not run", lacking]
     first, second = found.loc[("unet3d", "tensorflow")], found.loc[("unet3d", "torch")]
     assert pd.isna(first["against"])
     assert (second["against"], second["largest_difference"], second["equal_labels"]) == ("tensorflow", 0, 1)
     assert (first["seconds_per_step"] > 0, first["steps"], first["n"]) == (True, backends.STEPS, 1)
-    probabilities = np.load(backends.folder_of(opened, "unet3d", "tensorflow") / backends.REFERENCE)
+    reference = backends.folder_of(opened, "unet3d", "tensorflow")
+    probabilities = np.load(reference / backends.REFERENCE)
     assert probabilities.shape == (1, 4, 16, 16, 16)
     # Where one class is the most probable everywhere, a wrong backend's labels would be right.
     assert 0.1 < np.mean(probabilities.argmax(1) == 0) < 0.9
 
     import h5py
 
-    with h5py.File(backends.folder_of(opened, "unet3d", "tensorflow").with_name("initial.weights.h5"), "r+") as file:
+    with h5py.File(reference.with_name("initial.weights.h5"), "r+") as file:
         kernels = []
         file.visititems(lambda _, item: kernels.append(item) if getattr(item, "ndim", 0) > 1 else None)
         kernels[0][...] = 1.1 * kernels[0][...]
-    (backends.folder_of(opened, "unet3d", "torch") / backends.FOUND).unlink()
-    called.clear()
-    backends.run_backends(opened, frameworks, interpreters)
-    assert ("unet3d", "tensorflow", "tensorflow", "tensorflow/python") not in called
+    other = backends.folder_of(opened, "unet3d", "torch")
+    (other / backends.FOUND).unlink()
+    backends.measure(other)
     assert backends.read(opened).set_index(["network", "backend"]).loc[("unet3d", "torch"), "largest_difference"] > 1e-3

@@ -2,11 +2,13 @@
 
 import sys
 
+from experiments.comparison.interpreters import lacks
 
-def test_what_an_interpreter_lacks_is_named(start, tmp_path):
-    assert start("works", packages=("numpy", "no_such_package", "nor_this")) == (
-        f"not installed: no_such_package, nor_this (for {sys.executable})\n"
+
+def test_what_an_interpreter_lacks_is_named(tmp_path):
+    assert lacks(sys.executable, ("numpy",)) is None
+    assert lacks(sys.executable, ("numpy", "no_such_package", "nor_this")) == (
+        f"not installed: no_such_package, nor_this (for {sys.executable})"
     )
     nowhere = tmp_path / "bin" / "python"
-    assert start("works", python=nowhere).startswith(f"{nowhere}: expected a Python interpreter, found: ")
-    assert not (tmp_path / "result").exists()
+    assert lacks(nowhere, ("numpy",)).startswith(f"{nowhere}: expected a Python interpreter, found: ")

@@ -17,10 +17,7 @@ ALL = [(experiment, name) for experiment, entries in reported().items() for name
 
 
 class Page(HTMLParser):
-    """
-
-    from tests.experiments.page.report_runs import everything, page_of, result, write_picture, write_predictions, write_run
-    Tables of a page by caption (rows of cells' text), its text, and every address that it would load."""
+    """Tables of a page by caption (rows of cells' text), its text, and every address that it would load."""
 
     def __init__(self, html):
         super().__init__()

@@ -12,7 +12,7 @@ from experiments.segmentation.variations import COLUMNS
 def drawn(monkeypatch):
     """Draw a table of three rows; returns the figure's panels by title."""
     figures = []
-    monkeypatch.setattr(variations_picture, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(variations_picture, "save_for_screen", lambda figure, path: figures.append(figure))
     rows = [
         {"row": "baseline", "state": "finished", "reported": 0.846, "n": 8} | scored(0.6, 0.5),
         {"row": "hausdorff", "parent": "baseline", "state": "failed: RuntimeError: full", "reported": "out of memory"}
