@@ -88,7 +88,7 @@ def test_what_needs_a_failed_one_is_not_run_and_the_others_are(training, started
     failing = "print('begun', flush=True); print('error: no scans\\nmend them'); sys.exit(3)"
     wanted = [
         training("needs", after=("fails",)),
-        training("needs that", after=("needs",)),
+        training("needs_that", after=("needs",)),
         training("behind", behind=("fails", "needs")),
         training("fails", failing),
         training("other"),
@@ -96,7 +96,7 @@ def test_what_needs_a_failed_one_is_not_run_and_the_others_are(training, started
     found = run(wanted)
     assert {name: str(each) for name, each in found.items()} == {
         "needs": "not run: it needs fails",
-        "needs that": "not run: it needs needs",
+        "needs_that": "not run: it needs needs",
         "behind": "finished",
         "fails": "failed: exit status 3: error: no scans",
         "other": "finished",
@@ -111,13 +111,13 @@ def test_what_needs_a_failed_one_is_not_run_and_the_others_are(training, started
     assert str(error.value).splitlines() == [
         "3 of 5 trainings have not finished",
         "  needs not run: it needs fails",
-        "  needs that not run: it needs needs",
+        "  needs_that not run: it needs needs",
         "  fails failed: exit status 3: error: no scans",
     ]
     # The same list, once what it failed for is mended.
     wanted[3] = training("fails")
     require(run(wanted))
-    assert started() == ["fails", "behind", "other", "fails", "needs", "needs that"]
+    assert started() == ["fails", "behind", "other", "fails", "needs", "needs_that"]
     assert not (tmp_path / "fails" / FAILURE).exists()
 
 

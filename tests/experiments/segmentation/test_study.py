@@ -153,10 +153,10 @@ def test_whole_scans_have_no_view_of_a_crop(cohort, tmp_path):
 
 
 def test_seconds_per_case_are_the_predictions_alone(cohort, tmp_path, monkeypatch):
-    from experiments.segmentation import scores
+    from experiments.drawing import scans
 
-    whole_slice = scores.tumour_slice
-    monkeypatch.setattr(scores, "tumour_slice", lambda *given: time.sleep(0.6) or whole_slice(*given))
+    whole_slice = scans.tumour_slice
+    monkeypatch.setattr(scans, "tumour_slice", lambda *given: time.sleep(0.6) or whole_slice(*given))
 
     def predictions(entries):
         for entry, seconds in zip(entries, (0.0, 0.1, 0.2), strict=True):
