@@ -19,33 +19,9 @@ from experiments import (
     mgmt_grid,
     mgmt_slice_choice,
 )
-from tests.common.dicom.dicom_files import write_series
+from tests.experiments.conftest import N_PATIENTS
 
-N_PATIENTS = 24
-N_IMAGES = 9
-CONTRASTS = ("FLAIR", "T1w", "T1wCE", "T2w")
 SMALL = ("--image-size", "32", "32", "--filters", "4", "--epochs", "2", "--images", "5", "--batch-size", "4")
-
-
-def write_patient(folder, *, methylated, seed, images=N_IMAGES):
-    rng = np.random.default_rng(seed)
-    pixels = np.zeros((images, 36, 40), np.uint16)
-    pixels[1:-1, 3:-3, 3:-3] = rng.integers(300, 600, (images - 2, 30, 34))
-    if methylated:
-        pixels[1:-1, 8:18, 20:30] += 900
-    for contrast in CONTRASTS:
-        write_series(folder / contrast, pixels)
-
-
-@pytest.fixture(scope="session")
-def competition(tmp_path_factory):
-    """24 patients with labels, every second one methylated, and two without."""
-    folder = tmp_path_factory.mktemp("competition")
-    for number in range(N_PATIENTS + 2):
-        write_patient(folder / "train" / f"{number:05}", methylated=number % 2 == 1, seed=number)
-    rows = [(f"{number:05}", number % 2) for number in range(N_PATIENTS)]
-    pd.DataFrame(rows, columns=["BraTS21ID", "MGMT_value"]).to_csv(folder / "train_labels.csv", index=False)
-    return folder
 
 
 @pytest.fixture(scope="session")
