@@ -19,7 +19,10 @@ from experiments import (
     mgmt_grid,
     mgmt_slice_choice,
 )
-from tests.experiments.conftest import N_PATIENTS
+from experiments.base.trainings import State
+from experiments.base.trainings import run as processes
+from experiments.mgmt import study
+from tests.experiments.conftest import N_PATIENTS, here
 
 SMALL = ("--image-size", "32", "32", "--filters", "4", "--epochs", "2", "--images", "5", "--batch-size", "4")
 
@@ -37,13 +40,23 @@ def options(prefixes, settings=SMALL):
     return words
 
 
-def run(module, data, work, *arguments):
-    """Run an experiment's main in this process; returns its folder of runs."""
+def run(module, data, work, *arguments, trainings=None):
+    """Run an experiment's main in this process; returns its folder of runs.
+
+    trainings: what runs them, by default this process too.
+    """
+    from experiments.mgmt.training import train
+
     command = [module.__name__, "--data", data, "--preset", "demo", "--jobs", "1", "--runs", work / "runs"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(word) for word in (*command, "--prepared", work / "prepared", *arguments)])
+        patch.setattr(study, "run", trainings or here(train))
         module.main()
     return work / "runs"
+
+
+def untrained(trainings, *, at_once):
+    return {each.name: State("failed", "not tried") for each in trainings}
 
 
 def only(folder):
@@ -60,7 +73,7 @@ ENSEMBLE = options(["flair", "t1w"])
 
 @pytest.fixture(scope="session")
 def ensemble(competition, work):
-    run(mgmt_ensemble, competition, work, *ENSEMBLE)
+    run(mgmt_ensemble, competition, work, *ENSEMBLE, "--at-once", "2", trainings=processes)
     return only(work / "runs" / "mgmt_ensemble")
 
 
@@ -236,12 +249,13 @@ def test_a_bad_series_is_named_before_training_and_left_out_on_demand(competitio
     assert "00003" in str(refused.value)
     assert "00004" in str(refused.value)
     assert not (tmp_path / "runs").exists()
-    run(mgmt_ensemble, data, tmp_path, *ENSEMBLE, "--leave-out-bad")
+    with pytest.raises(SystemExit, match="2 of 2 trainings have not finished"):
+        run(mgmt_ensemble, data, tmp_path, *ENSEMBLE, "--leave-out-bad", trainings=untrained)
     folder = only(tmp_path / "runs" / "mgmt_ensemble")
     written = json.loads((folder / "data.json").read_text())
     assert len(written["labels"]) == 22
     assert len(written["left_out"]) == 2
-    assert "left out: 2" in capsys.readouterr().out
+    assert "left out 2 patients" in capsys.readouterr().err
 
 
 def test_doubtful_cases_can_be_left_out(competition, tmp_path):
@@ -250,7 +264,8 @@ def test_doubtful_cases_can_be_left_out(competition, tmp_path):
     (data / "train" / "00003").rename(data / "train" / "00109")
     table = (data / "train_labels.csv").read_text()
     (data / "train_labels.csv").write_text(table.replace("00003,1", "00109,1"))
-    run(mgmt_ensemble, data, tmp_path, *ENSEMBLE, "--leave-out-doubtful")
+    with pytest.raises(SystemExit, match="2 of 2 trainings have not finished"):
+        run(mgmt_ensemble, data, tmp_path, *ENSEMBLE, "--leave-out-doubtful", trainings=untrained)
     written = json.loads((only(tmp_path / "runs" / "mgmt_ensemble") / "data.json").read_text())
     assert written["left_out_doubtful"] == ["00109"]
     assert "00109" not in written["labels"]

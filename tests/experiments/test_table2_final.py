@@ -14,7 +14,7 @@ from experiments import table1_variations, table2_final
 from experiments.base.results import reported
 from experiments.table2_final import DEMO, PAPER, FinalOptions
 from segresnet_monai.config import Config
-from tests.experiments.conftest import TINY
+from tests.experiments.conftest import TINY, here
 
 MODULE = "experiments.table2_final"
 SHORT = (*TINY, "--model.continued-from", "1", "--model.slices", "None")
@@ -69,8 +69,11 @@ def even(tmp_path, cohort):
 
 @pytest.fixture
 def command(monkeypatch, tmp_path, cohort, even, capsys):
-    """The command in this process, which need not load the framework again; returns what it printed."""
+    """The command and its trainings in this process, which loads the framework once; returns what it printed."""
+    from experiments.segmentation import final_scores
+
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(final_scores, "run", here(final_scores.train))
 
     def run(*arguments):
         given = ("--data", cohort, "--subjects", even, *SHORT, *arguments)

@@ -1,15 +1,19 @@
 """One network on several backends: differences by hand, and what each is compared with."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from common.files import write_text
+from common.runs import Run, describe
+from experiments.base.trainings import given
 from experiments.compare_frameworks import DEMO, FrameworkOptions
-from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, summary, table
-from experiments.segmentation.study import study
+from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, models, summary, table
+from experiments.segmentation.adopted import adopt_training
+from experiments.segmentation.study import restored, study
 from tests.experiments.test_compare_frameworks import TINY_UNET3D, TINY_UNET25D
 
 
@@ -43,6 +47,23 @@ def test_a_comparison_of_which_no_model_finished_says_why(compared, capsys):
     table.show(opened)
     assert capsys.readouterr().out.count("failed: not installed: a_package") >= len(MODELS)
     assert (opened.run.folder / "summary.json").exists()
+
+
+def test_a_segresnet_that_table2_final_has_trained_is_taken_over(compared, monkeypatch):
+    """Its training knows nothing of Keras' backends; the U-Nets' do."""
+    opened, frameworks, runs = compared
+    monkeypatch.setattr(models, "lacks", lambda python, packages: None)
+    wanted = models.trainings(opened, vars(frameworks), dict.fromkeys(MODELS, Path("python")))
+    folders = {each.name: each.folder for each in wanted}
+    backend = {name: given(folder).get("backend") for name, folder in folders.items()}
+    assert backend == {"segresnet": None, "unet3d": "tensorflow", "unet25d": "tensorflow"}
+    trained = runs / "runs" / "table2_final" / "demo" / "seed0"
+    data, split = given(opened.run.folder, "data"), opened.split.as_dict()
+    describe(trained, config={"model": asdict(frameworks.segresnet)}, data=data, split=split)
+    for name in ("checkpoints/best.pt", "history.csv", "costs.json", "summary.json"):
+        write_text(trained / name, name)
+    with Run(folders["segresnet"]) as run:
+        assert adopt_training(restored(run, frameworks.segresnet), frameworks.segresnet) == trained
 
 
 def test_backends_begin_with_one_file_of_weights_and_are_compared_with_the_first(compared, monkeypatch):
