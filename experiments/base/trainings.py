@@ -241,15 +241,22 @@ class _Runner:
 def why(code: int, log: Path) -> str:
     """Why a command failed: its exit status, or the signal that ended it, and what it said last.
 
-    That is its own line ``error: ...`` where there is one, after which advice may follow, else its last line.
+    That is its own line ``error: ...`` where there is one, after which advice may follow, else the exception that a
+    traceback ends with, below which bars are closed, else its last line.
     """
     status = f"exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
     if -code == signal.SIGKILL:
         status += ", as the system does for want of memory"
     # Bars go back to the beginning of a line, which counts as a line of its own here.
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("error: ")] or lines
+    said = [line for line in lines if line.startswith("error: ")] or _exception(lines) or lines
     return f"{status}: {said[-1].strip()}" if said else status
+
+
+def _exception(lines: Sequence[str]) -> list[str]:
+    """The first line of the last traceback's exception; nothing without a traceback."""
+    starts = [number for number, line in enumerate(lines) if line.endswith("Traceback (most recent call last):")]
+    return [line for line in lines[starts[-1] + 1 :] if not line.startswith(" ")][:1] if starts else []
 
 
 def _end(running: Sequence[_Running]) -> None:

@@ -129,6 +129,11 @@ def test_what_needs_a_failed_one_is_not_run_and_the_others_are(training, started
         ("print('50 %\\r60 %\\r', end=''); sys.exit(2)", "exit status 2: 60 %"),
         ("sys.exit(0)", "exit status 0"),  # without its result
         ("raise KeyError('flair')", "exit status 1: KeyError: 'flair'"),
+        (
+            "import atexit\natexit.register(print, '10 %', file=sys.stderr)\nprint('5 %', end='', file=sys.stderr)\n"
+            "try:\n    [].index(1)\nexcept ValueError as error:\n    raise OSError('disk full\\nfor good') from error",
+            "exit status 1: OSError: disk full",
+        ),  # a bar that is closed below the traceback
     ],
 )
 def test_why_it_failed_is_said_in_one_line(training, does, reason):
