@@ -1,6 +1,7 @@
 """One module per result of the report: ``python -m experiments`` lists them."""
 
 import os
+import signal
 import sys
 import threading
 
@@ -11,7 +12,7 @@ signals.listen_in_command()
 
 def _end_with_stdin() -> None:
     os.read(sys.stdin.fileno(), 1)  # not through sys.stdin, whose lock a thread must not hold when Python ends
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)  # with the loaders that it has started; its group is its own
 
 
 # A command that experiments.base.trainings has started ends with its runner, of which it holds the end of a pipe: the

@@ -29,7 +29,8 @@ PACKAGES = {
     "unet3d": ("keras", "h5py", "tensorflow"),
     "unet25d": ("keras", "h5py", "tensorflow"),
 }
-BACKEND = {"segresnet": "torch", "unet3d": "tensorflow", "unet25d": "tensorflow"}
+BACKEND = {"unet3d": "tensorflow", "unet25d": "tensorflow"}
+"""Keras', of the U-Nets."""
 COMPARED = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "hd_TC", "hd_WT")
 COSTS = (
     *("parameters", "gflop_per_sample", "seconds_per_step", "seconds_per_sample", "seconds_per_epoch"),
@@ -51,7 +52,8 @@ def trainings(study: Study, configs: Mapping[str, Any], interpreters: Mapping[st
         if state(folder) != "finished" and (reason := lacks(interpreter, PACKAGES[model])) is not None:
             write_text(folder / FAILURE, f"{reason}\n")
             continue
-        further = {"prefix": f"{model}__", "backend": BACKEND[model], "interpreter": interpreter}
+        further = {"prefix": f"{model}__", "interpreter": interpreter}
+        further |= {"backend": BACKEND[model]} if model in BACKEND else {}
         found.append(study.training("model", model, configs[model], folder, **further))
     return found
 

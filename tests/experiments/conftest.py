@@ -3,11 +3,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from experiments.base.trainings import State
 from tests.cohorts import write_cohort
+from tests.common.dicom.dicom_files import write_series
 
 ROOT = Path(__file__).parents[2]
+N_PATIENTS = 24
 TINY = (
     *("--preset", "demo", "--jobs", "2", "--model.spacing-mm", "None", "--model.crop-voxels", "24", "24", "24"),
     *("--model.encoder-blocks", "1", "1", "--model.decoder-blocks", "1", "--model.epochs", "2"),
@@ -19,6 +24,28 @@ TINY = (
 def cohort(tmp_path_factory):
     """Folder with six tiny subjects."""
     return write_cohort(tmp_path_factory.mktemp("experiments") / "cohort", 6)
+
+
+def write_patient(folder, *, methylated, seed, images=9):
+    """Series of the four contrasts in which methylation is a bright spot."""
+    rng = np.random.default_rng(seed)
+    pixels = np.zeros((images, 36, 40), np.uint16)
+    pixels[1:-1, 3:-3, 3:-3] = rng.integers(300, 600, (images - 2, 30, 34))
+    if methylated:
+        pixels[1:-1, 8:18, 20:30] += 900
+    for contrast in ("FLAIR", "T1w", "T1wCE", "T2w"):
+        write_series(folder / contrast, pixels)
+
+
+@pytest.fixture(scope="session")
+def competition(tmp_path_factory):
+    """24 patients with labels, every second one methylated, and two without."""
+    folder = tmp_path_factory.mktemp("competition")
+    for number in range(N_PATIENTS + 2):
+        write_patient(folder / "train" / f"{number:05}", methylated=number % 2 == 1, seed=number)
+    rows = [(f"{number:05}", number % 2) for number in range(N_PATIENTS)]
+    pd.DataFrame(rows, columns=["BraTS21ID", "MGMT_value"]).to_csv(folder / "train_labels.csv", index=False)
+    return folder
 
 
 @pytest.fixture
@@ -36,3 +63,15 @@ def run_module(tmp_path):
 
 def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+
+def here(train):
+    """Stands in for ``trainings.run`` where that trainings are processes is not what is tested: each takes seconds."""
+
+    def run(trainings, *, at_once=1):
+        for each in trainings:
+            if not each.is_finished:
+                train(each.folder)
+        return {each.name: State("finished") for each in trainings}
+
+    return run

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from experiments.segmentation import study
+from experiments.base.options import command_line
+from experiments.segmentation.study import Options
 from experiments.table1_baseline import DEMO, PAPER
 from segresnet_monai.config import Config
 from tests.experiments.conftest import ROOT, environment
@@ -19,14 +20,15 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "monai", "lightning")
         "experiments.table1_baseline",
         "experiments.cohort",
         "experiments.__main__",
-        "experiments.study",
+        "experiments.segmentation.study",
         "experiments.table1_variations",
         "experiments.table2_final",
         "experiments.mgmt_ensemble",
         "experiments.mgmt_grid",
         "experiments.mgmt_explain",
         "experiments.run_all",
-        "experiments.unet_claims",
+        "experiments.train",
+        "experiments.segmentation.unet_claims",
         "experiments.report",
     ],
 )
@@ -47,6 +49,7 @@ def test_importing_an_experiment_loads_no_framework(module):
         "experiments.run_all",
         "experiments.mgmt_ensemble",
         "experiments.report",
+        "experiments.train",
         "segresnet_monai.predict",
         "common.dicom.mgmt_cohort",
         "mgmt_classifier.predict",
@@ -76,10 +79,10 @@ def test_help_names_its_command_and_what_it_does(module):
 )
 def test_the_preset_follows_from_the_data_unless_it_is_named(monkeypatch, arguments, preset, config):
     monkeypatch.setattr(sys, "argv", ["program", *arguments])
-    options, chosen = study.command_line("table1_baseline", {"paper": PAPER, "demo": DEMO}, "")
+    options, chosen = command_line("table1_baseline", {"paper": PAPER, "demo": DEMO}, "", options_type=Options)
     assert (options.preset, chosen) == (preset, config)
     monkeypatch.setattr(sys, "argv", ["program", *arguments, "--model.epochs", "7"])
-    assert study.command_line("table1_baseline", {"paper": PAPER, "demo": DEMO}, "")[1].epochs == 7
+    assert command_line("table1_baseline", {"paper": PAPER, "demo": DEMO}, "", options_type=Options)[1].epochs == 7
 
 
 def test_the_paper_preset_is_the_reports():

@@ -10,9 +10,9 @@ import pytest
 
 from experiments import mgmt_grid
 from experiments.base.results import reported
-from tests.experiments.conftest import TINY
+from tests.experiments.conftest import TINY, write_patient
 from tests.experiments.test_compare_frameworks import TINY as FRAMEWORKS
-from tests.experiments.test_mgmt import SMALL, options, write_patient
+from tests.experiments.test_mgmt import SMALL, options
 
 RESULTS = {f"{experiment}.{name}" for experiment, names in reported().items() for name in names}
 SCAN = ("0", "40", "0", "48", "0", "36")  # of the tiny subjects

@@ -17,36 +17,14 @@ from experiments import (
     mgmt_ensemble,
     mgmt_explain,
     mgmt_grid,
-    mgmt_nested,
     mgmt_slice_choice,
 )
-from tests.common.dicom.dicom_files import write_series
+from experiments.base.trainings import State
+from experiments.base.trainings import run as processes
+from experiments.mgmt import study
+from tests.experiments.conftest import N_PATIENTS, here
 
-N_PATIENTS = 24
-N_IMAGES = 9
-CONTRASTS = ("FLAIR", "T1w", "T1wCE", "T2w")
 SMALL = ("--image-size", "32", "32", "--filters", "4", "--epochs", "2", "--images", "5", "--batch-size", "4")
-
-
-def write_patient(folder, *, methylated, seed, images=N_IMAGES):
-    rng = np.random.default_rng(seed)
-    pixels = np.zeros((images, 36, 40), np.uint16)
-    pixels[1:-1, 3:-3, 3:-3] = rng.integers(300, 600, (images - 2, 30, 34))
-    if methylated:
-        pixels[1:-1, 8:18, 20:30] += 900
-    for contrast in CONTRASTS:
-        write_series(folder / contrast, pixels)
-
-
-@pytest.fixture(scope="session")
-def competition(tmp_path_factory):
-    """24 patients with labels, every second one methylated, and two without."""
-    folder = tmp_path_factory.mktemp("competition")
-    for number in range(N_PATIENTS + 2):
-        write_patient(folder / "train" / f"{number:05}", methylated=number % 2 == 1, seed=number)
-    rows = [(f"{number:05}", number % 2) for number in range(N_PATIENTS)]
-    pd.DataFrame(rows, columns=["BraTS21ID", "MGMT_value"]).to_csv(folder / "train_labels.csv", index=False)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +40,23 @@ def options(prefixes, settings=SMALL):
     return words
 
 
-def run(module, data, work, *arguments):
-    """Run an experiment's main in this process; returns its folder of runs."""
+def run(module, data, work, *arguments, trainings=None):
+    """Run an experiment's main in this process; returns its folder of runs.
+
+    trainings: what runs them, by default this process too.
+    """
+    from experiments.mgmt.training import train
+
     command = [module.__name__, "--data", data, "--preset", "demo", "--jobs", "1", "--runs", work / "runs"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(word) for word in (*command, "--prepared", work / "prepared", *arguments)])
+        patch.setattr(study, "run", trainings or here(train))
         module.main()
     return work / "runs"
+
+
+def untrained(trainings, *, at_once):
+    return {each.name: State("failed", "not tried") for each in trainings}
 
 
 def only(folder):
@@ -85,7 +73,7 @@ ENSEMBLE = options(["flair", "t1w"])
 
 @pytest.fixture(scope="session")
 def ensemble(competition, work):
-    run(mgmt_ensemble, competition, work, *ENSEMBLE)
+    run(mgmt_ensemble, competition, work, *ENSEMBLE, "--at-once", "2", trainings=processes)
     return only(work / "runs" / "mgmt_ensemble")
 
 
@@ -161,24 +149,6 @@ def test_explanation_uses_the_ensembles_models(ensemble, competition, work):
     assert summary(folder) == found
 
 
-def test_shares_of_a_saliency():
-    image = np.zeros((1, 10, 10), np.float32)
-    image[0, :, :5] = 1 + np.arange(50).reshape(10, 5)  # the brain: the left half
-    heat = np.zeros_like(image)
-    heat[0, 0, 0], heat[0, 9, 4], heat[0, 0, 9] = 1, 2, 1  # dark brain, brightest brain, background
-    found = mgmt_explain.shares(image, heat, image)
-    assert found["brain"] == 0.75
-    assert found["bright"] == 0.5
-    assert found["brain_expected"] == 0.5
-    assert found["bright_expected"] == 3 / 100  # the brightest twentieth of 50 pixels: 2.5
-    assert np.isnan(mgmt_explain.shares(image, np.zeros_like(heat), image)["brain"])
-
-
-def test_pictured_patients_are_of_both_classes():
-    labels = {"a": 0, "b": 0, "c": 1, "d": 0, "e": 1}
-    assert mgmt_explain.alternating(list("abcde"), labels) == ["c", "a", "e", "b", "d"]
-
-
 def test_submission_predicts_the_patients_without_a_label(competition, work):
     run(mgmt_ensemble, competition, work / "submission", *ENSEMBLE, "--protocol", "submission")
     folder = only(work / "submission" / "runs" / "mgmt_ensemble")
@@ -216,19 +186,6 @@ def test_nested_tests_every_patient_once_and_knows_its_control(competition, work
         "Simple features alone",
         "Control with shuffled labels",
     ]
-
-
-def test_ranks_within_folds_ignore_each_folds_scale():
-    table = pd.DataFrame({"fold": [1, 1, 1, 2, 2, 2], "p": [0.1, 0.2, 0.3, 0.9, 0.7, 0.8]})
-    np.testing.assert_allclose(mgmt_nested.within_folds(table, "p"), np.array([1, 3, 5, 5, 1, 3]) / 6)
-
-
-def test_shuffled_labels_are_dealt_by_the_seed():
-    labels = {f"{number:05}": number % 2 for number in range(40)}
-    first, again, other = (mgmt_nested.shuffle(labels, seed=seed) for seed in (0, 0, 1))
-    assert first == again != other
-    assert sorted(first.values()) == sorted(labels.values())
-    assert first != labels
 
 
 def test_grid_is_resumed_cell_by_cell(competition, work, capsys):
@@ -292,12 +249,13 @@ def test_a_bad_series_is_named_before_training_and_left_out_on_demand(competitio
     assert "00003" in str(refused.value)
     assert "00004" in str(refused.value)
     assert not (tmp_path / "runs").exists()
-    run(mgmt_ensemble, data, tmp_path, *ENSEMBLE, "--leave-out-bad")
+    with pytest.raises(SystemExit, match="2 of 2 trainings have not finished"):
+        run(mgmt_ensemble, data, tmp_path, *ENSEMBLE, "--leave-out-bad", trainings=untrained)
     folder = only(tmp_path / "runs" / "mgmt_ensemble")
     written = json.loads((folder / "data.json").read_text())
     assert len(written["labels"]) == 22
     assert len(written["left_out"]) == 2
-    assert "left out: 2" in capsys.readouterr().out
+    assert "left out 2 patients" in capsys.readouterr().err
 
 
 def test_doubtful_cases_can_be_left_out(competition, tmp_path):
@@ -306,7 +264,8 @@ def test_doubtful_cases_can_be_left_out(competition, tmp_path):
     (data / "train" / "00003").rename(data / "train" / "00109")
     table = (data / "train_labels.csv").read_text()
     (data / "train_labels.csv").write_text(table.replace("00003,1", "00109,1"))
-    run(mgmt_ensemble, data, tmp_path, *ENSEMBLE, "--leave-out-doubtful")
+    with pytest.raises(SystemExit, match="2 of 2 trainings have not finished"):
+        run(mgmt_ensemble, data, tmp_path, *ENSEMBLE, "--leave-out-doubtful", trainings=untrained)
     written = json.loads((only(tmp_path / "runs" / "mgmt_ensemble") / "data.json").read_text())
     assert written["left_out_doubtful"] == ["00109"]
     assert "00109" not in written["labels"]

@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from experiments import run_all
-from experiments.__main__ import state
 from experiments.base.results import reported
 from experiments.run_all import Options, commands
 from tests.experiments.conftest import environment
@@ -80,7 +79,6 @@ def wait_for(condition, what):
 
 
 def test_a_failure_stops_nothing_and_is_told(tmp_path, capsys):
-    tmp_path.joinpath("old.log").touch()
     statuses = run_all.run_all(
         {
             "good": [*PYTHON, "print('done')"],
@@ -101,18 +99,20 @@ def test_a_failure_stops_nothing_and_is_told(tmp_path, capsys):
         "good": ("finished", ""),
         "bad": ("failed", "exit status 3: error: no scans"),
         "broken": ("failed", "exit status 1: ValueError: too few"),
-        "killed": ("failed", "ended by SIGKILL: begun"),
+        "killed": ("failed", "ended by SIGKILL, as the system does for want of memory: begun"),
         "left": ("not run", "no --mgmt-data given"),
         "after": ("finished", ""),
     }
     assert found["good"]["command"] == shlex.join(["python", *PYTHON, "print('done')"])
     assert set(found["good"]) == {"experiment", "command", "state", "reason", "seconds"}
     assert [status.state for status in statuses] == [line["state"] for line in found.values()]
-    assert (tmp_path / "good.log").read_text() == "done\n"
-    printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 6
-    assert printed[3].startswith(" 4 of 6  killed ")
-    assert "ended by SIGKILL" in printed[3]
+    assert (tmp_path / "good" / "log.txt").read_text() == "done\n"
+    printed = capsys.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in printed if line.startswith("killed")] == [
+        ["killed", "running,"],
+        ["killed", "failed:"],
+    ]
+    assert sum("finished" in line for line in printed) == 2
 
 
 def test_output_and_status_can_be_read_meanwhile(tmp_path):
@@ -127,7 +127,7 @@ def test_output_and_status_can_be_read_meanwhile(tmp_path):
     thread = threading.Thread(target=run_all.run_all, args=(wanted, tmp_path))
     thread.start()
     try:
-        log = tmp_path / "second.log"
+        log = tmp_path / "second" / "log.txt"
         wait_for(lambda: log.exists() and "begun" in log.read_text(), "the second experiment")
         found = read_status(tmp_path)
         assert [line["state"] for line in found.values()] == ["finished", "not run", "not run"]
@@ -149,9 +149,10 @@ COMMAND = """
 import signal, sys
 from common import signals
 from experiments import run_all
+from experiments.base import trainings
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process starts without
 signals.listen()
-run_all.GRACE_SECONDS = 1.0
+trainings.GRACE_SECONDS = 1.0
 wanted = {"stubborn": ["-c", sys.argv.pop(), sys.argv.pop()], "next": ["-c", "pass"]}
 run_all.commands = lambda options: wanted
 run_all.main()
@@ -201,21 +202,3 @@ def test_the_command_ends_with_the_failures_and_status_1(tmp_path, monkeypatch, 
     wanted["bad"] = [*PYTHON, "pass"]
     run_all.main()
     assert [line["state"] for line in read_status(tmp_path / "run_all").values()] == ["finished", "finished"]
-
-
-def test_state_of_a_run_made_of_several_trainings(tmp_path):
-    assert state(tmp_path) == "no run yet"
-    run = tmp_path / "demo"
-    run.mkdir()
-    (run / "run.lock").touch()
-    (run / "config.json").write_text('{"model": {"baseline": {"epochs": 9}}}')
-    assert state(tmp_path) == f"started: {run}"
-    for seconds, part in enumerate(("rows/baseline", "rows/gwdl")):
-        (run / part).mkdir(parents=True)
-        (run / part / "history.csv").write_text("epoch,loss\n1,0.5\n2,0.4\n")
-        os.utime(run / part / "history.csv", (seconds, seconds))
-    assert state(tmp_path) == f"epoch 2: {run / 'rows' / 'gwdl'}"
-    (run / "rows" / "gwdl" / "config.json").write_text('{"model": {"epochs": 34}}')
-    assert state(tmp_path) == f"epoch 2 of 34: {run / 'rows' / 'gwdl'}"
-    (run / "summary.json").write_text("[]")
-    assert state(tmp_path) == f"finished: {run}"

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -12,252 +11,29 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.patches import Rectangle
-from scipy import ndimage
 
 from common.cohort import find_subjects
-from common.scoring import apply_empty_policy, score_case
+from common.scoring import score_case
 from experiments.base import results
-from experiments.drawing import curves as pictures
+from experiments.drawing import scans as drawn_scans
+from experiments.drawing import style
 from experiments.figures import __main__ as command
-from experiments.figures import classification, curves, display, distributions, scans, segmentation, series, style
+from experiments.figures import classification, curves, scans, segmentation, series
 from experiments.figures.sources import MissingError, Sources
 from experiments.segmentation import label_size
 from mgmt_classifier.config import Config
 from tests.cohorts import write_cohort
-from tests.common.dicom.dicom_files import AXIAL, CORONAL, SAGITTAL, tilted, write_series
+from tests.common.dicom.dicom_files import AXIAL, SAGITTAL, write_series
 from tests.experiments.conftest import ROOT, environment
 
-SPACING_MM = (1.0, 2.0, 4.0)
 # Voxels (x, y, z) of a grid whose axes run to the patient's left, back and head.
-MARK = (9, 3, 7)
-SHAPE = (12, 14, 10)
-
-
-def affine_of(axes, spacing_mm):
-    """Of a grid whose axes point as the letters say."""
-    directions = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
-    affine = np.eye(4)
-    affine[:3, :3] = np.array([directions[axis] for axis in axes]).T * np.array(spacing_mm)
-    return affine
-
-
-def stored_as(volume_lps, spacing_lps, axes):
-    """The same patient on a grid with other axes: volume and affine."""
-    at = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
-    order = [at[axis][0] for axis in axes]
-    flipped = tuple(slice(None, None, at[axis][1]) for axis in axes)
-    return volume_lps.transpose(order)[flipped], affine_of(axes, [spacing_lps[axis] for axis in order])
-
-
-EVERY_AXES = [
-    "".join(axes) for pairs in itertools.permutations(("LR", "PA", "SI")) for axes in itertools.product(*pairs)
-]
 
 
 # --- which way round, and how large -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("axes", EVERY_AXES)
-def test_scans_of_any_orientation_are_shown_left_on_the_right_and_front_or_head_above(axes):
-    volume = np.zeros(SHAPE)
-    volume[MARK] = 1
-    stored, affine = stored_as(volume, SPACING_MM, axes)
-    x, y, z = MARK
-    expected = {
-        "axial": ((z, y, x), (2.0, 1.0), ("R", "L", "A", "P")),
-        "coronal": ((SHAPE[1] - 1 - y, SHAPE[2] - 1 - z, x), (4.0, 1.0), ("R", "L", "S", "I")),
-        "sagittal": ((SHAPE[0] - 1 - x, SHAPE[2] - 1 - z, y), (4.0, 2.0), ("A", "P", "S", "I")),
-    }
-    for plane, (place, spacing, edges) in expected.items():
-        (slices,), view = display.cut((stored,), affine, plane)
-        assert np.argwhere(slices).tolist() == [list(place)]
-        assert view.spacing_mm == pytest.approx(spacing)
-        assert view.edges == edges
-
-
-def directions():
-    """Directions along a row and a column for every plane, mirrored and transposed, and some tilted ones."""
-    exact = [np.eye(3)[list(pair)] for pair in itertools.permutations(range(3), 2)]
-    signed = [
-        tuple((pair * np.array(s)[:, None]).ravel()) for pair in exact for s in itertools.product((1, -1), repeat=2)
-    ]
-    return [*signed, *(tilted(25, plane) for plane in (AXIAL, SAGITTAL, CORONAL))]
-
-
-@pytest.mark.parametrize("orientation", directions())
-def test_a_series_is_turned_by_its_own_directions(orientation):
-    """Every pixel holds its place in the patient, so that what is shown says itself where it lies."""
-    row_mm, column_mm, between_mm = 3.0, 0.5, 7.0
-    along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
-    k, row, column = np.indices((4, 5, 6))
-    normal = np.cross(along_row, along_column)
-    places = (
-        k[..., None] * between_mm * normal
-        + row[..., None] * row_mm * along_column
-        + column[..., None] * column_mm * along_row
-    )
-    towards = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
-    for axis in range(3):
-        shown, view, _ = display.turn(places[..., axis], orientation, (row_mm, column_mm))
-        assert shown.shape[0] == 4
-        for image, original in zip(shown, places[..., axis], strict=True):  # in the series' own order
-            np.testing.assert_array_equal(np.sort(image.ravel()), np.sort(original.ravel()))
-        steps = (np.diff(shown[0], axis=0).mean(), np.diff(shown[0], axis=1).mean())
-        for letter, step, spacing in zip(view.runs_to, steps, view.spacing_mm, strict=True):
-            along, sign = towards[letter]
-            if along == axis:
-                assert 0.9 * spacing < step * sign <= spacing + 1e-9
-    assert view.runs_to in ("PL", "IL", "IP")
-
-
-def test_pictures_are_true_to_scale_on_paper():
-    """Marks 20 mm apart in both directions, on voxels of 1 x 4 mm, are as far apart in pixels of the file."""
-    picture = np.zeros((12, 40))
-    for row, column in ((2, 5), (7, 5), (2, 25)):
-        picture[row, column] = 1
-    figure = Figure(figsize=(4, 4), dpi=100, facecolor="black")
-    display.show(figure.subplots(), picture, display.View((4.0, 1.0), "IL"), edges=False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    marks, n = ndimage.label(np.asarray(canvas.buffer_rgba())[..., 0] > 128)
-    assert n == 3
-    (y, x), (y_right, x_right), (y_below, x_below) = sorted(ndimage.center_of_mass(marks > 0, marks, (1, 2, 3)))
-    assert y_below - y == pytest.approx(x_right - x, abs=2)
-    assert y_below - y > 40
-    assert (x_below, y_right) == pytest.approx((x, y), abs=1)
-
-
-def test_a_tumour_on_the_patients_left_lies_on_the_right_of_the_run_s_picture(tmp_path):
-    labels = np.zeros(SHAPE, np.uint8)
-    labels[9:11, 2:4, 6:8] = 2
-    brain = np.full(SHAPE, 50, np.int16)
-    folder = tmp_path / "cohort" / "BraTS_000"
-    folder.mkdir(parents=True)
-    for name, volume in {**dict.fromkeys(("flair", "t1", "t1ce", "t2"), brain), "seg": labels}.items():
-        stored, affine = stored_as(volume, SPACING_MM, "SAR")
-        nib.save(nib.Nifti1Image(stored, affine), folder / f"BraTS_000_{name}.nii.gz")
-    (subject,) = find_subjects(tmp_path / "cohort").subjects
-    truth = subject.load_labels()
-    shown = pictures.tumour_slice(subject, np.zeros_like(truth), truth)
-    rows, columns = np.nonzero(shown.truth)
-    assert (shown.position, sorted(set(rows)), sorted(set(columns))) == (6, [2, 3], [9, 10])
-    assert shown.view.spacing_mm == pytest.approx((2.0, 1.0))
-    assert not shown.predicted.any()
-
-
-def test_an_overlay_is_the_class_s_colour_over_the_grey_and_leaves_the_rest():
-    grey = np.array([[0.0, 0.5], [1.0, 0.25]])
-    shown = display.overlay(grey, np.array([[0, 1], [2, 3]]))
-    for place, name, value in (((0, 1), "NCR", 0.5), ((1, 0), "ED", 1.0), ((1, 1), "ET", 0.25)):
-        np.testing.assert_allclose(shown[place], 0.45 * value + 0.55 * np.array(to_rgb(style.CLASS_COLOURS[name])))
-    assert shown[0, 0].tolist() == [0, 0, 0]
-
-
-def test_one_palette_holds_everywhere():
-    assert pictures.CLASS_COLOURS is style.CLASS_COLOURS
-    assert list(style.CLASS_COLOURS) == ["NCR", "ED", "ET"]
-    told = [
-        path.name
-        for path in (ROOT / "experiments").rglob("*.py")
-        if re.search(r"\"(NCR|ED|ET)\": *\"#", path.read_text())
-    ]
-    assert told == ["style.py"]
-
-
 # --- counts -----------------------------------------------------------------------------------------------------------
-
-
-def tiny_cases():
-    """Six cases, with NCR found, missed, invented and absent: rows as a run has them, and the label maps."""
-    kinds = ("found", "found", "missed", "invented", "absent", "found")
-    rows = []
-    for case, kind in enumerate(kinds):
-        truth = np.zeros((16, 16, 16), np.uint8)
-        truth[2:8, 2:8, 2:8], truth[9:12, 9:12, 9:12] = 2, 3
-        predicted = np.roll(truth, case % 3, axis=0)
-        if kind in ("found", "missed"):
-            truth[3:5, 3:5, 3:5] = 1
-        if kind in ("found", "invented"):
-            predicted[3:5, 3:6, 3:5] = 1
-        rows.append({"case": f"case{case}", **score_case(predicted, truth, spacing_mm=(1, 1, 1)), "view": np.nan})
-    return pd.DataFrame(rows), kinds
-
-
-def bars(axis):
-    return sum(patch.get_height() for patch in axis.patches if isinstance(patch, Rectangle) and patch.get_width() > 0)
-
-
-@pytest.mark.parametrize("policy", ["brats", "ignore"])
-def test_histograms_count_every_case(policy):
-    cases, kinds = tiny_cases()
-    figure = distributions.draw_histograms(cases, apply_empty_policy(cases, policy), text="", synthetic=False)
-    ncr, ed, et, tc, wt = figure.axes
-    n = len(kinds) - (policy == "ignore") * kinds.count("absent")
-    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("missed", "invented", "absent"))
-    assert ncr.get_title() == f"NCR, n = {n}\n{counts}"
-    assert bars(ncr) == n
-    assert [bars(axis) for axis in (ed, et, tc, wt)] == [6, 6, 6, 6]
-    assert ed.get_title() == "ED, n = 6\n0 missed, 0 invented, 0 absent"
-    said = results.reported()["unet3d"]
-    assert [line.get_xdata()[0] for line in ncr.lines][1] == said["dice_NCR"].value
-    assert [text.get_text() for text in tc.get_legend().get_texts()][1].startswith("report ")
-
-
-def test_a_region_without_a_distance_is_counted_in_a_bar_of_its_own():
-    cases, _ = tiny_cases()
-    cases.loc[1, ["hd_TC", "hd95_TC", "volume_predicted_ml_TC", "dice_TC", "surface_dice_TC"]] = [
-        np.inf,
-        np.inf,
-        0,
-        0,
-        0,
-    ]
-    valued = apply_empty_policy(cases, "brats")
-    tc = distributions.draw_histograms(cases, valued, text="", synthetic=False).axes[3]
-    assert tc.get_title() == "TC, n = 6\n1 missed, 0 invented, 0 absent"
-    hatched = [patch for patch in tc.patches if patch.get_hatch()]
-    assert [patch.get_height() for patch in hatched] == [1]
-    measured = cases.drop(index=1)["hd_TC"]
-    assert hatched[0].get_x() > measured.max()
-    assert tc.lines[0].get_xdata()[0] == pytest.approx(measured.mean())
-    assert "of those with a distance" in tc.get_legend().get_texts()[0].get_text()
-
-
-def test_label_sizes_show_every_label_of_the_truth_once(tmp_path):
-    cases, _ = tiny_cases()
-    for part in ("validation", "test"):
-        (tmp_path / part).mkdir()
-        cases.to_csv(tmp_path / part / "cases.csv", index=False)
-    sizes = label_size.label_sizes({part: tmp_path / part for part in ("validation", "test")})
-    figure = distributions.draw_label_sizes(sizes, text="", synthetic=True)
-    for axis, name in zip(figure.axes, ("NCR", "ED", "ET"), strict=True):
-        true = sizes[(sizes["class"] == name) & (sizes["volume_truth_ml"] > 0)]
-        drawn = [tuple(point) for line in axis.lines for point in zip(*line.get_data(), strict=True)]
-        assert sorted(drawn) == sorted(zip(true["volume_truth_ml"], true["dice"], strict=True))
-    missed = next(line for line in figure.axes[0].lines if line.get_marker() == "x")
-    assert missed.get_ydata().tolist() == [0, 0]
-    assert figure.axes[0].get_title().splitlines()[0] == "NCR: 2 of 8 missed"
-    assert figure.axes[0].get_title().splitlines()[2] == "not in the truth: 4 (2 invented)"
-    assert figure.get_suptitle() == "Synthetic phantoms"
-
-
-@pytest.mark.parametrize(("n", "middle"), [(1, 0), (2, 0), (3, 1), (6, 2), (7, 3)])
-def test_the_median_case_is_the_middle_of_the_ranks(n, middle):
-    dice = np.random.default_rng(n).permutation(n) / 10
-    cases = pd.DataFrame({"case": [f"{value:.1f}" for value in dice], "dice_WT": dice})
-    assert segmentation.median(cases)["case"] == f"{sorted(dice, reverse=True)[middle]:.1f}"
-    cases.loc[cases["dice_WT"].idxmin(), "dice_WT"] = np.nan  # no tumour in truth and prediction
-    assert np.isnan(segmentation.ranked(cases).iloc[0]["dice_WT"])
-
-
-def test_slices_are_spaced_evenly_from_the_first_to_the_last():
-    assert scans.spaced(155, 24)[:3] == [0, 7, 13]
-    assert (scans.spaced(155, 24)[-1], len(scans.spaced(155, 24))) == (154, 24)
-    assert scans.spaced(5, 24) == [0, 1, 2, 3, 4]
 
 
 # --- the whole command ------------------------------------------------------------------------------------------------
@@ -549,12 +325,12 @@ def test_what_is_drawn_of_the_series(work):
 
 def test_all_images_of_a_series_lie_in_their_order():
     rng = np.random.default_rng(3)
-    shown = series.Shown(rng.uniform(1, 9, (11, 6, 8)), display.View((1.0, 1.0), "PL"), "axial")
+    shown = series.Shown(rng.uniform(1, 9, (11, 6, 8)), drawn_scans.View((1.0, 1.0), "PL"), "axial")
     figure = series.draw_all(shown, "", marks={"central": 5, "tumour": 9}, synthetic=False)
     axis = figure.axes[0]
     table = np.asarray(axis.images[0].get_array())
     across = table.shape[1] // 8
-    for image, grey in enumerate(display.window(shown.images)):
+    for image, grey in enumerate(drawn_scans.window(shown.images)):
         row, column = divmod(image, across)
         np.testing.assert_array_equal(table[6 * row : 6 * row + 6, 8 * column : 8 * column + 8], grey)
     numbers = [text.get_text() for text in axis.texts if text.get_text().isdigit()]
@@ -567,7 +343,7 @@ def test_saliency_lies_on_the_image_it_belongs_to(work):
     figure = classification.saliency(sources(work)).figure
     stored = np.load(work / "runs" / "mgmt_explain" / "demo-x" / "saliency.npz")
     image, overlaid = figure.axes[0], figure.axes[1]
-    np.testing.assert_allclose(image.images[0].get_array(), display.window(stored["FLAIR_image"][0]))
+    np.testing.assert_allclose(image.images[0].get_array(), drawn_scans.window(stored["FLAIR_image"][0]))
     np.testing.assert_allclose(overlaid.images[1].get_array(), stored["FLAIR_saliency"][0])
     # 8 x 8 pixels over 160 x 240 mm: a row is 20 mm and a column 30 mm.
     assert image.get_aspect() == overlaid.get_aspect() == pytest.approx(20 / 30)

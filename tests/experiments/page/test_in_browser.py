@@ -9,9 +9,9 @@ import pytest
 from common.files import write_json, write_text
 from experiments import report
 from experiments.base.results import Result, reported
-from experiments.drawing.curves import CLASS_COLOURS
+from experiments.drawing.style import CLASS_COLOURS
 from experiments.page import content, viewer
-from tests.experiments.report_runs import everything, write_picture, write_predictions, write_run
+from tests.experiments.page.report_runs import everything, write_picture, write_predictions, write_run
 
 WIDTHS = (360, 768, 1280)
 LONG = "a_name_that_is_as_long_as_a_folder_can_be_" * 4

@@ -14,7 +14,7 @@ NAN = float("nan")
 def drawn(monkeypatch):
     """The axes of the next history: y label -> {line's label: (epochs, values)}."""
     figures = []
-    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(pictures, "save_for_screen", lambda figure, path: figures.append(figure))
 
     def draw(history, **options):
         pictures.draw_history(None, pd.DataFrame(history), **{"synthetic": False, **options})

@@ -1,5 +1,6 @@
 """Run folders as experiments leave them, fabricated: for the tests of the written report."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from matplotlib.image import imsave
 from common import nifti
 from common.cohort import find_subjects
 from common.files import write_csv, write_json, write_text
+from experiments import report
 from experiments.base.results import Result, as_rows, reported
+from experiments.page import content, viewer
 
 
 def write_run(runs: Path, experiment: str, results: list[Result], *, name: str = "demo", **files: object) -> Path:
@@ -34,8 +37,8 @@ def write_run(runs: Path, experiment: str, results: list[Result], *, name: str =
         "split": {"train": ["a", "b", "c"], "validation": ["d"], "test": ["e", "f"]},
         "environment": [environment],
     }
-    for file, content in (defaults | files).items():
-        write_json(folder / f"{file}.json", content)
+    for file, value in (defaults | files).items():
+        write_json(folder / f"{file}.json", value)
     write_json(folder / "summary.json", as_rows(results))
     return folder
 
@@ -75,3 +78,12 @@ def write_picture(path: Path, *, size: int = 8) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     imsave(path, np.linspace(0, 1, size * size).reshape(size, size))
     return path
+
+
+def page_of(runs_folder, figures=Path("no figures")):
+    found = content.gather(runs_folder, figures)
+    return report.page(found, viewer.viewers(runs_folder), made=datetime(2026, 3, 4, 5, 6, tzinfo=UTC))
+
+
+def result(reported=None, value=0.5, low=None, high=None, *, synthetic=False, key="e.r", n=9):
+    return Result(key, reported, value, low, high, n, synthetic)

@@ -1,16 +1,14 @@
 """Which run is shown, and which training may stand for another's: the same settings, split and data, or none."""
 
 import json
-import os
 from dataclasses import dataclass, field, replace
 
 import nibabel as nib
 import numpy as np
 import pytest
-from experiments.finished import adopt_training, latest
 
 from common.recipe import Recipe
-from common.runs import Run
+from experiments.segmentation.adopted import adopt_training
 from experiments.segmentation.study import Options, study
 from tests.cohorts import write_cohort
 
@@ -78,14 +76,3 @@ def with_another_voxel(mask):
     content = copy.read_bytes()
     copy.unlink()
     return content
-
-
-def test_latest_is_the_run_that_finished_last(tmp_path):
-    assert latest(tmp_path / "nowhere", "table") is None
-    for name, when in (("b", 200), ("a", 300), ("c", 100)):
-        with Run(tmp_path / "table" / name) as run:
-            (run.folder / "summary.json").write_text("[]")
-            os.utime(run.folder / "summary.json", (when, when))
-    with Run(tmp_path / "table" / "started"):
-        pass
-    assert latest(tmp_path, "table") == tmp_path / "table" / "a"

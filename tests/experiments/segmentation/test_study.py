@@ -13,6 +13,7 @@ import pytest
 from common.recipe import Recipe
 from common.splits import split_by_fractions
 from experiments.base.results import OF_VIEWS
+from experiments.segmentation.scores import score
 from experiments.segmentation.study import Options, study
 from tests.cohorts import write_cohort
 
@@ -70,9 +71,12 @@ def scored(cohort, tmp_path):
     with study("stub", options_for(cohort, tmp_path), Stub(), fractions=FRACTIONS) as opened:
         opened.run.history.append({"epoch": 1, "loss": 0.5})
         truths = {entry.id: truth_of(cohort, entry.id) for entry in opened.test}
-        opened.score(
-            (case, moved(truth), lambda truth=truth: {"thin": thinned(truth), "geometric_ceiling": truth})
-            for case, truth in truths.items()
+        score(
+            opened,
+            (
+                (case, moved(truth), lambda truth=truth: {"thin": thinned(truth), "geometric_ceiling": truth})
+                for case, truth in truths.items()
+            ),
         )
         yield opened, truths
 
@@ -140,7 +144,7 @@ def test_whole_scans_have_no_view_of_a_crop(cohort, tmp_path):
     config = Stub(recipe=Recipe(contrasts=("FLAIR",)))
     with study("stub", options_for(cohort, tmp_path), config) as opened:
         opened.run.history.append({"epoch": 1, "loss": 0.5})
-        opened.score((entry.id, truth_of(cohort, entry.id)) for entry in opened.test)
+        score(opened, ((entry.id, truth_of(cohort, entry.id)) for entry in opened.test))
         cases = pd.read_csv(opened.run.folder / "cases.csv", keep_default_na=False)
         assert cases["view"].tolist() == [""]
         summary = json.loads((opened.run.folder / "summary.json").read_text())
@@ -149,10 +153,10 @@ def test_whole_scans_have_no_view_of_a_crop(cohort, tmp_path):
 
 
 def test_seconds_per_case_are_the_predictions_alone(cohort, tmp_path, monkeypatch):
-    from experiments.drawing import curves as pictures
+    from experiments.drawing import scans
 
-    whole_slice = pictures.tumour_slice
-    monkeypatch.setattr(pictures, "tumour_slice", lambda *given: time.sleep(0.6) or whole_slice(*given))
+    whole_slice = scans.tumour_slice
+    monkeypatch.setattr(scans, "tumour_slice", lambda *given: time.sleep(0.6) or whole_slice(*given))
 
     def predictions(entries):
         for entry, seconds in zip(entries, (0.0, 0.1, 0.2), strict=True):
@@ -161,7 +165,7 @@ def test_seconds_per_case_are_the_predictions_alone(cohort, tmp_path, monkeypatc
 
     with study("stub", options_for(cohort, tmp_path), Stub(), fractions=FRACTIONS) as opened:
         opened.run.history.append({"epoch": 1, "loss": 0.5})
-        opened.score(predictions(opened.test))
+        score(opened, predictions(opened.test))
         found = json.loads((opened.run.folder / "costs.json").read_text())
     assert 0.1 <= found["seconds_per_case"] < 0.6
 
@@ -192,7 +196,7 @@ def test_subjects_with_too_little_tumour_are_named_with_their_share_and_counted(
         used = {entry.id for part in (opened.train, opened.validation, opened.test) for entry in part}
         assert used == set(shares) - set(opened.excluded)
         opened.run.history.append({"epoch": 1, "loss": 0.5})
-        opened.score((entry.id, truth_of(uneven, entry.id)) for entry in opened.test)
+        score(opened, ((entry.id, truth_of(uneven, entry.id)) for entry in opened.test))
         opened.show()
     assert "excluded with less than 1.5 % labelled: 2 (data.json)" in capsys.readouterr().out
     data = json.loads((opened.run.folder / "data.json").read_text())
@@ -207,7 +211,7 @@ def test_subjects_with_too_little_tumour_are_named_with_their_share_and_counted(
 def test_without_the_rule_nobody_is_excluded_and_nothing_is_said_of_it(uneven, tmp_path, capsys):
     with study("stub", options_for(uneven, tmp_path), Stub()) as opened:
         opened.run.history.append({"epoch": 1, "loss": 0.5})
-        opened.score((entry.id, truth_of(uneven, entry.id)) for entry in opened.test)
+        score(opened, ((entry.id, truth_of(uneven, entry.id)) for entry in opened.test))
         opened.show()
     assert "excluded" not in capsys.readouterr().out
     data = json.loads((opened.run.folder / "data.json").read_text())

@@ -1,0 +1,284 @@
+"""The written report's page: every result of the report stands on it, with what became of it."""
+
+from base64 import b64decode
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from common.files import write_json, write_text
+from experiments.base import runs
+from experiments.base.results import reported
+from experiments.page import content, pictures, reading, rows
+from tests.experiments.conftest import ROOT
+from tests.experiments.page.report_runs import everything, page_of, result, write_picture, write_run
+
+ALL = [(experiment, name) for experiment, entries in reported().items() for name in entries]
+
+
+class Page(HTMLParser):
+    """Tables of a page by caption (rows of cells' text), its text, and every address that it would load."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tables, self.rows, self.text, self.addresses = {}, [], [], []
+        self.caption, self.in_cell = None, False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.addresses += [attributes[name] for name in ("src", "href", "data", "poster") if attributes.get(name)]
+        if tag == "table":
+            self.rows = []
+        elif tag == "caption":
+            self.caption = ""
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag):
+        if tag == "caption":
+            self.tables[self.caption.strip()], self.caption = self.rows, None
+        elif tag in ("td", "th"):
+            self.in_cell = False
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.caption is not None:
+            self.caption += data
+        elif self.in_cell:
+            self.rows[-1][-1] += data
+
+    def results(self, experiment):
+        """Name -> cells of the table beside the report; the place and note are part of the first cell."""
+        table = next((t for caption, t in self.tables.items() if caption.startswith(f"{experiment}: the report")), [])
+        said = reported()[experiment].items()
+        return {name: row for row in table[1:] for name, entry in said if row[0].startswith(name + entry.place)}
+
+
+def printed(value):
+    """As the report prints it: at most three decimals."""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+# The verdict ----------------------------------------------------------------------------------------------------------
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def test_without_any_run_every_result_of_the_report_is_there_with_its_command(tmp_path):
+    html = page_of(tmp_path / "none")
+    page = Page(html)
+    assert len(ALL) > 100
+    for experiment, name in ALL:
+        row = page.results(experiment)[name]
+        assert row[1] == printed(reported()[experiment][name].value)
+        assert row[2:5] == ["–", "–", "–"]
+        assert row[5] == f"not reproduced: python -m experiments.{experiment}"
+    text = " ".join(page.text)
+    assert "Nothing has been run yet" in text
+    assert "Synthetic data" not in text
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_with_every_run_every_result_stands_beside_the_reports(tmp_path, synthetic):
+    for experiment in reported():
+        write_run(tmp_path, experiment, everything(experiment, synthetic=synthetic))
+    page = Page(page_of(tmp_path))
+    for experiment, name in ALL:
+        row = page.results(experiment)[name]
+        value = reported()[experiment][name].value
+        assert row[1] == printed(value)
+        assert row[2] == ("a word" if isinstance(value, str) else rows.number(value + 0.01))
+        assert row[4] == "5"
+        assert ("synthetic" in row[5]) == synthetic
+    assert ("Synthetic data." in page.text) == synthetic
+
+
+def test_real_and_synthetic_runs_on_one_page_are_told_apart(tmp_path):
+    write_run(tmp_path, "unet3d", everything("unet3d", synthetic=True))
+    write_run(tmp_path, "table2_final", everything("table2_final", synthetic=False))
+    page = Page(page_of(tmp_path))
+    states = {row[0]: row[2:] for row in page.tables["Experiments and what became of them"][1:]}
+    assert (states["unet3d"], states["table2_final"]) == (["finished", "synthetic"], ["finished", "real"])
+    assert states["unet25d"] == ["not run", "–"]
+    assert "Some of the data is synthetic." in page.text
+
+
+def test_results_without_a_reported_value_and_runs_that_the_report_does_not_have_are_shown(tmp_path):
+    write_run(tmp_path, "mgmt_ensemble_nested", [result(key="mgmt_ensemble_nested.shuffled_labels__auc", value=0.52)])
+    page = Page(page_of(tmp_path))
+    (row,) = page.tables["mgmt_ensemble_nested: further results"][1:]
+    assert row == ["shuffled_labels__auc", "0.520", "–", "9"]
+    assert any("experiments.mgmt_ensemble_nested --max-subjects 6" in text for text in page.text)
+
+
+def test_data_split_and_who_was_left_out_are_said(tmp_path):
+    data = {"folder": "scans", "layout": "MSD", "synthetic": False, "left_out": ["A: no mask", "B: empty"]}
+    data |= {"excluded": {"minimum_mask_fraction": 0.01, "labelled_fraction": {"C": 0.002}}}
+    config = {"options": {"preset": "paper", "empty_masks": "ignore"}, "model": {}}
+    write_run(tmp_path, "unet3d", everything("unet3d", synthetic=False), data=data, config=config)
+    said = " ".join(content.experiment(tmp_path, "unet3d", None).data)
+    assert said == (
+        "Data: real patients in scans (MSD); preset paper. Split: 3 training, 1 validation, 2 test patients. "
+        "2 left out because they cannot be used: A: no mask; B: empty. "
+        "1 excluded before the split with less than 1 % labelled: C. Empty masks are scored by the policy “ignore”."
+    )
+
+
+def test_what_comes_from_files_cannot_become_markup(tmp_path):
+    evil = "<script>alert('&')</script>"
+    write_run(
+        tmp_path,
+        "mgmt_ensemble",
+        [result(key=f"mgmt_ensemble.{evil}"), result(key="mgmt_ensemble.FLAIR__auc", value=evil)],
+        data={"folder": evil, "synthetic": False, "left_out": [evil]},
+        environment=[{"command": [evil], "processor": evil}],
+        config={"model": {"flair": {"images": evil}}},
+    )
+    write_text(tmp_path / "mgmt_ensemble" / "demo" / "verdicts.txt", f"p < 0.05 & {evil}\n")
+    write_picture(tmp_path / "mgmt_ensemble" / "demo" / "figures" / "a<b&c.png")
+    html = page_of(tmp_path)
+    assert "<script" not in html
+    # Further result, value, folder, left out, setting, verdict, processor.
+    assert html.count("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;") == 7
+    assert "a&lt;b&amp;c" in html
+
+
+def test_the_page_loads_nothing(tmp_path):
+    write_picture(write_run(tmp_path, "unet3d", everything("unet3d")) / "figures" / "overlays.png")
+    addresses = Page(page_of(tmp_path)).addresses
+    assert any(address.startswith("data:image/png;base64,") for address in addresses)
+    assert all(address.startswith(("#", "data:image/")) for address in addresses)
+    assert len([a for a in addresses if a.startswith("#")]) > len(reported())
+
+
+# States ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ['[{"key": "a', '[{"key": "e.a"}]', '{"a": 1}', "[1]", "null"])
+def test_a_damaged_summary_is_a_failure_with_its_reason(tmp_path, text):
+    write_text(write_run(tmp_path, "unet3d", []) / "summary.json", text)
+    found = runs.find(tmp_path, "unet3d", None)
+    assert found.state == "failed"
+    assert "summary.json: expected a list of results" in found.reason
+    row = Page(page_of(tmp_path)).results("unet3d")["mean_dice"]
+    assert row[5].startswith("not reproduced: ")
+
+
+@pytest.mark.parametrize("file", ["data", "split", "config", "environment"])
+def test_another_damaged_file_is_named_and_the_results_stay(tmp_path, file):
+    folder = write_run(tmp_path, "unet3d", everything("unet3d"))
+    write_text(folder / f"{file}.json", "[{")
+    page = Page(page_of(tmp_path))
+    assert any(f"{file}.json: expected a" in text for text in page.text)
+    assert page.results("unet3d")["mean_dice"][2] == "0.819"
+
+
+def test_what_run_all_says_is_shown_with_reason_and_seconds(tmp_path):
+    status = {"experiment": "unet3d", "command": "python -m x <y>", "state": "failed", "reason": "no TensorFlow"}
+    write_json(tmp_path / "run_all" / "status.json", [status | {"seconds": 12.4}])
+    page = Page(page_of(tmp_path))
+    (row,) = next(table for caption, table in page.tables.items() if "experiments.run_all" in caption)[1:]
+    assert row == ["unet3d", "failed", "12", "no TensorFlow", "python -m x <y>"]
+    write_json(tmp_path / "run_all" / "status.json", [{"state": "failed"}])
+    attempts, wrong = runs.attempts(tmp_path)
+    assert attempts == {}
+    assert "status.json: expected experiment, command, state, reason, seconds" in wrong
+    assert any(wrong in text for text in Page(page_of(tmp_path)).text)
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+def figure(number, **changes):
+    entry = {"number": number, "title": f"Title {number}", "caption": "A caption.", "state": "drawn", "reason": ""}
+    return entry | {"command": "", "synthetic": True, "files": []} | changes
+
+
+def test_figures_are_in_the_page_and_missing_ones_say_why(tmp_path):
+    write_text(tmp_path / "1.svg", "<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>")
+    write_text(tmp_path / "3.svg", "<svg>" + "x" * pictures.MOST_SVG_BYTES)
+    for number in (1, 3):
+        write_picture(tmp_path / f"{number}.png")
+    entries = [
+        figure(1, files=["1.svg", "1.png"]),
+        figure(2, state="missing", reason="no run <yet>", command="python -m experiments.unet3d"),
+        figure(3, files=["3.svg", "3.png"]),
+        figure(4, files=["gone.svg", "gone.png"]),
+        figure(5, files=[]),
+    ]
+    write_json(tmp_path / "figures.json", entries)
+    found, wrong = pictures.of_report(tmp_path)
+    assert wrong == ""
+    first, second, third, fourth, fifth = found
+    assert first.picture.address.startswith("data:image/svg+xml;base64,")
+    assert b64decode(first.picture.address.partition(",")[2]) == (tmp_path / "1.svg").read_bytes()
+    assert third.picture.address.startswith("data:image/png;base64,")
+    assert (second.picture, second.reason) == (None, "no run <yet>")
+    assert "gone.svg" in fourth.reason
+    assert "found no file" in fifth.reason
+    html = page_of(tmp_path / "none", tmp_path)
+    assert html.count('alt="Figure ') == 2
+    assert "no run &lt;yet&gt;; <code>python -m experiments.unet3d</code> makes it" in html
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[{}]", "[1]"])
+def test_a_damaged_list_of_figures_is_named(tmp_path, text):
+    write_text(tmp_path / "figures.json", text)
+    found, wrong = pictures.of_report(tmp_path)
+    assert found == []
+    assert "figures.json: expected" in wrong
+    assert any(wrong in part for part in Page(page_of(tmp_path / "none", tmp_path)).text)
+
+
+# Slice viewer ---------------------------------------------------------------------------------------------------------
+
+
+# Statistics, reading --------------------------------------------------------------------------------------------------
+
+
+def test_the_error_of_a_guessed_auc_is_that_of_simulated_guesses():
+    rng = np.random.default_rng(0)
+    guesses = rng.random((20_000, 70))
+    wins = (guesses[:, :35, None] > guesses[:, None, 35:]).mean(axis=(1, 2))
+    assert content.chance_error(70) == pytest.approx(wins.std(), rel=0.03)
+    assert f"{content.chance_error(70):.2f}" == "0.07"
+
+
+def test_the_documentation_is_made_from_the_same_file_as_the_page(tmp_path):
+    read = reading.read()
+    assert (ROOT / "docs" / "reading-the-report.md").read_text(encoding="utf-8") == reading.markdown(read)
+    page = Page(page_of(tmp_path))
+    for caption, entries, columns in (
+        ("Where the report contradicts itself", read.contradictions, ("says", "why", "does")),
+        ("What the report does not say", read.open, ("what", "takes", "field")),
+    ):
+        table = next(table for name, table in page.tables.items() if name.startswith(caption))[1:]
+        shown = [[" ".join(cell.split()) for cell in row] for row in table]
+        wanted = [[(entry[column] or "–").replace("`", "") for column in columns] for entry in entries]
+        assert shown == wanted
+    assert len(read.contradictions) >= 14
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *["0.846 to 0.855", "Dice NCR, HD TC and HD WT", "two promising variations", "73 : 15 : 12", "[24:216]"],
+        *["0.694", "average 0.73", "T1wCE", "validation and test", "12 GB", "0.543", "322"],
+    ],
+)
+def test_each_contradiction_of_the_report_is_told(words):
+    assert any(words in entry["says"] for entry in reading.read().contradictions)
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+# The command ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,89 @@
+"""The command of one training: what its folder says is done, and what it cannot do is said."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from common.runs import Run
+from tests.experiments.conftest import ROOT
+
+FUNCTIONS = """
+import os, sys
+
+def works(folder):
+    try:
+        import tensorflow
+    except ImportError:
+        found = False
+    else:
+        found = True
+    (folder / "result").write_text(f"{os.environ['KERAS_BACKEND']} {found}")
+
+def refuses(folder):
+    from common.runs import RunError
+    raise RunError(f"{folder.name}: gone")
+
+def opens(folder):
+    from common.runs import Run
+    Run(folder)
+"""
+PROGRAM = """
+import sys
+from experiments import train
+train.KINDS = {name: f"functions:{name}" for name in ("works", "refuses", "opens")}
+train.main()
+"""
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Run the command on a folder of the settings, with FUNCTIONS as the kinds of training."""
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    (tmp_path / "tensorflow.py").touch()  # need not be installed
+    folder = tmp_path / "training"
+    folder.mkdir()
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+
+    def run(settings):
+        if settings is not None:
+            (folder / "config.json").write_text(json.dumps(settings))
+        command = [sys.executable, "-c", PROGRAM, folder]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False), folder
+
+    return run
+
+
+@pytest.mark.parametrize(("backend", "found"), [("tensorflow", True), ("torch", False), ("jax", False), (None, False)])
+def test_only_tensorflows_trainings_may_import_it(train, backend, found):
+    done, folder = train({"kind": "works"} | ({} if backend is None else {"backend": backend}))
+    assert done.returncode == 0, done.stderr
+    assert (folder / "result").read_text() == f"{backend or 'torch'} {found}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "refuses"}, "error: training: gone"),
+        ({"kind": "other"}, "expected the folder of a training (works, refuses, opens), found 'other'"),
+        ({}, "found None"),
+        ([], "expected the folder of a training with its config.json, found: a list"),
+        (None, "expected the folder of a training with its config.json, found: "),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(train, settings, message):
+    done, _ = train(settings)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_training_that_another_process_works_on_has_a_status_of_its_own(train):
+    _, folder = train(None)
+    with Run(folder):
+        done, _ = train({"kind": "opens"})
+    assert done.returncode == 75
+    assert "another process is working on this run" in done.stderr
+    assert train({"kind": "opens"})[0].returncode == 0
