@@ -1,6 +1,10 @@
-"""Where the audit of an MGMT cohort was: it is ``python -m common.dicom.mgmt_cohort`` now."""
+"""The former name of ``common.dicom.mgmt_cohort``, under which commands and imports still find it."""
 
 import sys
 
+from common.dicom.mgmt_cohort import *  # noqa: F403
+from common.dicom.mgmt_cohort import main
+
 if __name__ == "__main__":
-    sys.exit("error: this command has moved: python -m common.dicom.mgmt_cohort takes the same arguments")
+    print("this command has moved: python -m common.dicom.mgmt_cohort", file=sys.stderr)
+    main()

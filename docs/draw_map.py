@@ -31,6 +31,8 @@ ROWS = (
     ("common",),
 )
 """Rooms from top to bottom; every arrow points down."""
+FORMER = {"common.mgmt_cohort": "common.dicom"}
+"""Names that are kept for old commands -> the room to which what they name has moved."""
 FILLS = {"experiments": "#e3eef9", "common": "#e6f2e6"}
 MODEL_FILL = "#fbeedd"
 WIDTH, MARGIN, GAP, LINE = 1000, 16, 44, 17
@@ -76,7 +78,7 @@ def arrows() -> list[tuple[str, str]]:
 
 
 def _room(module: str, graph: grimp.ImportGraph) -> str:
-    return module if graph.find_children(module) else module.rpartition(".")[0]
+    return FORMER.get(module) or (module if graph.find_children(module) else module.rpartition(".")[0])
 
 
 def picture() -> str:
