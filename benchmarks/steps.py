@@ -33,7 +33,7 @@ class Step:
 
 
 def check_losses(ours: Step, peer: Step, batch: Batch) -> float:
-    """How far both first losses lie apart, in float32 with the same dropout; beyond LOSS_TOLERANCE raises ValueError."""
+    """How far both first losses lie apart, in float32 with equal dropout; beyond LOSS_TOLERANCE raises ValueError."""
     losses = []
     for side in (ours, peer):
         torch.manual_seed(0)

@@ -15,34 +15,26 @@ ends. The same command on the same files shows the finished table.
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
-import numpy as np
 import pandas as pd
 import tyro
-from tqdm import tqdm
 
 from common.cohort import Cohort, CohortError, audit, find_subjects
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import write_csv, write_json
-from common.labels import CLASSES
-from common.nifti import to_axes
 from common.runs import Run, RunError, configuration_hash, environment
-from common.statistics import bootstrap_interval
-from common.subject import Subject
 from experiments.base import results
 from experiments.base.options import Refused, refuse_phantoms
 from experiments.mgmt import cohort as cohort_mgmt
 from experiments.mgmt.study import MgmtOptions, phantom_patients
+from experiments.segmentation import cohort as cohort_segmentation
 from experiments.segmentation.study import phantom_cohort
 
 EXPERIMENT = "cohort"
-# The 1 % rule is applied to the part of the volume that the 3D U-Net sees (see the protocol of the 3D U-Net).
-UNET3D_CROP = (slice(56, 184), slice(56, 184), slice(13, 141))
 PROBLEMS, SERIES = "problems.json", "mgmt_series.csv"
 LEGEND = """label_shares: the largest label's mean share of the tumour over the smallest's
 mgmt_classes: share of the labelled patients that are methylated
@@ -73,72 +65,6 @@ class Options:
     """Threads, for DICOM processes, that read; -1 takes every core."""
     fresh: bool = False
     """Read everything again, in place of showing the finished result."""
-
-
-def measure(subject: Subject) -> dict[str, object]:
-    """One subject's row: voxels per class, labelled fraction of the crop, slices that hold brain and tumour."""
-    images, scan = subject.load_images(("FLAIR",))
-    # Slices are counted along the body's axis, whatever the scan's.
-    labels = to_axes(subject.load_labels(), scan.affine)
-    brain = to_axes(images[0], scan.affine) != 0
-    first, last = results.reported("settings")["unet25d"]["slices"].value
-    tumour = labels > 0
-    crop = tumour[UNET3D_CROP]
-    n_tumour = np.count_nonzero(tumour)
-    inside = np.count_nonzero(tumour[:, :, first:last])
-    return {
-        "subject": subject.id,
-        **{f"voxels_{name}": int(n) for name, n in zip(CLASSES, np.bincount(labels.ravel(), minlength=4), strict=True)},
-        "crop_fraction": np.count_nonzero(crop) / crop.size if crop.size else np.nan,
-        "slices_with_brain": np.count_nonzero(brain.any(axis=(0, 1))),
-        "slices_with_tumour": np.count_nonzero(tumour.any(axis=(0, 1))),
-        "tumour_in_slices": inside / n_tumour if n_tumour else np.nan,
-    }
-
-
-def claims(rows: pd.DataFrame, n_bad: int, *, synthetic: bool) -> list[results.Result]:
-    """The report's claims about its segmentation data beside the same quantity in this cohort.
-
-    rows: of the good subjects; n_bad: how many others there are.
-    """
-    voxels = rows[[f"voxels_{name}" for name in CLASSES]].set_axis(CLASSES, axis=1)
-    labelled = voxels[list(CLASSES[1:])]
-    shares = labelled.div(labelled.sum(axis=1), axis=0).dropna()
-    minimum = results.reported("settings")["unet3d"]["minimum_mask_fraction"].value
-    excluded = (rows["crop_fraction"] < minimum).astype(float)
-    said = results.reported()[EXPERIMENT]
-
-    def line(name: str, values: Sequence[float], reported: float | str | None = None) -> results.Result:
-        values = np.asarray(pd.Series(values).dropna(), dtype=float)
-        interval = bootstrap_interval(values, seed=0)
-        return results.Result(
-            key=f"{EXPERIMENT}.{name}",
-            reported=said[name].value if name in said else reported,
-            value=results.finite(values.mean()) if len(values) else None,
-            low=results.finite(interval.low),
-            high=results.finite(interval.high),
-            n=len(values),
-            synthetic=synthetic,
-        )
-
-    def count(name: str, value: float, n: int = len(rows)) -> results.Result:
-        reported = said[name].value if name in said else None
-        return results.Result(f"{EXPERIMENT}.{name}", reported, value, None, None, n, synthetic)
-
-    return [
-        count("subjects", len(rows)),
-        count("subjects_with_problems", n_bad, len(rows) + n_bad),
-        line("background_fraction", voxels["background"] / voxels.sum(axis=1)),
-        count("label_shares", results.finite(shares.mean().max() / shares.mean().min())),
-        *(line(f"share_{name}", shares[name]) for name in labelled),
-        count("subjects_excluded", int(excluded.sum())),
-        count("subjects_kept", int(len(rows) - excluded.sum())),
-        line("excluded_fraction", excluded, said["subjects_excluded"].value / said["subjects"].value),
-        line("slices_with_brain", rows["slices_with_brain"]),
-        line("slices_with_tumour", rows["slices_with_tumour"]),
-        line("tumour_in_unet25d_slices", rows["tumour_in_slices"]),
-        line("whole_tumour_in_unet25d_slices", (rows["tumour_in_slices"].dropna() == 1).astype(float)),
-    ]
 
 
 def main() -> None:
@@ -186,17 +112,9 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
         return not_checked(names, "--data")
     problems = audit(cohort, n_jobs=options.jobs)
     write_json(folder / PROBLEMS, [str(problem) for problem in problems])
-    bad = {problem.subject for problem in problems}
-    good = [subject for subject in cohort.subjects if subject.id not in bad and subject.label is not None]
-    if not good:
-        listing = "".join(f"\n  {problem}" for problem in problems)
-        raise CohortError(f"{cohort.folder}: expected at least one good subject with a mask, found none{listing}")
-    jobs = joblib.Parallel(n_jobs=options.jobs, prefer="threads", return_as="generator")(
-        joblib.delayed(measure)(subject) for subject in good
-    )
-    rows = pd.DataFrame(list(tqdm(jobs, total=len(good), desc="measuring", unit="subject", leave=False)))
+    rows = cohort_segmentation.measure_all(cohort, problems, n_jobs=options.jobs)
     write_csv(folder / "subjects.csv", rows)
-    return claims(rows, len(bad), synthetic=synthetic)
+    return cohort_segmentation.claims(rows, len({problem.subject for problem in problems}), synthetic=synthetic)
 
 
 def mgmt(cohort: MgmtCohort | None, folder: Path, options: Options, *, synthetic: bool) -> list[results.Result]:
