@@ -14,7 +14,6 @@ ends. The same command on the same files shows the finished table.
 """
 
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,13 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from common.cohort import Cohort, CohortError, audit, find_subjects
+from common.cohort import Cohort, audit, find_subjects
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import write_csv, write_json
-from common.runs import Run, RunError, configuration_hash, environment
+from common.runs import Run, configuration_hash, environment
 from experiments.base import results
-from experiments.base.options import Refused, refuse_phantoms
+from experiments.base.options import refusals, refuse_phantoms
 from experiments.mgmt import cohort as cohort_mgmt
 from experiments.mgmt.study import MgmtOptions, phantom_patients
 from experiments.segmentation import cohort as cohort_segmentation
@@ -69,10 +68,8 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m experiments.cohort", description=__doc__)
-    try:
+    with refusals():
         check(options)
-    except (CohortError, RunError, Refused) as error:
-        sys.exit(f"error: {error}")
 
 
 def check(options: Options) -> None:

@@ -24,7 +24,8 @@ from typing import Literal
 import tyro
 
 from common.files import write_json
-from common.runs import Run, RunError
+from common.runs import Run
+from experiments.base.options import refusals
 from experiments.base.trainings import State, Training, python, run
 
 SEGMENTATION = ("table1_baseline", "table1_variations", "table2_final", "unet25d", "unet3d", "compare_frameworks")
@@ -176,14 +177,8 @@ def signals_end_the_program() -> Iterator[None]:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m experiments.run_all", description=__doc__)
-    try:
-        with signals_end_the_program(), Run(options.runs / LOGS) as opened:
-            statuses = run_all(commands(options), opened.folder, at_once=options.at_once)
-    except RunError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    with refusals(), signals_end_the_program(), Run(options.runs / LOGS) as opened:
+        statuses = run_all(commands(options), opened.folder, at_once=options.at_once)
     failed = [status for status in statuses if status.state == "failed"]
     for status in statuses:
         if status.state == "not run":

@@ -1,7 +1,7 @@
 """Command lines: options and the chosen preset's settings, and what is said where they cannot be followed."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError
 from common.store import StoreError
+from common.subject import Problem
 
 
 class Refused(Exception):
@@ -30,6 +31,23 @@ def refusals() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
+
+
+def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who: str) -> tuple[str, ...]:
+    """Ids, sorted, of those that have problems, with which they are named on the terminal.
+
+    place: where they lie; who: ``subjects``, or ``of 24 patients``. Raises Refused unless --leave-out-bad is given.
+    """
+    ids = tuple(sorted({problem.subject for problem in problems}))
+    listing = "\n".join(f"  {problem}" for problem in problems)
+    if ids and not allowed:
+        raise Refused(
+            f"{place}: {len(ids)} {who} cannot be used:\n{listing}\n"
+            "mend them, or go on without them with --leave-out-bad"
+        )
+    if ids:
+        print(f"left out {len(ids)} {who}:\n{listing}", file=sys.stderr)
+    return ids
 
 
 def refuse_phantoms(data: Path, patient: Path) -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import tyro
 
-from common.cohort import CohortError, find_subjects
+from common.cohort import find_subjects
 from common.dicom.mgmt_cohort import find_patients
 from common.files import write_json
-from experiments.base.options import Refused, refuse_phantoms
+from experiments.base.options import refusals, refuse_phantoms
 from experiments.drawing import style
 from experiments.figures import classification, curves, diagram, distributions, scans, segmentation, series
 from experiments.figures.sources import Drawing, MissingError, Sources
@@ -78,13 +78,11 @@ def main() -> None:
         sys.exit(
             f"error: expected figures from 1 to {max(FIGURES)} after --only, received {', '.join(map(str, unknown))}"
         )
-    try:
+    with refusals():
         if options.data is not None and (subjects := find_subjects(options.data).subjects):
             refuse_phantoms(options.data, next(iter(subjects[0].images.values())))
         if options.mgmt_data is not None and (patients := find_patients(options.mgmt_data).patients):
             refuse_phantoms(options.mgmt_data, next(iter(patients[0].folders.values())))
-    except (CohortError, Refused) as error:
-        sys.exit(f"error: {error}")
     entries = draw(options)
     for entry in entries:
         if entry["number"] in (options.only or FIGURES):

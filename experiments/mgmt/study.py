@@ -17,7 +17,7 @@ from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_
 from common.store import Store
 from common.subject import Problem
 from experiments.base import results
-from experiments.base.options import Refused, refusals, refuse_phantoms
+from experiments.base.options import Refused, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
 from experiments.base.trainings import Training, python, require, run
 
@@ -230,15 +230,8 @@ def _open(
         if config.recipe not in stores:
             stores[config.recipe] = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs)
             problems |= dict.fromkeys(stores[config.recipe].problems)
-    left_out = tuple(sorted({problem.subject for problem in problems}))
-    if problems:
-        listing = "\n".join(f"  {problem}" for problem in problems)
-        if not options.leave_out_bad:
-            raise Refused(
-                f"{cohort.folder}: {len(left_out)} of {len(patients)} patients cannot be used:\n{listing}\n"
-                "mend them, or go on without them with --leave-out-bad"
-            )
-        print(f"left out {len(left_out)} patients:\n{listing}", file=sys.stderr)
+    who = f"of {len(patients)} patients"
+    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who=who)
     for what, ids in (("label without images", cohort.without_images), ("images without label", cohort.without_label)):
         if ids:
             print(f"{what}: {len(ids)} patients, listed in data.json", file=sys.stderr)
