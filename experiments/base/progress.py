@@ -48,12 +48,21 @@ class Lines:
 
     def close(self) -> None:
         if self.live and self.drawn:
-            self._draw()
+            self._draw(last=True)
 
-    def _draw(self) -> None:
+    def _draw(self, *, last: bool = False) -> None:
         self.next = time.monotonic() + self.REDRAW_SECONDS
         up = f"\x1b[{self.drawn}F\x1b[J" if self.drawn else ""
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        lines = [self.line(name)[: columns - 1] for name in self.shown]
-        print(up + "\n".join(lines), file=sys.stderr, flush=True)
+        columns, rows = os.get_terminal_size(sys.stderr.fileno())
+        lines = [self.line(name) for name in self.shown]
+        if rows and len(lines) >= rows and not last:
+            lines = self._going()[: rows - 1]  # what has been scrolled away cannot be drawn anew
+        print(up + "\n".join(line[: (columns or 80) - 1] for line in lines), file=sys.stderr, flush=True)
         self.drawn = len(lines)
+
+    def _going(self) -> list[str]:
+        words = {name: state.partition(":")[0] for name, state in self.shown.items()}
+        count = list(words.values()).count
+        counts = [f"{count('finished')} of {len(words)} finished"]
+        counts += [f"{count(word)} {word}" for word in ("failed", "not run") if count(word)]
+        return [", ".join(counts), *(self.line(name) for name in words if words[name] in ("running", "elsewhere"))]

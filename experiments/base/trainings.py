@@ -77,8 +77,8 @@ def run(
 
     A training that fails keeps its reason in failure.txt beside its log.txt; those that need it are not run, the others
     are. One on which another command is working is waited for. What runs is ended when this call ends, however it does.
-    watch: called with all states whenever one has changed. Raises ValueError for an unknown name in ``after`` or a
-    circle, or ``at_once`` below 1.
+    watch: called with all states whenever one has changed. Raises ValueError for an unknown name in ``after``, a
+    circle, two trainings of one name, or ``at_once`` below 1.
     """
     _check(trainings, at_once)
     runner = _Runner(trainings, at_once, watch)
@@ -189,7 +189,9 @@ class _Runner:
         training.folder.mkdir(parents=True, exist_ok=True)
         (training.folder / FAILURE).unlink(missing_ok=True)
         lane = min(set(range(self.at_once)) - {each.lane for each in self.running})
-        log = (training.folder / LOG).open("wb")
+        # A second command may start it in the same moment. That one ends at once, and adds to the other's log.
+        log = (training.folder / LOG).open("ab")
+        log.truncate(0)
         process = subprocess.Popen(
             training.argv,
             stdin=subprocess.PIPE,  # closes with this process, however that ends: see experiments/__init__.py
@@ -250,15 +252,22 @@ class _Runner:
 def why(code: int, log: Path) -> str:
     """Why a command failed: its exit status, or the signal that ended it, and what it said last.
 
-    That is its own line ``error: ...`` where there is one, after which advice may follow, else its last line.
+    That is its own line ``error: ...`` where there is one, after which advice may follow, else the exception that a
+    traceback ends with, below which bars are closed, else its last line.
     """
     status = f"exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
     if -code == signal.SIGKILL:
         status += ", as the system does for want of memory"
     # Bars go back to the beginning of a line, which counts as a line of its own here.
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("error: ")] or lines
+    said = [line for line in lines if line.startswith("error: ")] or _exception(lines) or lines
     return f"{status}: {said[-1].strip()}" if said else status
+
+
+def _exception(lines: Sequence[str]) -> list[str]:
+    """The first line of the last traceback's exception; nothing without a traceback."""
+    starts = [number for number, line in enumerate(lines) if line.endswith("Traceback (most recent call last):")]
+    return [line for line in lines[starts[-1] + 1 :] if not line.startswith(" ")][:1] if starts else []
 
 
 def _end(running: Sequence[_Running]) -> None:
@@ -290,6 +299,9 @@ def _gpus() -> list[str]:
 def _check(trainings: Sequence[Training], at_once: int) -> None:
     if at_once < 1:
         raise ValueError(f"expected at least one training at once, received {at_once}")
+    names = [each.name for each in trainings]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"expected a name for each training, found {twice[0]} more than once")
     known: set[str] = set()
     left = list(trainings)
     while ready := [each for each in left if known.issuperset((*each.after, *each.behind))]:
