@@ -27,7 +27,7 @@ from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import write_csv, write_json
 from common.runs import Run, configuration_hash, environment
 from experiments.base import results
-from experiments.base.options import refusals, refuse_phantoms
+from experiments.base.options import BothTasks, refusals, refuse_phantoms
 from experiments.mgmt import cohort as cohort_mgmt
 from experiments.mgmt.study import MgmtOptions, phantom_patients
 from experiments.segmentation import cohort as cohort_segmentation
@@ -41,27 +41,15 @@ mgmt_black_fraction: share of a patient's images that show a single grey value, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(BothTasks):
     """Which cohorts are checked, and where the result is kept."""
 
-    data: Path | None = None
-    """Folder of scans. Without it and without --mgmt-data the embedded phantoms of both tasks are used."""
-    mgmt_data: Path | None = None
-    """Folder of the MGMT cohort (DICOM)."""
     mgmt_labels: Path | None = None
     """MGMT label table (BraTS21ID, MGMT_value); by default train_labels.csv beside train."""
     convention: str | None = None
     """Name of the masks' label convention, where the folder cannot tell it for certain."""
     max_subjects: int | None = None
     """Check at most so many subjects, the first by id."""
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
-    phantoms: Path = Path("phantoms")
-    """Folder of the embedded cohort."""
-    phantoms_mgmt: Path = Path("phantoms_mgmt")
-    """Folder of the embedded MGMT cohorts."""
-    jobs: int = -1
-    """Threads, for DICOM processes, that read; -1 takes every core."""
     fresh: bool = False
     """Read everything again, in place of showing the finished result."""
 

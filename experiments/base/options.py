@@ -17,6 +17,24 @@ from common.store import StoreError
 from common.subject import Problem
 
 
+@dataclass(frozen=True, kw_only=True)
+class BothTasks:
+    """What commands that know both tasks are told on their command lines."""
+
+    data: Path | None = None
+    """Folder of scans. Without it and without --mgmt-data the embedded phantoms of both tasks are used."""
+    mgmt_data: Path | None = None
+    """Folder of the MGMT cohort (DICOM). With data of one task only, the other's are not used."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    phantoms: Path = Path("phantoms")
+    """Folder of the embedded segmentation cohort."""
+    phantoms_mgmt: Path = Path("phantoms_mgmt")
+    """Folder of the embedded MGMT cohorts."""
+    jobs: int = -1
+    """Threads, for DICOM processes, that read, prepare, score or write; -1 takes every core."""
+
+
 class Refused(Exception):
     """The experiment cannot run as asked; the message is for the user and says what to do."""
 
