@@ -18,8 +18,8 @@ from monai.networks.nets import ResNet
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks import basis
-from benchmarks.compare import Arguments, Row, compare, report
-from benchmarks.steps import Batch, Step, check_losses
+from benchmarks.compare import Arguments, Row, report
+from benchmarks.steps import Batch, Step, check_losses, time_steps
 from common.costs import peak_memory_mib
 from mgmt_classifier.config import Config
 from mgmt_classifier.predict import build, to_device
@@ -146,18 +146,7 @@ def time_step(config: Config, device: torch.device, repeats: int) -> list[Row]:
     print(
         f"{name}: losses {apart:.1e} apart; peak memory {', '.join(f'{s} {gib:.2f} GiB' for s, gib in peaks.items())}"
     )
-    own, theirs = (basis.synchronised(lambda side=side: side.step(data), device) for side in (ours, peer))
-    precision = torch.float16 if device.type == "cuda" else torch.float32
-    count = step_flops(config)
-    return compare(
-        name,
-        own,
-        {"PyTorch and MONAI": theirs},
-        repeats=repeats,
-        floor_s=count / basis.product_rate(device, precision),
-        floor=f"{count / 1e9:.0f} GFLOP at the machine's rate of products",
-        warmup=3 if device.type == "cuda" else 1,
-    )
+    return time_steps(name, ours, peer, data, flops=step_flops(config), repeats=repeats)
 
 
 def main(options: Options) -> None:

@@ -17,8 +17,8 @@ from monai.losses import DiceLoss
 from monai.networks.nets import SegResNet
 
 from benchmarks import basis
-from benchmarks.compare import Arguments, Row, compare, report
-from benchmarks.steps import Batch, Step, check_losses
+from benchmarks.compare import Arguments, Row, report
+from benchmarks.steps import Batch, Step, check_losses, time_steps
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels
 from segresnet_monai.losses import dice
@@ -108,25 +108,12 @@ def time_step(config: Config, device: torch.device, repeats: int) -> list[Row]:
     name = f"training step, {config.initial_filters} filters, {size}, {device.type}"
     print(f"{name}: losses {apart:.1e} apart")
     gpu = device.type == "cuda"
-    sides = {"ours": ours, "PyTorch and MONAI" + ", mixed precision" * gpu: peer}
-    work = {side: basis.synchronised(lambda step=step: step.step(data), device) for side, step in sides.items()}
-    own = work.pop("ours")
-    precision = torch.float16 if gpu else torch.float32
-    count = step_flops(config)
-    rows = compare(
-        name,
-        own,
-        work,
-        repeats=repeats,
-        floor_s=count / basis.product_rate(device, precision),
-        floor=f"{count / 1e9:.0f} GFLOP at the machine's rate of products",
-        warmup=3 if gpu else 1,
-    )
+    peer_name = "PyTorch and MONAI" + ", mixed precision" * gpu
+    rows = time_steps(name, ours, peer, data, flops=step_flops(config), repeats=repeats, peer_name=peer_name)
     if gpu:
-        for side, step in (("ours", own), *work.items()):
-            print(
-                f"{name}: peak memory of {side} {basis.peak_memory_gib(step, device):.2f} GiB (weights of both sides)"
-            )
+        for side, step in (("ours", ours.step), (peer_name, peer.step)):
+            peak = basis.peak_memory_gib(lambda step=step: step(data), device)
+            print(f"{name}: peak memory of {side} {peak:.2f} GiB (weights of both sides)")
     return rows
 
 

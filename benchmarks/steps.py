@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import basis
+from benchmarks.compare import Row, compare
+
 LOSS_TOLERANCE = 1e-4
 
 Batch = Mapping[str, torch.Tensor]
@@ -42,3 +45,20 @@ def check_losses(ours: Step, peer: Step, batch: Batch) -> float:
     if (apart := abs(losses[0] - losses[1])) > LOSS_TOLERANCE:
         raise ValueError(f"expected both losses within {LOSS_TOLERANCE}, found them {apart:.2g} apart")
     return apart
+
+
+def time_steps(
+    name: str, ours: Step, peer: Step, batch: Batch, *, flops: int, repeats: int, peer_name: str = "PyTorch and MONAI"
+) -> list[Row]:
+    """One training step of either side. flops: of the products and convolutions in it."""
+    gpu = ours.device.type == "cuda"
+    own, theirs = (basis.synchronised(lambda side=side: side.step(batch), side.device) for side in (ours, peer))
+    return compare(
+        name,
+        own,
+        {peer_name: theirs},
+        repeats=repeats,
+        floor_s=flops / basis.product_rate(ours.device, torch.float16 if gpu else torch.float32),
+        floor=f"{flops / 1e9:.0f} GFLOP at the machine's rate of products",
+        warmup=3 if gpu else 1,
+    )
