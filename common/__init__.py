@@ -2,3 +2,7 @@
 
 No deep-learning framework is imported anywhere below this package; import-linter checks it.
 """
+
+from common import signals
+
+signals.listen_in_command()

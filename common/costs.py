@@ -6,7 +6,6 @@ peak_memory_mib (of the training process; gpu_peak_memory_mib where a GPU was us
 """
 
 import contextlib
-import json
 import resource
 import statistics
 import sys
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from common.files import write_json
-from common.runs import Run
+from common.files import read_json, write_json
+from common.runs import Run, RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +52,37 @@ def peak_memory_mib() -> float:
 
 
 def record_training(
-    run: Run, *, parameters: int, convolutions: Iterable[Convolution], gpu_peak_mib: float | None, first_epoch: int = 1
+    run: Run,
+    *,
+    parameters: int,
+    convolutions: Iterable[Convolution],
+    gpu_peak_mib: float | None,
+    first_epoch: int | None = 1,
 ) -> None:
     """Write a finished training's costs; the seconds come from the columns steps and seconds of history.csv.
 
     first_epoch: of those that this process trained; earlier ones, of a run that was resumed or that continues another,
-    are left out, as they are of the memory. Where it trained none, all count.
+    are left out, as they are of the memory. None where it trained none: costs that are there stay, else all count.
+    Raises RunError when history.csv or costs.json is damaged.
     """
-    rows = run.history.rows()
-    rows = [row for row in rows if int(row["epoch"]) >= first_epoch] or rows
+    if first_epoch is None and (run.folder / "costs.json").exists():
+        return
+    try:
+        rows = [
+            (float(row["seconds"]), float(row["seconds"]) / int(row["steps"]))
+            for row in run.history.rows()
+            if int(row["epoch"]) >= (first_epoch or 1)
+        ]
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        raise RunError(
+            f"{run.history.path}: expected seconds and steps in every row, found: {error!r}; --fresh starts over"
+        ) from error
     record(
         run,
         parameters=parameters,
         gflop_per_sample=round(gflop(convolutions), 3),
-        seconds_per_step=statistics.median(float(row["seconds"]) / int(row["steps"]) for row in rows),
-        seconds_per_epoch=statistics.median(float(row["seconds"]) for row in rows),
+        seconds_per_step=statistics.median(step for _, step in rows),
+        seconds_per_epoch=statistics.median(epoch for epoch, _ in rows),
         peak_memory_mib=round(peak_memory_mib()),
         gpu_peak_memory_mib=None if gpu_peak_mib is None else round(gpu_peak_mib),
     )
@@ -76,5 +91,8 @@ def record_training(
 def record(run: Run, **costs: float | int | None) -> None:
     """Add to a run's costs.json."""
     path = run.folder / "costs.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        known = read_json(path, dict) if path.exists() else {}
+    except ValueError as error:
+        raise RunError(f"{error}; --fresh starts over") from error
     write_json(path, known | costs)

@@ -16,6 +16,10 @@ import numpy as np
 CLASSES = ("background", "NCR", "ED", "ET")
 REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})
 _UNKNOWN = 255
+_OTHERS = (
+    "BraTS-PED 2024 has 1 ET, 2 NET, 3 CC, 4 ED (2023 other values), BraTS-MEN-RT 1 for the whole target, and scans "
+    "after treatment (BraTS 2024) 4 for the resection cavity, RC"
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class LabelConvention:
 
     def __post_init__(self) -> None:
         values = (self.ncr, self.ed, self.et)
-        if len(set(values)) < 3 or not all(isinstance(v, int) and 0 < v < _UNKNOWN for v in values):
+        if not all(type(v) is int and 0 < v < _UNKNOWN for v in values) or len(set(values)) < 3:
             raise ValueError(f"{self.name}: NCR, ED, ET need distinct whole numbers from 1 to 254, received {values}")
 
     def __str__(self) -> str:
@@ -83,6 +87,42 @@ CONVENTIONS: Mapping[str, LabelConvention] = MappingProxyType({c.name: c for c i
 BY_FILE_NAMES: Mapping[str, LabelConvention] = MappingProxyType(
     {"BraTS 2018-2021": BRATS_2018, "BraTS 2023": BRATS_2023}
 )
+# Since 2023 the file names are shared by collections whose ids tell which one it is, and with which values.
+_COLLECTION = re.compile(r"BraTS-([A-Z]+(?:-RT)?)-\d+(?:-(\d+))?", re.IGNORECASE)
+_TUMOURS = MappingProxyType(
+    {
+        "GLI": "glioma",
+        "SSA": "glioma, Sub-Saharan Africa",
+        "MEN": "meningioma, whose classes have the same values",
+        "MET": "metastases, whose classes have the same values",
+    }
+)
+_POST_TREATMENT = 100  # BraTS 2024: time points from here on are after treatment, with 4 for the resection cavity
+
+
+def convention_of_id(layout: str, name: str) -> tuple[LabelConvention, str]:
+    """Convention of a mask from its subject's id, and what the id says of the data.
+
+    layout: one of BY_FILE_NAMES. Raises ValueError saying why where file names and id do not settle it.
+    """
+    match = _COLLECTION.match(name)
+    if match is None and layout != "BraTS 2023":
+        return BY_FILE_NAMES[layout], layout
+    if match is None:
+        raise ValueError(
+            f"ids like {name} do not say which collection they are of: file names of BraTS 2023 are shared by adult "
+            f"masks, {BRATS_2023}, and others, {_OTHERS}"
+        )
+    collection, time_point = match[1].upper(), match[2]
+    if collection not in _TUMOURS:
+        raise ValueError(f"masks of BraTS-{collection} need not have the values of {BRATS_2023}: {_OTHERS}")
+    if layout != "BraTS 2023":
+        raise ValueError(
+            f"ids like {name} are of BraTS 2023, {BRATS_2023}, and the file names of {layout}, {BY_FILE_NAMES[layout]}"
+        )
+    if collection == "GLI" and int(time_point or 0) >= _POST_TREATMENT:
+        return BRATS_2023, "BraTS-GLI after treatment, in which 4 is the resection cavity (RC)"
+    return BRATS_2023, f"BraTS-{collection} ({_TUMOURS[collection]})"
 
 
 def infer_convention(
@@ -114,13 +154,16 @@ def convention_from_names(names: Mapping[str, object]) -> LabelConvention:
     `regions_class_order` is not needed: a mask stores the labels that the regions are made of.
     Raises ValueError when a name is not known, is not one class, or a class is missing.
     """
-    by_name = {str(v): int(k) for k, v in names.items()} if all(str(k).isdigit() for k in names) else dict(names)
+    by_name = {str(v): int(k) for k, v in names.items()} if all(str(k).isdecimal() for k in names) else dict(names)
     sets: dict[str, frozenset[int]] = {}
     for name, value in by_name.items():
         meaning = _meaning(name)
         if meaning in sets:
             raise ValueError(f"two labels mean {meaning} in {dict(names)}")
-        sets[meaning] = frozenset(value if isinstance(value, list | tuple) else [value])
+        values = value if isinstance(value, list | tuple) else [value]
+        if not all(type(v) is int for v in values):
+            raise ValueError(f"expected whole numbers as the values of {name!r}, found {value!r}")
+        sets[meaning] = frozenset(values)
     if sets.pop("background", frozenset([0])) != {0}:
         raise ValueError(f"expected background to be 0, found {dict(names)}")
     if set(sets) == {"WT", "TC", "ET"}:
@@ -174,9 +217,10 @@ def _whole_numbers(mask: np.ndarray) -> np.ndarray:
 def _readings(found: Iterable[float]) -> str:
     """Which known conventions allow a set of mask values, as the end of an error's sentence."""
     fitting = [str(c) for c in CONVENTIONS.values() if set(found) <= set(c.values)]
+    others = f"; {_OTHERS}" if 4 in set(found) else ""
     if not fitting:
-        return f"no known convention allows ({'; '.join(map(str, CONVENTIONS.values()))})"
-    return f"could be read as {' or '.join(fitting)}: name the convention to settle it"
+        return f"no known convention allows ({'; '.join(map(str, CONVENTIONS.values()))}){others}"
+    return f"could be read as {' or '.join(fitting)}: name the convention to settle it{others}"
 
 
 def _plain(value: np.generic) -> int | float:

@@ -24,6 +24,7 @@ from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from common.files import atomic_path
+from common.walk import irregular
 
 DEFAULT_MAX_BYTES = 4 * 1024**3
 READ_CHUNK = 256 * 1024  # stays in the processor's cache on the way from the decompressor to the array
@@ -176,6 +177,8 @@ def _is_gzip(path: Path) -> bool:
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     """The decompressed content as a stream, with every way in which a gzip stream fails turned into a ScanError."""
+    if os.path.exists(path) and (what := irregular(path)) is not None:
+        raise ScanError(f"{path}: expected a file, found {what}")  # opening a pipe would wait for ever
     try:
         with igzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
             yield stream

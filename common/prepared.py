@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common import store
+from common.identity import contents
 from common.nifti import ScanError
 from common.recipe import Recipe, Volume, misfit, transform
 from common.store import Store, StoreError, UnusableError
@@ -18,7 +19,9 @@ from common.subject import Problem, Subject, examine, examine_arrays
 
 __all__ = ["Entry", "Store", "StoreError", "prepare"]
 
-FORMAT = 3  # part of every entry's key: raise it when the meaning of the stored numbers changes
+FORMAT = 4  # part of every entry's key: raise it when the meaning of the stored numbers changes
+
+_CONTENTS = "contents"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,13 @@ class Entry(store.StoredArray):
 
     def open(self) -> Volume:
         """The subject with its voxels memory-mapped, read-only."""
-        return Volume(id=self.id, voxels=self.array(), **self.geometry)
+        geometry = {field: value for field, value in self.geometry.items() if field != _CONTENTS}
+        return Volume(id=self.id, voxels=self.array(), **geometry)
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Content digest of each contrast that the recipe takes (see `common.identity`)."""
+        return self.geometry[_CONTENTS]
 
 
 def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:
@@ -60,7 +69,8 @@ def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict]:
     if reason := misfit(scans, recipe):
         raise UnusableError(Problem(subject.id, None, reason))
     volume = transform(subject.id, scans, found.labels, recipe)
-    return volume.voxels, {field: value for field, value in vars(volume).items() if field not in ("id", "voxels")}
+    geometry = {field: value for field, value in vars(volume).items() if field not in ("id", "voxels")}
+    return volume.voxels, {**geometry, _CONTENTS: contents(scans)}
 
 
 def _unreadable(subject: Subject, error: ScanError | OSError) -> UnusableError:

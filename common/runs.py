@@ -37,7 +37,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import psutil
 
-from common.files import plain, remove_leftovers, write_json, write_text
+from common.files import plain, read_json, remove_leftovers, typed, write_json, write_text
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal", "torch", "monai", "lightning", "tensorflow", "keras", "jax")
 
@@ -45,8 +45,8 @@ PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal", "torch", "monai", "li
 Config = TypeVar("Config")
 
 
-class RunError(RuntimeError):
-    """A run cannot be made or gone on with as asked; the message says why and what to do."""
+class RunError(ValueError):
+    """A run cannot be made, gone on with or read as asked; the message says why and what to do."""
 
 
 class RunInUseError(RunError):
@@ -125,15 +125,13 @@ def read_model_config(folder: Path, config: type[Config]) -> Config:
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{folder}: expected the folder of a run, found no config.json in it")
+    settings = read_json(path, dict).get("model")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["model"]
-        return config(**{name: _tuples(value) for name, value in settings.items()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected settings of {config.__module__}, found: {error!r}") from None
-
-
-def _tuples(value: object) -> object:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        if not isinstance(settings, dict):
+            raise ValueError("no settings of a model")
+        return typed(config, settings)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: expected settings of {config.__module__}, found: {error}") from None
 
 
 class Run:
@@ -159,7 +157,7 @@ class Run:
         os.register_at_fork(after_in_child=lambda: (run := this()) and run.close())
         if fresh:
             self._empty()
-        remove_leftovers(self.folder)
+        remove_leftovers(self.folder, spared=is_in_use)
 
     def __enter__(self) -> "Run":
         return self
@@ -197,7 +195,10 @@ class Run:
     def note_start(self) -> None:
         """environment.json gains one entry each time the run is started or resumed."""
         path = self.folder / "environment.json"
-        starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        try:
+            starts = read_json(path, list) if path.exists() else []
+        except ValueError as error:
+            raise RunError(f"{error}; --fresh starts over") from error
         write_json(path, [*starts, environment()])
 
     def _empty(self) -> None:
@@ -231,12 +232,23 @@ class History:
         write_text(self.path, text.getvalue())
 
     def rows(self) -> list[dict[str, str]]:
+        """Raises RunError when the file is damaged."""
         if not self.path.exists():
             return []
-        with self.path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self.path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file, strict=True))
+            for row in rows:
+                int(row["epoch"])
+                if None in row or None in row.values():
+                    raise ValueError(f"a row of another length, {list(row.values())}")
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise RunError(f"{self.path}: expected a row per epoch, found: {error!r}; --fresh starts over") from error
+        return rows
 
     def frame(self) -> pd.DataFrame:
+        """Raises RunError when the file is damaged."""
+        self.rows()
         return pd.read_csv(self.path)
 
 

@@ -150,12 +150,7 @@ def read_published(path: str | Path, subjects: Iterable[HasPatient]) -> Split:
     has another name or is empty, an id stands twice or is not in the cohort, or a patient is in two parts.
     """
     path = Path(path)
-    try:
-        table = pd.read_csv(path, dtype=str, na_filter=False)  # a subject may be called NA; an empty cell is ""
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a CSV with the columns id and part, but {error}") from error
-    if not {"id", "part"} <= set(table.columns):
-        raise ValueError(f"{path}: expected the columns id and part, found {', '.join(table.columns)}")
+    table = _read_table(path, ("id", "part"))
     patient_of = {subject.id: subject.patient for subject in subjects}
     if unknown := sorted(set(table["id"]) - set(patient_of)):
         raise ValueError(f"{path}: {len(unknown)} ids are not in the cohort of {len(patient_of)}: {_some(unknown)}")
@@ -165,8 +160,41 @@ def read_published(path: str | Path, subjects: Iterable[HasPatient]) -> Split:
         raise ValueError(f"{path}: expected each id once, found more than one row for {_some(twice)}")
     parts_of_patient = table.groupby(table["id"].map(patient_of))["part"].nunique()
     if torn := sorted(parts_of_patient[parts_of_patient > 1].index):
-        raise ValueError(f"{path}: expected each patient in one part, found {_some(torn)} in several")
+        listed = [
+            f"{patient} ({_some(sorted(id for id in table['id'] if patient_of[id] == patient))})" for patient in torn
+        ]
+        raise ValueError(
+            f"{path}: expected each patient, and scans of equal content, in one part, found in several: {_some(listed)}"
+        )
     return Split(f"published_{path.stem}", *(tuple(sorted(table["id"][table["part"] == part])) for part in PARTS))
+
+
+def read_patients(path: str | Path, ids: Iterable[str]) -> dict[str, str]:
+    """The patient of each id from a CSV with the columns ``id`` and ``patient``, which may name other ids too.
+
+    Raises ValueError when a column is missing, an id stands twice, or one of the ids has no patient in it.
+    """
+    path = Path(path)
+    table = _read_table(path, ("id", "patient"))
+    if twice := sorted(table["id"][table["id"].duplicated()]):
+        raise ValueError(f"{path}: expected each id once, found more than one row for {_some(twice)}")
+    patients = dict(zip(table["id"], table["patient"].str.strip(), strict=True))
+    if missing := [id for id in ids if not patients.get(id)]:
+        raise ValueError(f"{path}: expected a patient for every subject, found none for {_some(missing)}")
+    return patients
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV as text, with a byte order mark or without. Raises ValueError when it is none or lacks a column."""
+    wanted = " and ".join(columns)
+    try:
+        # A subject may be called NA; an empty cell is "".
+        table = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a CSV with the columns {wanted}, but {error}") from error
+    if not set(columns) <= set(table.columns):
+        raise ValueError(f"{path}: expected the columns {wanted}, found {', '.join(table.columns)}")
+    return table
 
 
 def _shuffled_patients(subjects: Iterable[HasPatient], seed: int) -> dict[str, list[str]]:

@@ -22,7 +22,8 @@ from isal import isal_zlib
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from common.files import atomic_path, remove_old_leftovers, write_json
+from common.files import atomic_path, file_stem, remove_old_leftovers, write_json
+from common.signals import end_with_parent
 from common.subject import Problem
 
 
@@ -113,7 +114,7 @@ def fill(
         remove_old_leftovers(folder)
     except OSError as error:
         raise StoreError(f"{folder}: the prepared store cannot be written ({error.strerror or error})") from error
-    jobs = joblib.Parallel(n_jobs=n_jobs, prefer=prefer, return_as="generator")(
+    jobs = joblib.Parallel(n_jobs=n_jobs, prefer=prefer, return_as="generator", initializer=end_with_parent)(
         joblib.delayed(_bring)(kind, subject, folder) for subject in subjects
     )
     # Subjects are prepared in parallel already; more threads inside each matrix product would only wait for each other.
@@ -139,7 +140,8 @@ def _bring(kind: Kind[S, E], subject: S, folder: Path) -> _Outcome:
     damaged = False
     try:
         key = kind.key(kind.fingerprint(subject), digits=16)
-        array_path, record_path = folder / f"{subject.id}-{key}.npy", folder / f"{subject.id}-{key}.json"
+        name = file_stem(subject.id)
+        array_path, record_path = folder / f"{name}-{key}.npy", folder / f"{name}-{key}.json"
         if record_path.exists():
             if entry := _intact(kind.entry, subject.id, array_path, record_path):
                 return _Outcome(entry)

@@ -13,14 +13,22 @@ from pathlib import Path
 import numpy as np
 
 from common import nifti
+from common.identity import contents, copied_contrasts
 from common.labels import LabelConvention
 from common.nifti import Scan, ScanError
+from common.plausibility import Layers, layers
+from common.walk import shown
 
 CONTRASTS = ("FLAIR", "T1", "T1ce", "T2")
 LABEL = "label"
 AFFINE_TOLERANCE_MM = 1e-3  # float32 headers of one grid written by different tools differ by about 1e-5
-# BraTS-GLI-00000-000 and -001, and Brats18_TCIA01_131_1 and _2, are time points of one patient.
-_TIME_POINT = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+|([Bb]ra[Tt][Ss]1[789]_.+)_\d+")
+# BraTS-GLI-00000-000 and -001, Brats18_TCIA01_131_1 and _2, UCSF-PDGM-0004 and UCSF-PDGM-0004_FU016d,
+# UPENN-GBM-00001_11 and _21 (before and after surgery), sessions as in BIDS: time points of one patient.
+_TIME_POINT = re.compile(
+    r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|([Bb]ra[Tt][Ss]1[789]_.+)_\d+"
+    r"|(UCSF-PDGM-\d+)(?:_FU\d+d)?(?:_nifti)?|(UPENN-GBM-\d+)_\d+|(PatientID_\d+)_Timepoint_\d+"
+    r"|(sub-[A-Za-z0-9]+)_ses-[A-Za-z0-9]+.*"
+)
 
 
 @dataclass(frozen=True)
@@ -32,24 +40,31 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.what}" + ("" if self.file is None else f" [{self.file}]")
+        return shown(f"{self.subject}: {self.what}" + ("" if self.file is None else f" [{self.file}]"))
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject's files. channels: index of each contrast in a 4-D file that holds them all, None for 3-D files."""
+    """One subject's files.
+
+    channels: index of each contrast in a 4-D file that holds them all, None for 3-D files. known_patient: whose scans
+    they are, where the id does not tell.
+    """
 
     id: str
     images: Mapping[str, Path]
     label: Path | None = None
     convention: LabelConvention | None = None
     channels: Mapping[str, int] | None = None
+    known_patient: str | None = None
 
     @property
     def patient(self) -> str:
         """The patient's identifier, shared by all time points: splits are made by patient."""
+        if self.known_patient is not None:
+            return self.known_patient
         match = _TIME_POINT.fullmatch(self.id)
-        return self.id if match is None else match[1] or match[2]
+        return self.id if match is None else match[match.lastindex]
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of the content of all files and of how it is read, wherever the files lie."""
@@ -124,10 +139,15 @@ class Examination:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an audit keeps of a subject. values: which of 1 to 4 its mask holds, whatever they mean."""
+    """What an audit keeps of a subject.
+
+    values: which of 1 to 4 its mask holds, whatever they mean. contents: see `common.identity`. layers: of a good mask.
+    """
 
     problems: tuple[Problem, ...]
     values: frozenset[int]
+    contents: Mapping[str, str]
+    layers: Layers | None
 
 
 def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | None) -> Examination:
@@ -145,6 +165,9 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
         name, _, first = items[0]
         if what := _grid_difference(scan, first.data.shape, first.affine, name):
             problems.append(Problem(subject.id, file, what))
+    for other, one in copied_contrasts(scans).items():
+        what = f"{other} is a copy of {one} ({subject.images[one].name}), expected two different images"
+        problems.append(Problem(subject.id, subject.images[other], what))
     return Examination(tuple(problems), labels)
 
 
@@ -153,7 +176,10 @@ def examine(subject: Subject) -> Findings:
     scans, mask, failures = _read(subject, CONTRASTS)
     unreadable = tuple(Problem(subject.id, file, str(error)) for file, error in failures.items())
     values = frozenset() if mask is None else frozenset(value for value in range(1, 5) if (mask.data == value).any())
-    return Findings(unreadable + examine_arrays(subject, scans, mask).problems, values)
+    looked = examine_arrays(subject, scans, mask)
+    problems = unreadable + looked.problems
+    digests = {} if problems else contents(scans)
+    return Findings(problems, values, digests, None if looked.labels is None else layers(looked.labels))
 
 
 def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:

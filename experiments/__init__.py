@@ -4,6 +4,10 @@ import os
 import sys
 import threading
 
+from common import signals
+
+signals.listen_in_command()
+
 
 def _end_with_stdin() -> None:
     os.read(sys.stdin.fileno(), 1)  # not through sys.stdin, whose lock a thread must not hold when Python ends

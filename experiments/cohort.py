@@ -4,13 +4,14 @@
     python -m experiments.cohort --data FOLDER            BraTS, MSD or nnU-Net folder with masks
     python -m experiments.cohort --mgmt-data FOLDER       RSNA-MICCAI folder (DICOM); also together with --data
 
-Every file of every subject is read and checked, and everything wrong is listed. Then, over the good subjects: the share
-of background, the balance of the labels, how many subjects the report's 1 % rule leaves out, in how many slices the
-brain lies, and how much of the tumour slices 60:135 hold; over the MGMT series: classes, images, planes and black
-images. Of a task without a cohort nothing is checked, and the table says so. Cost: embedded cohorts 20 s on two
-cores of an AMD EPYC once they are written, of which 0.1 s per subject and 0.2 ms per DICOM image are one core's. Expect
-on them a background of 0.99, 0.90 of the tumour in slices 60 to 134, four planes, and 15 % black images, all at the
-ends. The same command on the same files shows the finished table.
+Every file of every subject is read and checked, and everything wrong is listed, with how the masks are read and which
+subjects hold the same scan. Then, over the good subjects: the share of background, the balance of the labels, how many
+subjects the report's 1 % rule leaves out, in how many slices the brain lies, and how much of the tumour slices 60:135
+hold; over the MGMT series: classes, images, planes and black images. Of a task without a cohort nothing is checked, and
+the table says so. Cost: embedded cohorts 20 s on two cores of an AMD EPYC once they are written, of which 0.1 s per
+subject and 0.2 ms per DICOM image are one core's. Expect on them a background of 0.99, 0.90 of the tumour in slices 60
+to 134, four planes, and 15 % black images, all at the ends. The same command on the same files shows the finished
+table.
 """
 
 import json
@@ -24,18 +25,19 @@ import tyro
 from common.cohort import Cohort, audit, find_subjects
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
-from common.files import write_csv, write_json
+from common.files import file_stem, write_csv, write_json
 from common.runs import Run, configuration_hash, environment
 from experiments.base import results
-from experiments.base.options import BothTasks, refusals, refuse_phantoms
+from experiments.base.options import BothTasks, Refused, refusals, refuse_phantoms
 from experiments.mgmt import cohort as cohort_mgmt
 from experiments.mgmt.study import MgmtOptions, phantom_patients
 from experiments.segmentation import cohort as cohort_segmentation
 from experiments.segmentation.study import phantom_cohort
 
 EXPERIMENT = "cohort"
-PROBLEMS, SERIES = "problems.json", "mgmt_series.csv"
-LEGEND = """label_shares: the largest label's mean share of the tumour over the smallest's
+PROBLEMS, NOTES, SERIES = "problems.json", "notes.json", "mgmt_series.csv"
+LEGEND = """subjects_with_the_scan_of_another: subjects that hold the images of one before them
+label_shares: the largest label's mean share of the tumour over the smallest's
 mgmt_classes: share of the labelled patients that are methylated
 mgmt_black_fraction: share of a patient's images that show a single grey value, mean over patients"""
 
@@ -60,8 +62,17 @@ def main() -> None:
         check(options)
 
 
+def refuse_contradictions(options: Options) -> None:
+    """Raises Refused when an option belongs to a task of which no cohort is given, though the other's is."""
+    if options.mgmt_data is None and options.mgmt_labels is not None:
+        raise Refused(f"expected --mgmt-data beside --mgmt-labels {options.mgmt_labels}, received none")
+    if options.data is None and options.mgmt_data is not None and (options.convention or options.max_subjects):
+        raise Refused("expected --data beside --convention or --max-subjects, which say nothing of --mgmt-data")
+
+
 def check(options: Options) -> None:
     """Audit, measure, write the run's folder and print the table. Raises CohortError when no subject is good."""
+    refuse_contradictions(options)
     folder, mgmt_folder = options.data, options.mgmt_data
     synthetic = folder is None and mgmt_folder is None
     if synthetic:
@@ -74,8 +85,8 @@ def check(options: Options) -> None:
         patients = find_patients(mgmt_folder, options.mgmt_labels)
     if options.data is not None and subjects.subjects:
         refuse_phantoms(options.data, next(iter(subjects.subjects[0].images.values())))
-    if options.mgmt_data is not None and patients.patients:
-        refuse_phantoms(options.mgmt_data, next(iter(patients.patients[0].folders.values())))
+    if options.mgmt_data is not None:
+        refuse_phantoms(options.mgmt_data, patients.any_series)
     with Run(options.runs / EXPERIMENT / _name(subjects, patients, synthetic), fresh=options.fresh) as run:
         if not run.is_finished:
             data = {"folder": folder, "mgmt_folder": mgmt_folder, "synthetic": synthetic}
@@ -95,11 +106,16 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
     if cohort is None:
         names = [name for name in results.reported()[EXPERIMENT] if not name.startswith(cohort_mgmt.PREFIX)]
         return not_checked(names, "--data")
-    problems = audit(cohort, n_jobs=options.jobs)
-    write_json(folder / PROBLEMS, [str(problem) for problem in problems])
-    rows = cohort_segmentation.measure_all(cohort, problems, n_jobs=options.jobs)
+    found = audit(cohort, n_jobs=options.jobs)
+    write_json(folder / PROBLEMS, [str(problem) for problem in found.problems])
+    equal = [
+        f"{' = '.join(ids)}: equal scans under several ids, kept on one side of every split" for ids in found.equal
+    ]
+    write_json(folder / NOTES, [*cohort.notes, *found.notes, *equal])
+    rows = cohort_segmentation.measure_all(cohort, found.problems, n_jobs=options.jobs)
     write_csv(folder / "subjects.csv", rows)
-    return cohort_segmentation.claims(rows, len({problem.subject for problem in problems}), synthetic=synthetic)
+    n_bad, n_copies = len({problem.subject for problem in found.problems}), sum(len(ids) - 1 for ids in found.equal)
+    return cohort_segmentation.claims(rows, n_bad, n_copies, synthetic=synthetic)
 
 
 def mgmt(cohort: MgmtCohort | None, folder: Path, options: Options, *, synthetic: bool) -> list[results.Result]:
@@ -128,6 +144,8 @@ def show(folder: Path) -> None:
         problems += [f"{row.patient} {row.contrast}: {row.problem}" for row in bad.itertuples()]
     for problem in problems:
         print(f"  {problem}")
+    if (folder / NOTES).exists():
+        print(*json.loads((folder / NOTES).read_text(encoding="utf-8")), sep="\n")
     summary = results.read_summary(folder / "summary.json")
     print(results.table(summary))
     print(LEGEND)
@@ -144,7 +162,7 @@ def _name(cohort: Cohort | None, patients: MgmtCohort | None, synthetic: bool) -
         content += [subject.fingerprint() for subject in cohort.subjects] + [str(one) for one in cohort.incomplete]
     if patients is not None:
         content += cohort_mgmt.fingerprint(patients)
-    return f"{'phantoms' if synthetic else '-'.join(given)}-{configuration_hash(content)}"
+    return f"{'phantoms' if synthetic else file_stem('-'.join(given))}-{configuration_hash(content)}"
 
 
 if __name__ == "__main__":

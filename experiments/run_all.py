@@ -13,10 +13,8 @@ takes seconds. The results to expect are those of the experiments.
 """
 
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -144,28 +142,9 @@ def run_all(wanted: Mapping[str, list[str] | str], folder: Path, *, at_once: int
     return list(statuses.values())
 
 
-@contextmanager
-def signals_end_the_program() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave through the same door as Ctrl-C, so that the running experiment is ended too."""
-
-    def leave(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    # What is ignored stays so: under nohup, SIGHUP.
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    heard = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
-    for number in heard:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in heard.items():
-            signal.signal(number, handler)
-
-
 def main() -> None:
     options = tyro.cli(Options, prog="python -m experiments.run_all", description=__doc__)
-    with refusals(), signals_end_the_program(), Run(options.runs / LOGS) as opened:
+    with refusals(), Run(options.runs / LOGS) as opened:
         statuses = run_all(commands(options), opened.folder, at_once=options.at_once)
     failed = [status for status in statuses if status.state == "failed"]
     for status in statuses:

@@ -21,7 +21,7 @@ from common.store import Store, UnusableError
 from common.subject import Problem
 from mgmt_classifier import slices
 
-FORMAT = 1  # part of every entry's key: raise it when the meaning of the stored numbers changes
+FORMAT = 2  # part of every entry's key: raise it when the meaning of the stored numbers changes
 STEPS = np.iinfo(np.int16).max
 
 Intensity = Literal["zscore", "maximum"]
@@ -47,7 +47,8 @@ class SliceRecipe:
 @dataclass(frozen=True)
 class Entry(store.StoredArray):
     """A patient in the store. geometry: ``indices`` of the images in their series of ``series_images``, its ``plane``
-    and ``spacing_mm``, and ``mean``, ``sd`` and ``maximum`` of the stored pixels that are not zero."""
+    and ``spacing_mm``, ``mean``, ``sd`` and ``maximum`` of the stored pixels that are not zero, and ``notes`` on the
+    series."""
 
     def open(self) -> np.ndarray:
         """The chosen images, int16 (images, rows, columns), memory-mapped, read-only."""
@@ -85,7 +86,7 @@ def make(patient: Patient, recipe: SliceRecipe) -> tuple[np.ndarray, dict]:
             raise UnusableError(
                 Problem(patient.id, folder, f"expected at least {recipe.images} images, found {len(series)}")
             )
-        indices, images = _choose(series, recipe)
+        indices, images, notes = _choose(series, recipe)
     except (DicomError, OSError) as error:
         raise UnusableError(Problem(patient.id, folder, str(error))) from error
     largest = float(np.abs(images).max())
@@ -110,6 +111,7 @@ def make(patient: Patient, recipe: SliceRecipe) -> tuple[np.ndarray, dict]:
         "mean": float(mean),
         "sd": float(sd),
         "maximum": float(stored.max()),
+        "notes": notes,
     }
     return stored, geometry
 
@@ -218,13 +220,13 @@ def _fingerprint(patient: Patient, recipe: SliceRecipe) -> str:
         raise UnusableError(Problem(patient.id, folder, str(error))) from error
 
 
-def _choose(series: Series, recipe: SliceRecipe) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the chosen images and their grey values (images, rows, columns)."""
+def _choose(series: Series, recipe: SliceRecipe) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Indices of the chosen images, their grey values (images, rows, columns), and the notes on them."""
     if recipe.slices == "central":
         indices = slices.central(len(series), recipe.images)
-        return indices, series.read(indices)
-    images = series.read()
+        return indices, *series.read_noted(indices)
+    images, notes = series.read_noted()
     if not images.any():
         raise DicomError(f"{series.folder}: expected images that show something, found {len(series)} that are all zero")
     indices = slices.tumour(images, recipe.images, percentile=recipe.percentile)
-    return indices, images[indices]
+    return indices, images[indices], notes

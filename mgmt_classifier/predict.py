@@ -17,10 +17,11 @@ import tyro
 from scipy.special import expit
 
 from common.classification import predicted_positive
-from common.dicom.mgmt_cohort import CONTRASTS, Patient
-from common.files import write_json
-from common.runs import read_model_config
+from common.dicom.mgmt_cohort import Patient, series_folders
+from common.files import check_archive, write_json
+from common.runs import RunError, read_model_config
 from common.store import UnusableError
+from common.walk import shown
 from mgmt_classifier import explain
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Entry, make, network_input
@@ -46,13 +47,16 @@ def build(config: Config) -> torch.nn.Sequential:
 def load(config: Config, weights: str | Path, device: str | torch.device | None = None) -> torch.nn.Sequential:
     """The network with trained weights, ready to predict.
 
-    Raises ValueError when the file is damaged, holds anything but tensors, or fits another network.
+    Raises RunError when the file is damaged, holds anything but finite tensors, or fits another network.
     """
-    network = build(config)
     try:
+        network = build(config)
+        check_archive(weights)
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+            raise ValueError("NaN or infinity among them")
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-        raise ValueError(
+        raise RunError(
             f"{weights}: expected intact weights of this configuration's {config.backbone}, found: {error}"
         ) from None
     return network.eval().to(device or default_device())
@@ -76,7 +80,10 @@ def default_device() -> torch.device:
 
 
 def logits(network: torch.nn.Module, entries: Sequence[Entry], config: Config) -> torch.Tensor:
-    """float32 (n,) on the CPU, of prepared patients in their order, ``batch_size`` at a time."""
+    """float32 (n,) on the CPU, of prepared patients in their order, ``batch_size`` at a time.
+
+    Raises RunError when one is not finite.
+    """
     device = next(network.parameters()).device
     autocast = torch.autocast(device.type, torch.float16, enabled=config.mixed_precision and device.type == "cuda")
     found = []
@@ -85,7 +92,10 @@ def logits(network: torch.nn.Module, entries: Sequence[Entry], config: Config) -
             batch = entries[start : start + config.batch_size]
             images = [network_input(entry.open(), entry.geometry, intensity=config.intensity) for entry in batch]
             found.append(network(to_device(torch.from_numpy(np.stack(images)), device)).float().cpu())
-    return torch.cat(found) if found else torch.empty(0)
+    together = torch.cat(found) if found else torch.empty(0)
+    if wrong := [entry.id for entry, finite in zip(entries, together.isfinite(), strict=True) if not finite]:
+        raise RunError(f"expected finite outputs of the network, found NaN or infinity for {', '.join(wrong)}")
+    return together
 
 
 def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -137,8 +147,7 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
         raise ValueError(f"{run}: expected weights and a threshold in ensemble.json, found: {error!r}") from None
     data = run / "data.json"
     synthetic = data.exists() and bool(_read_json(data, "a run's folder").get("synthetic"))
-    folders = {contrast: patient / contrast for contrast in CONTRASTS if (patient / contrast).is_dir()}
-    own = Patient(id=patient.resolve().name, folders=folders)
+    own = Patient(id=shown(patient.resolve().name), folders=series_folders(patient))
     models, panels = {}, []
     for contrast, weight in weights.items():
         network, config = load_run(run / contrast)
@@ -151,6 +160,8 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
         image = network_input(images, geometry, intensity=config.intensity)
         with torch.inference_mode():
             logit = network(to_device(torch.from_numpy(image)[None], next(network.parameters()).device))
+        if not logit.isfinite().all():
+            raise RunError(f"{run / contrast}: expected a finite output of the network, found {float(logit)}")
         found = float(probability(logit.cpu())[0])
         models[contrast] = {
             "probability": found,
@@ -158,6 +169,7 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
             "weight": weight,
             "images": [index + 1 for index in geometry["indices"]],
             "series_images": geometry["series_images"],
+            "notes": geometry["notes"],
         }
         panels.append(
             explain.Panel(
@@ -196,6 +208,8 @@ def report(result: dict) -> None:
             f"  {contrast:<6} probability {model['probability']:.3f}, weight {model['weight']:.2f}, own threshold "
             f"{model['threshold']:.3f}, images {first} to {last} of {model['series_images']}"
         )
+        for note in model["notes"]:
+            print(f"         note: {note}")
     if result["synthetic"]:
         print(SYNTHETIC_NOTE)
     print(NOTICE)

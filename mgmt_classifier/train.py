@@ -2,8 +2,6 @@
 
 import logging
 import math
-import pickle
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +11,16 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from common import costs
 from common.classification import best_threshold, predicted_positive, roc_auc
+from common.epochs import Epochs
 from common.files import atomic_path, write_json
-from common.runs import Run, RunError
+from common.runs import Run
+from common.signals import end_with_parent
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Batches, Entry, Order, Slices
 from mgmt_classifier.model import convolutions
@@ -47,47 +47,43 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
     costs.json, and threshold.json: the threshold and the validation patients' probabilities.
     The weights depend on the patients and the configuration only: on the same CPU a run that was killed and started
     again ends with the same bits as one that was not. Raises ValueError when a part lacks a class, or validation is
-    empty while the best epoch is to be kept; RunError when the last checkpoint is damaged or the loss is not finite.
+    empty while the best epoch is to be kept; RunError when the last checkpoint is damaged, a loss or an output is not
+    finite, or a file cannot be written.
     """
     _check(config, train, validation)
     device = default_device()
-    last = run.checkpoints / LAST
-    last.parent.mkdir(parents=True, exist_ok=True)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # device announcements, once per start
-    record = Record(run, validation, config)
+    epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".pt", description=f"training {config.contrast}")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device announcements, once per start
     trainer = L.Trainer(
         accelerator=device.type,
         devices=1,
+        # Under Slurm, Lightning's own choice installs handlers that write checkpoints of theirs; without the folder, it
+        # takes up such a file from the current one.
+        plugins=[LightningEnvironment()],
+        default_root_dir=run.folder,
         precision="16-mixed" if config.mixed_precision and device.type == "cuda" else "32-true",
         benchmark=device.type == "cuda",  # nearly every batch has the same size, so cuDNN's search pays
         max_epochs=config.epochs,
-        callbacks=[record],
+        callbacks=[Record(epochs, validation, config)],
         logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     loader = training_loader(train, config, pin_memory=device.type == "cuda")
-    try:
-        with warnings.catch_warnings():
-            for message in IRRELEVANT_WARNINGS:
-                warnings.filterwarnings("ignore", message)
-            trainer.fit(Training(config), loader, ckpt_path=last if last.exists() else None, weights_only=True)
-    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
-        if record.started:
-            raise
-        raise RunError(f"{last}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
+    with warnings.catch_warnings(), epochs.resuming() as last:
+        for message in IRRELEVANT_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(Training(config), loader, ckpt_path=last, weights_only=True)
     write_threshold(config, validation, run)
-    if record.started or not (run.folder / "costs.json").exists():  # the memory is that of a training
-        network = build(config)
-        costs.record_training(
-            run,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            convolutions=convolutions(network, (1, config.images, *config.image_size)),
-            gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
-            first_epoch=record.first_epoch,
-        )
+    network = build(config)
+    costs.record_training(
+        run,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        convolutions=convolutions(network, (1, config.images, *config.image_size)),
+        gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+        first_epoch=epochs.first,
+    )
 
 
 def training_loader(train: Sequence[Labelled], config: Config, *, pin_memory: bool = False) -> DataLoader:
@@ -98,15 +94,21 @@ def training_loader(train: Sequence[Labelled], config: Config, *, pin_memory: bo
         batch_sampler=Batches(Order(len(train), seed=config.seed), batch_size=config.batch_size),
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
+        worker_init_fn=end_with_parent,
         pin_memory=pin_memory,
     )
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Binary cross entropy of logits (n,) and labels (n,), computed in float64."""
+    return float(binary_cross_entropy_with_logits(logits.double(), labels.double()))
 
 
 def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Cross entropy, accuracy at a probability of 0.5, and ROC AUC of logits (n,) and labels (n,)."""
     probabilities, truth = probability(logits), labels.numpy()
     return {
-        "loss": float(binary_cross_entropy_with_logits(logits.double(), labels.double())),
+        "loss": cross_entropy(logits, labels),
         "accuracy": float(np.mean(predicted_positive(probabilities, 0.5) == truth)),
         "auc": roc_auc(probabilities, truth.astype(int)),
     }
@@ -152,75 +154,62 @@ class Training(L.LightningModule):
 
 
 class Record(Callback):
-    """After each epoch: score the validation patients, write best.pt, history.csv and last.ckpt, show progress.
+    """Tells the epochs what Lightning does, and scores the validation patients after each.
 
-    The training columns are those of the steps' own outputs, so over weights that change within the epoch. last.ckpt is
-    written last of all. A kill between two of these files therefore repeats the epoch, which gives the same weights,
-    and writes the same files again.
+    The training columns are those of the steps' own outputs, so over weights that change within the epoch.
     """
 
-    def __init__(self, run: Run, validation: Sequence[Labelled], config: Config) -> None:
-        self.run, self.config = run, config
+    def __init__(self, epochs: Epochs, validation: Sequence[Labelled], config: Config) -> None:
+        self.epochs, self.config = epochs, config
         self.entries = [entry for entry, _ in validation]
         self.labels = torch.tensor([label for _, label in validation], dtype=torch.float32)
-        self.started, self.first_epoch = False, 1
-        self.best = (-1.0, math.inf)  # accuracy, loss
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def state_dict(self) -> dict[str, float]:
-        return dict(zip(("accuracy", "loss"), self.best, strict=True))
+        accuracy, negative_loss = self.epochs.best or (-1.0, -math.inf)
+        return {"accuracy": accuracy, "loss": -negative_loss}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.best = (state_dict["accuracy"], state_dict["loss"])
+        self.epochs.best = (state_dict["accuracy"], -state_dict["loss"])
 
     def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
-        self.started, self.first_epoch = True, trainer.current_epoch + 1
-        steps = trainer.num_training_batches
-        total, done = self.config.epochs * steps, trainer.current_epoch * steps
-        description = f"training {self.config.contrast}"
-        self.bar = tqdm(total=total, initial=done, desc=description, unit="step", dynamic_ncols=True)
+        self.epochs.begin(done=trainer.current_epoch, steps=trainer.num_training_batches)
 
     def on_train_epoch_start(self, *_: object) -> None:
         self.seen.clear()
-        self.epoch_began = time.monotonic()
+        self.epochs.start()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: dict, batch: dict, *_: object
     ) -> None:
         self.seen.append((outputs["logits"], batch["label"]))
-        self.bar.update()
+        self.epochs.step()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Training) -> None:
-        epoch = trainer.current_epoch + 1
+        epoch, score = self.epochs.epoch, None
         found, labels = (torch.cat(parts).cpu() for parts in zip(*self.seen, strict=True))
-        seconds = time.monotonic() - self.epoch_began
-        if not torch.isfinite(found).all():
-            raise RunError(f"{self.run.folder}: expected finite outputs, found NaN or infinity in epoch {epoch}")
-        row = {"epoch": epoch} | scores(found, labels)
+        self.epochs.trained()
+        self.epochs.check_finite(loss=cross_entropy(found, labels))
+        row = scores(found, labels)
         if self.entries:
-            row |= {f"validation_{name}": value for name, value in self._validate(module.network).items()}
-        row |= {"steps": trainer.num_training_batches, "seconds": round(seconds, 3)}
-        if epoch == self.config.epochs:
-            save_weights(self.run.checkpoints / "last.pt", module.network)
-        self.run.history.append(row)
+            module.network.eval()
+            validation = scores(logits(module.network, self.entries, self.config), self.labels)
+            module.network.train()
+            row |= {f"validation_{name}": value for name, value in validation.items()}
+            score = (row["validation_accuracy"], -row["validation_loss"])
+        row = self.epochs.finish(
+            row,
+            score=score,
+            save_weights=lambda path: save_weights(path, module.network),
+            save_checkpoint=lambda path: trainer.save_checkpoint(path, weights_only=False),
+            save_last=epoch == self.config.epochs,
+        )
         trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        with atomic_path(self.run.checkpoints / LAST) as temporary:
-            trainer.save_checkpoint(temporary, weights_only=False)
         shown = {name: f"{row[name]:.3f}" for name in ("loss", "validation_loss", "validation_auc") if name in row}
-        self.bar.set_postfix(epoch=epoch, **shown)
+        self.epochs.bar.set_postfix(epoch=epoch, **shown)
 
     def on_train_end(self, *_: object) -> None:
-        self.bar.close()
-
-    def _validate(self, network: torch.nn.Module) -> dict[str, float]:
-        network.eval()
-        result = scores(logits(network, self.entries, self.config), self.labels)
-        network.train()
-        accuracy, loss = result["accuracy"], result["loss"]
-        if (accuracy, -loss) > (self.best[0], -self.best[1]):
-            self.best = (accuracy, loss)
-            save_weights(self.run.checkpoints / "best.pt", network)
-        return result
+        self.epochs.end()
 
 
 def _check(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled]) -> None:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.prepared import Entry
 from common.recipe import Volume, decode
+from common.signals import end_with_parent
 from segresnet_monai.config import Config
 
 Position = tuple[int, int]
@@ -106,6 +107,7 @@ def training_loader(entries: Sequence[Entry], config: Config, *, pin_memory: boo
         sampler=Rounds(len(entries), length=config.crops_per_epoch, seed=config.seed),
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
+        worker_init_fn=end_with_parent,
         pin_memory=pin_memory,
     )
 

@@ -14,10 +14,11 @@ import torch
 import tyro
 from monai.inferers import sliding_window_inference
 
+from common.files import check_archive
 from common.patient import PatientArguments, report, segment
 from common.prepared import Entry
 from common.recipe import Volume
-from common.runs import read_model_config
+from common.runs import RunError, read_model_config
 from segresnet_monai.config import Config
 from segresnet_monai.model import build_segresnet
 
@@ -41,13 +42,16 @@ def build(config: Config) -> torch.nn.Module:
 def load(config: Config, weights: str | Path, device: str | torch.device | None = None) -> torch.nn.Module:
     """The network with trained weights, ready to predict.
 
-    Raises ValueError when the file is damaged, holds anything but tensors, or fits another network.
+    Raises RunError when the file is damaged, holds anything but finite tensors, or fits another network.
     """
-    network = build(config)
     try:
+        network = build(config)
+        check_archive(weights)
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+            raise ValueError("NaN or infinity among them")
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-        raise ValueError(
+        raise RunError(
             f"{weights}: expected intact weights of this configuration's SegResNet, found: {error}"
         ) from None
     return network.eval().to(device or default_device())
@@ -62,6 +66,7 @@ def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> t
 
     Windows of ``crop_voxels`` slide over the brain's bounding box only: outside it every contrast is zero and there is
     no tumour. Where the box is smaller than a window, the window reaches into that background, as crops do in training.
+    Raises RunError when the network's outputs are not finite.
     """
     device = next(network.parameters()).device
     image = torch.from_numpy(volume.image())[None].to(device)
@@ -71,6 +76,8 @@ def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> t
             image, config.crop_voxels, sw_batch_size=1, predictor=network, overlap=config.window_overlap
         )
         logits = logits[0].float()
+        if not logits.isfinite().all():
+            raise RunError(f"{volume.id}: expected finite outputs of the network, found NaN or infinity")
         return logits.softmax(0)[1:] if config.softmax else logits.sigmoid()
 
 

@@ -2,9 +2,7 @@
 
 import logging
 import math
-import pickle
 import shutil
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +12,11 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from tqdm import tqdm
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from common import costs
-from common.files import atomic_path
+from common.epochs import Epochs
+from common.files import atomic_path, check_archive
 from common.metrics import dice
 from common.prepared import Entry
 from common.runs import History, Run, RunError
@@ -41,45 +40,41 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     """Train, or go on from the run's last finished epoch, and return the path of the chosen weights.
 
     The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
-    started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged.
+    started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged, a
+    loss or an output is not finite, or a file cannot be written.
     """
     device = default_device()
-    last = run.checkpoints / LAST
-    last.parent.mkdir(parents=True, exist_ok=True)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # device announcements, once per start
-    record = Record(run, validation, config)
+    epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".pt")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device announcements, once per start
     trainer = L.Trainer(
         accelerator=device.type,
         devices=1,
+        # Under Slurm, Lightning's own choice installs handlers that write checkpoints of theirs; without the folder, it
+        # takes up such a file from the current one.
+        plugins=[LightningEnvironment()],
+        default_root_dir=run.folder,
         precision="16-mixed" if config.mixed_precision and device.type == "cuda" else "32-true",
         benchmark=device.type == "cuda",  # every crop has the same size, so cuDNN's search pays
         max_epochs=config.epochs,
-        callbacks=[record],
+        callbacks=[Record(epochs, validation, config)],
         logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     loader = training_loader(train, config, pin_memory=device.type == "cuda")
-    try:
-        with warnings.catch_warnings():
-            for message in IRRELEVANT_WARNINGS:
-                warnings.filterwarnings("ignore", message)
-            trainer.fit(Training(config), loader, ckpt_path=last if last.exists() else None, weights_only=True)
-    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
-        if record.started:
-            raise
-        raise RunError(f"{last}: expected an intact checkpoint, found: {error}; --fresh starts over") from error
-    if record.started or not (run.folder / "costs.json").exists():  # the memory is that of a training
-        network = build(config)
-        costs.record_training(
-            run,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            convolutions=convolutions(network, (len(config.contrasts), *config.crop_voxels)),
-            gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
-            first_epoch=record.first_epoch,
-        )
+    with warnings.catch_warnings(), epochs.resuming() as last:
+        for message in IRRELEVANT_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(Training(config), loader, ckpt_path=last, weights_only=True)
+    network = build(config)
+    costs.record_training(
+        run,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        convolutions=convolutions(network, (len(config.contrasts), *config.crop_voxels)),
+        gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+        first_epoch=epochs.first,
+    )
     return run.checkpoints / f"{config.checkpoint}.pt"
 
 
@@ -88,7 +83,7 @@ def continue_from(parent: Path, config: Config, run: Run) -> None:
 
     Weights, optimiser, best score and history are the parent's: with a configuration that differs from the parent's in
     ``epochs``, ``continued_from`` and its rate only, ``fit`` then ends as if it had trained all epochs itself.
-    Raises RunError when the parent has not trained ``config.continued_from`` epochs.
+    Raises RunError when the parent has not trained ``config.continued_from`` epochs, or its files are damaged.
     """
     last = run.checkpoints / LAST
     if last.exists():
@@ -98,6 +93,11 @@ def continue_from(parent: Path, config: Config, run: Run) -> None:
         raise RunError(
             f"{parent}: expected {config.continued_from} trained epochs to continue, found {max(trained, default=0)}"
         )
+    for path in (parent / "checkpoints" / "best.pt", parent / "checkpoints" / LAST):
+        try:
+            check_archive(path)
+        except (ValueError, OSError) as error:
+            raise RunError(f"{path}: expected an intact file to continue from, found: {error}") from error
     for name in ("history.csv", "checkpoints/best.pt", f"checkpoints/{LAST}"):
         with atomic_path(run.folder / name) as temporary:
             shutil.copyfile(parent / name, temporary)
@@ -169,55 +169,47 @@ class Training(L.LightningModule):
 
 
 class Record(Callback):
-    """After each epoch: score the validation subjects, write best.pt, history.csv and last.ckpt, show progress.
+    """Tells the epochs what Lightning does, and scores the validation subjects after those that ask for it."""
 
-    last.ckpt is written last of all. A kill between two of these files therefore repeats the epoch, which gives the
-    same weights, and writes the same files again.
-    """
-
-    def __init__(self, run: Run, validation: Sequence[Entry], config: Config) -> None:
-        self.run, self.validation, self.config = run, validation, config
-        self.started, self.first_epoch = False, 1
-        self.best = -1.0
+    def __init__(self, epochs: Epochs, validation: Sequence[Entry], config: Config) -> None:
+        self.epochs, self.validation, self.config = epochs, validation, config
         self.losses: list[torch.Tensor] = []
 
     def state_dict(self) -> dict[str, float]:
-        return {"best": self.best}
+        return {"best": self.epochs.best[0] if self.epochs.best else -1.0}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.best = state_dict["best"]
+        self.epochs.best = (state_dict["best"],)
 
     def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
-        self.started, self.first_epoch = True, trainer.current_epoch + 1
-        steps = trainer.num_training_batches
-        total, done = self.config.epochs * steps, trainer.current_epoch * steps
-        self.bar = tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True)
+        self.epochs.begin(done=trainer.current_epoch, steps=trainer.num_training_batches)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *_: object) -> None:
+    def on_train_epoch_start(self, *_: object) -> None:
         self.losses.clear()
-        self.epoch_began = time.monotonic()
+        self.epochs.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: dict, *_: object) -> None:
         self.losses.append(outputs["loss"].detach())
-        self.bar.update()
+        self.epochs.step()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Training) -> None:
-        epoch = trainer.current_epoch + 1
-        row = {"epoch": epoch, "learning_rate": learning_rate(self.config, trainer.current_epoch)}
-        row |= {"loss": float(torch.stack(self.losses).mean())}
-        row |= {"steps": trainer.num_training_batches, "seconds": round(time.monotonic() - self.epoch_began, 3)}
+        epoch, score = self.epochs.epoch, None
+        row = {"learning_rate": learning_rate(self.config, epoch - 1), "loss": float(torch.stack(self.losses).mean())}
+        self.epochs.trained()
+        self.epochs.check_finite(loss=row["loss"])
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
             row["validation_mean_dice"] = validate(module.network, self.validation, self.config)
-            if row["validation_mean_dice"] > self.best:
-                self.best = row["validation_mean_dice"]
-                save_weights(self.run.checkpoints / "best.pt", module.network)
-        if epoch == self.config.epochs:
-            save_weights(self.run.checkpoints / "last.pt", module.network)
-        self.run.history.append(row)
+            score = (row["validation_mean_dice"],)
+        row = self.epochs.finish(
+            row,
+            score=score,
+            save_weights=lambda path: save_weights(path, module.network),
+            save_checkpoint=lambda path: trainer.save_checkpoint(path, weights_only=False),
+            save_last=epoch == self.config.epochs,
+        )
         trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        with atomic_path(self.run.checkpoints / LAST) as temporary:
-            trainer.save_checkpoint(temporary, weights_only=False)
-        self.bar.set_postfix(epoch=epoch, loss=f"{row['loss']:.3f}", best_dice=f"{max(self.best, 0):.3f}")
+        best = self.epochs.best[0] if self.epochs.best else 0
+        self.epochs.bar.set_postfix(epoch=epoch, loss=f"{row['loss']:.3f}", best_dice=f"{max(best, 0):.3f}")
 
     def on_train_end(self, *_: object) -> None:
-        self.bar.close()
+        self.epochs.end()

@@ -2,5 +2,8 @@
 
 import os
 
+from common import signals
+
 # TensorFlow reports its instruction sets and missing GPUs on every start; what fails is raised as an exception.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+signals.listen_in_command()

@@ -16,11 +16,12 @@ import keras
 import numpy as np
 import tyro
 
+from common.files import check_seal
 from common.labels import CLASSES
 from common.patient import PatientArguments, report, segment
 from common.prepared import Entry
 from common.recipe import Volume
-from common.runs import read_model_config
+from common.runs import RunError, read_model_config
 from unet_tf.config import Config
 from unet_tf.data import network_input, network_labels
 from unet_tf.model import build_unet
@@ -45,25 +46,34 @@ def load(config: Config, weights: str | Path) -> keras.Model:
     """The network with trained weights (``.weights.h5``), ready to predict.
 
     The network is built from the configuration and only numbers are read, so no file can bring code along. Raises
-    ValueError when the file cannot be read to its end, holds anything but numbers, or fits another network.
+    RunError when the file is damaged, holds anything but finite numbers, or fits another network. A file without a
+    digest, as earlier versions wrote it, is taken as it is.
     """
-    network = build(config)
-    # Left alone, Keras would compile with XLA on a TensorFlow GPU.
-    network.jit_compile = config.jit_compile or keras.backend.backend() == "jax"
     try:
+        check_seal(Path(weights))
+        network = build(config)
+        # Left alone, Keras would compile with XLA on a TensorFlow GPU.
+        network.jit_compile = config.jit_compile or keras.backend.backend() == "jax"
         _check_numbers_only(Path(weights), most=max(math.prod(v.shape) for v in network.variables))
         with warnings.catch_warnings():
             # Before its error Keras warns of what it will not load.
             warnings.simplefilter("ignore", UserWarning)
             network.load_weights(weights)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{weights}: expected intact weights of this configuration's U-Net, found: {error}") from None
+        if not all(np.isfinite(value).all() for value in network.get_weights()):
+            raise ValueError("NaN or infinity among them")
+    except Exception as error:  # h5py, HDF5 and Keras have a dozen ways to say that bytes are wrong
+        raise RunError(f"{weights}: expected intact weights of this configuration's U-Net, found: {error}") from None
     return network
 
 
 def probabilities(network: keras.Model, volume: Volume, config: Config) -> np.ndarray:
-    """Softmax probabilities (class, x, y, z), float32, over the grid that the network sees."""
+    """Softmax probabilities (class, x, y, z), float32, over the grid that the network sees.
+
+    Raises RunError when they are not finite.
+    """
     predicted = np.asarray(network.predict_on_batch(network_input(volume, config)))
+    if not np.isfinite(predicted).all():
+        raise RunError(f"{volume.id}: expected finite outputs of the network, found NaN or infinity")
     return np.moveaxis(predicted[0], -1, 0) if config.spatial_dims == 3 else predicted.transpose(3, 1, 2, 0)
 
 

@@ -3,17 +3,16 @@
 import contextlib
 import importlib.util
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from common import costs
-from common.files import atomic_path
+from common.epochs import Epochs
+from common.files import atomic_path, seal
 from common.labels import CLASSES
 from common.prepared import Entry
 from common.runs import Run, RunError
@@ -31,7 +30,8 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
 
     The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
     started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged or of
-    another backend, or when the backend or this host cannot train as the configuration asks.
+    another backend, a loss is not finite, a file cannot be written, or when the backend or this host cannot train as
+    the configuration asks.
     """
     # One subject at a time (the same one on every device), so that Keras' mean over batches is the mean over subjects.
     one_by_one = replace(config, batch_size=config.devices)
@@ -40,33 +40,34 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     stopper = keras.callbacks.EarlyStopping(
         monitor="val_loss", mode="min", patience=config.patience or config.epochs, min_delta=config.minimum_delta
     )
-    record = Record(run, config, batches, stopper)
+    epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".weights.h5")
+    record = Record(epochs, config, batches, stopper)
     callbacks: list[keras.callbacks.Callback] = [stopper, record]
     if importlib.util.find_spec("tensorflow"):  # Keras' TensorBoard callback writes with it on every backend
         # Before the record: an epoch that a kill repeats is written twice, none is missing.
         callbacks.insert(1, keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
     with _devices(config):
         network = compiled(config)
-        first = record.restore(network)
-        if first < config.epochs:
-            network.fit(
-                batches,
-                validation_data=Batches(repeated, one_by_one, shuffle=False),
-                initial_epoch=first,
-                epochs=config.epochs,
-                shuffle=False,
-                verbose=0,
-                callbacks=callbacks,
-            )
-    if first < config.epochs or not (run.folder / "costs.json").exists():  # the memory is that of a training
-        one_slice = convolutions(build(config), (*config.shape[: config.spatial_dims], config.channels))
-        costs.record_training(
-            run,
-            parameters=network.count_params(),
-            convolutions=one_slice * (config.shape[2] if config.spatial_dims == 2 else 1),
-            gpu_peak_mib=gpu_peak_mib(),
-            first_epoch=first + 1,
-        )
+        with epochs.resuming() as last:
+            first = 0 if last is None else record.restore(last, network)
+            if first < config.epochs:
+                network.fit(
+                    batches,
+                    validation_data=Batches(repeated, one_by_one, shuffle=False),
+                    initial_epoch=first,
+                    epochs=config.epochs,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=callbacks,
+                )
+    one_slice = convolutions(build(config), (*config.shape[: config.spatial_dims], config.channels))
+    costs.record_training(
+        run,
+        parameters=network.count_params(),
+        convolutions=one_slice * (config.shape[2] if config.spatial_dims == 2 else 1),
+        gpu_peak_mib=gpu_peak_mib(),
+        first_epoch=epochs.first,
+    )
     return run.checkpoints / f"{config.checkpoint}.weights.h5"
 
 
@@ -95,53 +96,37 @@ def compiled(config: Config) -> keras.Model:
 
 
 class Record(keras.callbacks.Callback):
-    """Before each epoch: order and dropout. After it: best and last weights, history.csv, last.npz, progress.
+    """Before each epoch: order and dropout. After it: tells the epochs what Keras found, and what last.npz holds."""
 
-    last.npz is written last of all. A kill between two of these files therefore repeats the epoch, which gives the same
-    weights, and writes the same files again.
-    """
-
-    def __init__(self, run: Run, config: Config, batches: Batches, stopper: keras.callbacks.EarlyStopping) -> None:
+    def __init__(
+        self, epochs: Epochs, config: Config, batches: Batches, stopper: keras.callbacks.EarlyStopping
+    ) -> None:
         super().__init__()
-        self.run, self.config, self.batches, self.stopper = run, config, batches, stopper
+        self.epochs, self.config, self.batches, self.stopper = epochs, config, batches, stopper
         self.progress = {"epoch": 0, "best_loss": None, "stopped": False, "backend": keras.backend.backend()}
 
-    def restore(self, network: keras.Model) -> int:
-        """Take up last.npz, where there is one; returns the first epoch to train (all of them when training is over).
+    def restore(self, path: Path, network: keras.Model) -> int:
+        """Take up last.npz; returns the first epoch to train, counted from 0 (all of them when training is over).
 
-        Raises RunError when the file is damaged or belongs to another network or backend.
+        Raises ValueError when the file belongs to another network or backend, and whatever its reading raises.
         """
-        path = self.run.checkpoints / LAST
-        if not path.exists():
-            return 0
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-                progress = json.loads(str(saved["progress"]))
-                if (backend := progress["backend"]) != keras.backend.backend():
-                    raise ValueError(f"a training on the {backend} backend, this is {keras.backend.backend()}")
-                values = [saved[str(index)] for index in range(len(saved.files) - 1)]
-            if [value.shape for value in values] != [tuple(variable.shape) for variable in _state(network)]:
-                raise ValueError("the weights of another network")
-            for variable, value in zip(_state(network), values, strict=True):
-                variable.assign(value)
-        except Exception as error:  # numpy, zipfile and zlib have a dozen ways to say that bytes are wrong
-            raise RunError(
-                f"{path}: expected an intact checkpoint of this training, found: {error}; --fresh starts over"
-            ) from error
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            progress = json.loads(str(saved["progress"]))
+            if (backend := progress["backend"]) != keras.backend.backend():
+                raise ValueError(f"a training on the {backend} backend, this is {keras.backend.backend()}")
+            values = [saved[str(index)] for index in range(len(saved.files) - 1)]
+        if [value.shape for value in values] != [tuple(variable.shape) for variable in _state(network)]:
+            raise ValueError("the weights of another network")
+        for variable, value in zip(_state(network), values, strict=True):
+            variable.assign(value)
         self.progress = progress
+        self.epochs.best = (-progress["best_loss"],)
         return self.config.epochs if progress["stopped"] else progress["epoch"]
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         if self.progress["epoch"]:  # the stopper has just forgotten what it knew
             self.stopper.best, self.stopper.wait = self.progress["stopper_best"], self.progress["stopper_wait"]
-        steps = len(self.batches)
-        self.bar = tqdm(
-            total=self.config.epochs * steps,
-            initial=self.progress["epoch"] * steps,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
-        )
+        self.epochs.begin(done=self.progress["epoch"], steps=len(self.batches))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.batches.epoch = epoch
@@ -149,44 +134,53 @@ class Record(keras.callbacks.Callback):
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 seeds = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(2)
                 layer.seed_generator.state.assign(seeds)
-        self.began = time.monotonic()
+        self.epochs.start()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self.bar.update()
-        self.seconds = time.monotonic() - self.began  # after the last batch: all but the validation
+        self.epochs.step()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        row = {"epoch": epoch + 1, "learning_rate": self.config.learning_rate}
+        row = {"learning_rate": self.config.learning_rate}
         row |= {name.replace("val_", "validation_"): float(value) for name, value in logs.items()}
-        row |= {"steps": len(self.batches), "seconds": round(self.seconds, 3)}
-        best = self.progress["best_loss"]
-        if best is None or row["validation_loss"] < best:
-            best = row["validation_loss"]
-            save_weights(self.run.checkpoints / "best.weights.h5", self.model)
-        save_weights(self.run.checkpoints / "last.weights.h5", self.model)
-        self.run.history.append(row)
+        row = self.epochs.finish(
+            row,
+            score=(-row["validation_loss"],),
+            save_weights=lambda path: save_weights(path, self.model),
+            save_checkpoint=self._save,
+            save_last=True,
+        )
+        self.epochs.bar.set_postfix(
+            epoch=epoch + 1, loss=f"{row['loss']:.3f}", dice=f"{row['validation_mean_dice']:.3f}"
+        )
+
+    def _save(self, path: Path) -> None:
         self.progress |= {
-            "epoch": epoch + 1,
-            "best_loss": best,
+            "epoch": self.epochs.epoch,
+            "best_loss": -self.epochs.best[0],
             "stopper_best": float(self.stopper.best),
             "stopper_wait": self.stopper.wait,
             "stopped": bool(self.model.stop_training),
         }
-        with atomic_path(self.run.checkpoints / LAST) as temporary, temporary.open("wb") as file:
-            state = {str(index): keras.ops.convert_to_numpy(v) for index, v in enumerate(_state(self.model))}
+        state = {str(index): keras.ops.convert_to_numpy(v) for index, v in enumerate(_state(self.model))}
+        with path.open("wb") as file:
             np.savez(file, progress=json.dumps(self.progress), **state)
-        self.bar.set_postfix(epoch=epoch + 1, loss=f"{row['loss']:.3f}", dice=f"{row['validation_mean_dice']:.3f}")
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        self.bar.close()
+        self.epochs.end()
 
 
 def save_weights(path: Path, network: keras.Model) -> None:
-    """Weights without the optimiser, which Keras writes along with a compiled network: three times the bytes."""
+    """Weights without the optimiser, which Keras writes along with a compiled network: three times the bytes.
+
+    Raises RunError when one is not finite, which a loss need not show: some kernels of relu make NaN 0.
+    """
+    if not all(np.isfinite(value).all() for value in network.get_weights()):
+        raise RunError(f"{path}: expected finite weights, found NaN or infinity; lower the learning rate")
     # Keras insists on the suffix. Always the same name: what a kill leaves here, the repeated epoch overwrites.
     unfinished = path.with_name(".unfinished.weights.h5")
     path.parent.mkdir(parents=True, exist_ok=True)
     keras.Model(network.inputs, network.outputs).save_weights(unfinished)
+    seal(unfinished)
     with atomic_path(path) as temporary:
         unfinished.rename(temporary)
 

@@ -23,17 +23,28 @@ PREAMBLE_BYTES = 128
 PIXEL_DATA = 0x7FE00010
 UNSIGNED = ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 RESCALE = ("RescaleSlope", "RescaleIntercept")
+PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")  # signed or not, as the pixels are: kept as their bits
+# What is one in the images of one stack, and what may differ there without being a second stack.
+ONE_IN_A_STACK = ("SeriesInstanceUID", "TemporalPositionIdentifier")
+ONE_AS_A_RULE = (
+    *("PatientID", "AcquisitionNumber", "ImageType", "RepetitionTime", "InversionTime", "FlipAngle"),
+    *("EchoTime", "EchoNumbers", "ContrastBolusAgent", "FrameOfReferenceUID"),
+)
+_INTEGERS = frozenset((*UNSIGNED, *PADDING, "HighBit"))
 _OTHER = (
+    *("HighBit", *PADDING, *ONE_IN_A_STACK, *ONE_AS_A_RULE),
     "NumberOfFrames",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
     "PhotometricInterpretation",
     "ModalityLUTSequence",
+    "DimensionIndexSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
 _KEPT = [tag_for_keyword(keyword) for keyword in (*UNSIGNED, *RESCALE, *_OTHER)]
+_MARKS = [(tag_for_keyword(keyword), keyword) for keyword in (*ONE_IN_A_STACK, *ONE_AS_A_RULE)]
 _META = [tag_for_keyword(keyword) for keyword in ("MediaStorageSOPClassUID", "TransferSyntaxUID")]
 _ANY_PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, PIXEL_DATA))  # the first two: floating-point numbers
 
@@ -72,15 +83,20 @@ def read_elements(file: BinaryIO, start: bytes, *, size: int) -> Header:
 
 
 def numbers(elements: Elements, keyword: str) -> tuple[float, ...] | None:
-    """An element's numbers; None where it is missing or empty. Raises ValueError when they are none."""
+    """An element's numbers, whole ones of 16 bits without a sign; None where it is missing or empty.
+
+    Raises ValueError when they are none.
+    """
     element = elements.get(_tag(keyword))
     if element is None or not (value := element.value):
         return None
     if not isinstance(value, bytes):  # pydicom has made its own values of it
         return tuple(float(number) for number in np.atleast_1d(value))
-    if keyword in UNSIGNED:
-        return (float(int.from_bytes(value[:2], "little" if element.is_little_endian else "big")),)
+    if keyword in _INTEGERS:
+        return (float(int.from_bytes(value, "little" if element.is_little_endian else "big")),)
     try:
+        if b"_" in value:  # Python's own way of writing numbers
+            raise ValueError
         return tuple(float(part) for part in value.strip(b" \0").split(b"\\"))
     except ValueError:
         raise ValueError(f"expected numbers as {keyword}, found {value[:80]!r}") from None
@@ -91,6 +107,19 @@ def text(elements: Elements, keyword: str) -> str:
     element = elements.get(_tag(keyword))
     value = b"" if element is None or element.value is None else element.value
     return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip(" \0")
+
+
+def marks(elements: Elements) -> dict[str, str]:
+    """What tells one acquisition from another, by keyword, as far as it is there."""
+    return {keyword: text(elements, keyword) for tag, keyword in _MARKS if tag in elements}
+
+
+def shown(elements: Elements, keyword: str) -> str:
+    """Any element's value in words; empty where it is missing."""
+    element = elements.get(_tag(keyword))
+    if isinstance(element, RawDataElement):
+        element = convert_raw_data_element(element)
+    return "" if element is None or element.value is None else str(element.value)
 
 
 def items(elements: Elements, keyword: str) -> list[Elements]:
@@ -119,6 +148,8 @@ def _parse(stream: BinaryIO) -> Header:
     stream.seek(PREAMBLE_BYTES + 4)
     meta = _by_tag(read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2, specific_tags=_META))
     kind, syntax = (_uid(text(meta, name)) for name in ("MediaStorageSOPClassUID", "TransferSyntaxUID"))
+    if not syntax.is_transfer_syntax:
+        raise ValueError(f"expected a transfer syntax, found {syntax or 'none'}")
     if syntax == DeflatedExplicitVRLittleEndian:
         raise ValueError("expected pixels that can be reached one by one, found a file deflated as a whole")
     dataset = read_dataset(

@@ -8,17 +8,18 @@ held against the bytes that the file has.
 import functools
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot, isfinite
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from pydicom.pixels import get_decoder
+from pydicom.tag import Tag
 from pydicom.uid import MediaStorageDirectoryStorage, RLELossless
 
 from common.dicom.elements import (
+    PADDING,
     PIXEL_DATA,
     PREAMBLE_BYTES,
     RESCALE,
@@ -27,37 +28,35 @@ from common.dicom.elements import (
     Elements,
     Header,
     items,
+    marks,
     numbers,
     read_elements,
+    shown,
     text,
 )
+from common.dicom.fragments import check_fragments
+from common.dicom.pixels import DAMAGE, DicomError, Stored
+from common.dicom.planes import normal
 
 PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 MOST_PIXELS = 2**26  # of one image, 8192 x 8192: a compressed file's length does not bound what its header claims
+SMALLEST_SLOPE, LARGEST_VALUE = 1e-30, 3e38  # float32 holds what lies between
 UNDEFINED_LENGTH = 0xFFFFFFFF
-ITEM, END_OF_ITEMS = 0xFFFEE000, 0xFFFEE0DD
-END_OF_JPEG = b"\xff\xd9"  # also of JPEG-LS and JPEG 2000
+DIMENSION = "dimension "  # begins the mark of one of an enhanced file's dimensions
+_FRAME_MARKS = (
+    ("MREchoSequence", "EffectiveEchoTime"),
+    *(("FrameContentSequence", keyword) for keyword in ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber")),
+    ("FrameContentSequence", "DimensionIndexValues"),
+)
+_PLACES = {
+    str(Tag(keyword))
+    for keyword in ("InStackPositionNumber", "ImagePositionPatient", "PlanePositionSequence", "SliceLocation")
+}
 SUFFIXES = (".dcm", ".dicom", ".ima")
-# What pydicom raises on headers and pixels that are not what they say.
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, NotImplementedError, RuntimeError)
-_DAMAGE = (*_DAMAGE, struct.error, MemoryError, OverflowError)
-
-
-class DicomError(ValueError):
-    """DICOM files that cannot be trusted; the message names file or folder, what was found and what was expected."""
 
 
 class NotAnImageError(DicomError):
     """A file that is no DICOM file, or a DICOM object of another kind than an image."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """How a file keeps its pixels: transfer syntax, the value's first byte, and the options of pydicom's decoder."""
-
-    transfer_syntax: str
-    offset: int
-    options: dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,8 @@ class Image:
 
     index: its place within the file. position_mm, orientation: ImagePositionPatient (x, y, z of the first pixel's
     centre) and ImageOrientationPatient (direction along a row, then along a column). shape: rows, columns.
-    spacing_mm: between rows, between columns. slope, intercept: of the rescaling that its pixels still need.
+    spacing_mm: between rows, between columns. slope, intercept: of the rescaling that its pixels still need. marks:
+    what tells one acquisition from another, by keyword, where the header has it.
     """
 
     path: Path
@@ -77,6 +77,7 @@ class Image:
     spacing_mm: tuple[float, float]
     slope: float
     intercept: float
+    marks: dict[str, str]
     stored: Stored
 
 
@@ -94,28 +95,8 @@ def read_header(path: Path) -> tuple[Image, ...]:
         raise
     except OSError as error:
         raise DicomError(f"{path}: expected a readable file, found {error.strerror or error}") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DicomError(f"{path}: {error}") from error
-
-
-def decode(path: Path, stored: Stored, indices: Sequence[int]) -> Iterator[np.ndarray]:
-    """Pixels (rows, columns) of the file's images at ``indices``, as integers before rescaling.
-
-    MONOCHROME1 (low is bright) is mirrored within its stored bits, so that bright is high in every series.
-    A single flipped bit goes unnoticed: DICOM has no checksum. Raises DicomError when an image cannot be decoded.
-    """
-    decoder = get_decoder(stored.transfer_syntax)
-    bits, is_signed = stored.options["bits_stored"], stored.options["pixel_representation"] == 1
-    for index in indices:
-        try:
-            with path.open("rb") as file:
-                file.seek(stored.offset)
-                pixels, _ = decoder.as_array(file, index=int(index), **stored.options)
-        except (OSError, *_DAMAGE) as error:
-            raise DicomError(f"{path}: its image {index + 1} cannot be decoded: {error}") from error
-        if stored.options["photometric_interpretation"] == "MONOCHROME1":
-            pixels = ~pixels if is_signed else pixels ^ pixels.dtype.type(2**bits - 1)
-        yield pixels
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[Image, ...]:
@@ -154,28 +135,32 @@ def _stored(file: BinaryIO, size: int, header: Header) -> Stored:
     photometric = text(elements, "PhotometricInterpretation")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"expected one grey value per pixel, found {samples} of kind {photometric or 'unknown'}")
+    if n_images != (numbers(elements, "NumberOfFrames") or (1,))[0] or sign not in (0, 1):
+        raise ValueError(
+            f"expected a whole NumberOfFrames and a PixelRepresentation of 0 or 1, found {n_images} and {sign}"
+        )
     if not (0 < rows * columns <= MOST_PIXELS and n_images > 0 and 0 < bits <= allocated and allocated in (8, 16, 32)):
         raise ValueError(
             f"expected images of 1 to {MOST_PIXELS} pixels of 8, 16 or 32 bits, found {n_images} of {rows} x {columns} "
             f"with {bits} of {allocated} bits"
         )
+    if (high_bit := (numbers(elements, "HighBit") or (bits - 1,))[0]) != bits - 1:
+        raise ValueError(f"expected a HighBit of {bits - 1}, one less than BitsStored, found {high_bit:g}")
     if items(elements, "ModalityLUTSequence"):
         raise ValueError("expected a slope and an intercept for the grey values, found a lookup table")
     if syntax.is_encapsulated != (length == UNDEFINED_LENGTH):
         raise ValueError(f"expected pixels as {syntax.name}, found a length of {length:#x} that contradicts it")
     if syntax.is_encapsulated:
         file.seek(header.offset)
-        ends = _ends_of_fragments(file, size)
-        if len(ends) < n_images:
-            raise ValueError(f"truncated pixel data: expected {n_images} compressed images, found {len(ends)}")
-        # Decoders fill what a shortened JPEG lacks with zeros. An image in several pieces has the mark in its last.
-        for number, last in enumerate(ends if len(ends) == n_images else ends[-1:], start=1):
-            if syntax != RLELossless and not last.rstrip(b"\0").endswith(END_OF_JPEG):
-                raise ValueError(f"truncated pixel data: expected the mark that ends image {number}, found none")
+        check_fragments(file, size, n_images=n_images, is_rle=syntax == RLELossless)
         if not get_decoder(syntax).is_available:
             raise ValueError(f"compressed as {syntax.name}, which needs a decoder that is not installed: {PLUGINS}")
-    elif (found := min(length, size - header.offset)) < (expected := n_images * rows * columns * allocated // 8):
-        raise ValueError(f"truncated pixel data: expected {expected} bytes, found {found}")
+    else:
+        expected = n_images * rows * columns * allocated // 8
+        if (found := min(length, size - header.offset)) < expected:
+            raise ValueError(f"truncated pixel data: expected {expected} bytes, found {found}")
+        if length > expected + expected % 2:  # an odd length is padded with one byte
+            raise ValueError(f"surplus pixel data: expected {expected} bytes, found a length of {length}")
     options = {
         "rows": rows,
         "columns": columns,
@@ -189,23 +174,20 @@ def _stored(file: BinaryIO, size: int, header: Header) -> Stored:
     }
     if not header.is_implicit:
         options["pixel_vr"] = header.pixel_element[4:6].decode("ascii")
-    return Stored(transfer_syntax=str(syntax), offset=header.offset, options=options)
+    return Stored(
+        transfer_syntax=str(syntax), offset=header.offset, options=options, padding=_padding(elements, sign == 1)
+    )
 
 
-def _ends_of_fragments(file: BinaryIO, size: int) -> list[bytes]:
-    """Last bytes of each piece of compressed pixels, from the file's position to the mark that ends them."""
-    ends: list[bytes] = []
-    while len(head := file.read(8)) == 8:
-        group, element, length = struct.unpack("<HHL", head)
-        if (tag := group << 16 | element) == END_OF_ITEMS:
-            return ends[1:]  # the first piece is the table of offsets
-        if tag != ITEM:
-            raise ValueError(f"expected an item of compressed pixels, found element ({group:04X},{element:04X})")
-        if (left := size - file.tell()) < length:
-            raise ValueError(f"truncated pixel data: expected {length} bytes of compressed pixels, found {left}")
-        file.seek(max(length - 16, 0), os.SEEK_CUR)
-        ends.append(file.read(min(length, 16)))
-    raise ValueError(f"truncated pixel data: expected a mark that ends the compressed pixels, found {len(head)} bytes")
+def _padding(elements: Elements, is_signed: bool) -> tuple[int, int] | None:
+    """Lowest and highest value of padding. Their 16 bits have a sign where the pixels have one, whatever their VR."""
+    ends = [int(values[0]) for keyword in PADDING if (values := numbers(elements, keyword))]
+    if not ends or not numbers(elements, PADDING[0]):
+        return None
+    if max(ends) >= 2**16:
+        raise ValueError(f"expected a {PADDING[0]} of 16 bits, found {max(ends)}")
+    signed = [end - 2**16 if is_signed and end >= 2**15 else end for end in ends]
+    return min(signed), max(signed)
 
 
 def _images(path: Path, elements: Elements, stored: Stored) -> tuple[Image, ...]:
@@ -229,8 +211,12 @@ def _images(path: Path, elements: Elements, stored: Stored) -> tuple[Image, ...]
         slope, intercept = (
             find(rescale, name, 1, default)[0] for name, default in zip(RESCALE, ((1.0,), (0.0,)), strict=True)
         )
-        if slope == 0:
-            raise ValueError("expected a RescaleSlope that keeps the image, found 0")
+        if abs(slope) < SMALLEST_SLOPE:
+            raise ValueError(f"expected a RescaleSlope that keeps the image, found {slope:g}")
+        if abs(slope) * 2.0**stored.bits + abs(intercept) > LARGEST_VALUE:
+            raise ValueError(
+                f"expected grey values of 32 bits, found a slope of {slope:g} and an intercept of {intercept:g}"
+            )
         return Image(
             path=path,
             index=index,
@@ -240,10 +226,29 @@ def _images(path: Path, elements: Elements, stored: Stored) -> tuple[Image, ...]
             spacing_mm=spacing_mm,
             slope=slope,
             intercept=intercept,
+            marks=common_marks | (_frame_marks(elements, groups) if groups else {}),
             stored=stored,
         )
 
+    common_marks = marks(elements)
     return tuple(image(index) for index in range(n_images))
+
+
+def _frame_marks(elements: Elements, groups: Sequence[Elements]) -> dict[str, str]:
+    """What tells acquisitions apart within an enhanced file, and an image's index in each dimension but its place."""
+    found = {
+        keyword: mark
+        for sequence, keyword in _FRAME_MARKS
+        for group in groups
+        for item in items(group, sequence)
+        if (mark := shown(item, keyword))
+    }
+    indices = found.pop("DimensionIndexValues", "").strip("[]").split(", ")
+    pointers = [shown(item, "DimensionIndexPointer") for item in items(elements, "DimensionIndexSequence")]
+    if len(pointers) == len(indices):
+        named = zip(pointers, indices, strict=True)
+        found |= {f"{DIMENSION}{pointer}": index for pointer, index in named if pointer not in _PLACES}
+    return found
 
 
 def _find(
@@ -260,9 +265,3 @@ def _find(
     if values is None or len(values) != count or not all(map(isfinite, values)):
         raise ValueError(f"expected {count} numbers as {keyword}, found {values or 'none'}")
     return values
-
-
-def normal(orientation: Sequence[float]) -> tuple[float, float, float]:
-    """Row direction x column direction of an ImageOrientationPatient."""
-    (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
-    return (b * f - c * e, c * d - a * f, a * e - b * d)

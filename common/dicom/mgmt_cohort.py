@@ -17,19 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, get_args
 
-import numpy as np
 import pandas as pd
 import tyro
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from common.cohort import CohortError
-from common.dicom.file import decode
-from common.dicom.series import DicomError, Folder, Plane, look
+from common.dicom import checks
+from common.dicom.mgmt_labels import padded, read_labels
+from common.dicom.pixels import decode
+from common.dicom.series import DicomError, Folder, Plane, grey_values, look
 from common.files import write_csv
+from common.walk import shown
 
 CONTRASTS = ("FLAIR", "T1w", "T1wCE", "T2w")
-ID, LABEL = "BraTS21ID", "MGMT_value"
 _ALLOWED = "the organisers report unexpected issues without saying which, and allow leaving it out of training"
 DOUBTFUL = {"00109": _ALLOWED, "00123": _ALLOWED, "00709": _ALLOWED}
 MOST_PROBLEMS = 3
@@ -38,7 +39,6 @@ _GEOMETRY = (
     *("plane", "rows", "columns", "spacing_mm", "row_spacing_mm", "column_spacing_mm"),
     *("blank_first", "blank_last"),
 )
-UNEVEN = 0.1  # of the median distance between images: rounding stays far below, a missing image far above
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,19 @@ class Patient:
 
 @dataclass(frozen=True)
 class MgmtCohort:
-    """Patients sorted by id. without_images: ids in the label table only; without_label: in folders only."""
+    """Patients sorted by id. without_images: ids in the label table only; without_label: in folders only; others: names
+    of folders that have none of the series, no label and no number: bins of file servers and the like."""
 
     folder: Path
     patients: tuple[Patient, ...]
     without_images: tuple[str, ...]
     without_label: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+    @property
+    def any_series(self) -> Path:
+        """The folder of the first series that there is."""
+        return next(folder for patient in self.patients for folder in patient.folders.values())
 
 
 def find_patients(folder: str | Path, labels: str | Path | None = None) -> MgmtCohort:
@@ -90,63 +97,54 @@ def find_patients(folder: str | Path, labels: str | Path | None = None) -> MgmtC
     is of other patients.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise CohortError(f"{folder}: expected a folder of patients, found {'a file' if folder.exists() else 'none'}")
-    root = folder / "train" if (folder / "train").is_dir() else folder
-    if labels is None and root != folder and (folder / "train_labels.csv").is_file():
+    if not os.path.isdir(folder):
+        found = "a file" if os.path.lexists(folder) else "none"
+        raise CohortError(f"{shown(folder)}: expected a folder of patients, found {found}")
+    root = folder / "train" if os.path.isdir(folder / "train") else folder
+    if labels is None and root != folder and os.path.lexists(folder / "train_labels.csv"):
         labels = folder / "train_labels.csv"
+    values = {} if labels is None else read_labels(labels)
+    try:
+        with os.scandir(root) as entries:
+            places = sorted(Path(entry.path) for entry in entries if entry.name[0] != "." and os.path.isdir(entry.path))
+    except OSError as error:
+        raise CohortError(f"{shown(root)}: expected a folder of patients, found: {error.strerror or error}") from error
     found: dict[str, dict[str, Path]] = {}
-    for place in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if (name := padded(place.name)) in found:
-            raise CohortError(f"{place}: expected one folder per patient, found another one of patient {name}")
-        found[name] = {contrast: place / contrast for contrast in CONTRASTS if (place / contrast).is_dir()}
+    others = []
+    for place in places:
+        name = padded(shown(place.name))
+        if name in found:
+            raise CohortError(f"{shown(place)}: expected one folder per patient, found another one of patient {name}")
+        folders = series_folders(place)
+        if folders or name in values or name.isdecimal():
+            found[name] = folders
+        else:
+            others.append(name)
     if not any(found.values()):
         raise CohortError(
-            f"{root}: expected folders <patient>/{{{','.join(CONTRASTS)}}} with DICOM files, "
-            f"found {', '.join(sorted(found)[:5]) or 'no folder'}"
+            f"{shown(root)}: expected folders <patient>/{{{','.join(CONTRASTS)}}} with DICOM files, "
+            f"found {', '.join(sorted([*found, *others])[:5]) or 'no folder'}"
         )
-    values = {} if labels is None else read_labels(labels)
     if labels is not None and not values.keys() & found.keys():
-        raise CohortError(f"{labels}: expected labels of the patients in {root}, found none of these {len(found)}")
+        raise CohortError(
+            f"{shown(labels)}: expected labels of the patients in {shown(root)}, found none of these {len(found)}"
+        )
     return MgmtCohort(
         folder=folder,
         patients=tuple(Patient(name, folders, values.get(name)) for name, folders in sorted(found.items())),
         without_images=tuple(sorted(values.keys() - found.keys())),
         without_label=tuple(sorted(found.keys() - values.keys())),
+        others=tuple(others),
     )
 
 
-def read_labels(csv: str | Path) -> dict[str, int]:
-    """MGMT label (1 methylated, 0 not) by patient id, in the table's order; ids are padded with zeros to five digits.
-
-    Other columns than BraTS21ID and MGMT_value may be there. Raises CohortError naming the line of a label that is
-    missing or neither 0 nor 1 (a submission's probability, say) or of an id that is missing or comes again.
-    """
-    csv = Path(csv)
-    try:
-        table = pd.read_csv(csv, dtype=str, na_filter=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise CohortError(f"{csv}: expected a CSV with the columns {ID} and {LABEL}, but {error}") from error
-    if not {ID, LABEL} <= set(table.columns):
-        raise CohortError(f"{csv}: expected the columns {ID} and {LABEL}, found {', '.join(table.columns)}")
-    labels: dict[str, int] = {}
-    for line, (name, value) in enumerate(zip(table[ID], table[LABEL], strict=True), start=2):
-        name, value = padded(name.strip()), value.strip()
-        if value not in ("0", "1", "0.0", "1.0"):
-            raise CohortError(
-                f"{csv}, line {line}: expected {LABEL} 0 or 1 for patient {name}, found {value or 'none'}"
-            )
-        if not name or name in labels:
-            raise CohortError(f"{csv}, line {line}: expected each patient once, found {name or 'no id'} again")
-        labels[name] = int(float(value))
-    if not labels:
-        raise CohortError(f"{csv}: expected a row per patient, found none")
-    return labels
-
-
-def padded(patient: str) -> str:
-    """The id as the competition writes it: five digits. Spreadsheets drop the leading zeros."""
-    return patient.zfill(5) if patient.isdecimal() else patient
+def series_folders(patient: Path) -> dict[str, Path]:
+    """A patient's series by contrast: the folders of these names. All of them where the patient's folder cannot be
+    listed, so that whoever reads them is told why."""
+    places = {contrast: patient / contrast for contrast in CONTRASTS}
+    if not os.access(patient, os.R_OK | os.X_OK):
+        return places
+    return {contrast: place for contrast, place in places.items() if os.path.isdir(place)}
 
 
 def audit(cohort: MgmtCohort, *, n_jobs: int = -1) -> pd.DataFrame:
@@ -173,8 +171,8 @@ def _row(patient: Patient, contrast: str) -> dict[str, object]:
     try:
         folder = look(patient.folders[contrast])
     except DicomError as error:
-        return row | {"problem": str(error)}
-    blank, failures = _decode_all(folder)
+        return row | {"problem": shown(str(error))}
+    blank, failures, n_more_bits, lowest, highest = _decode_all(folder)
     counts = (
         len(folder.images),
         len(blank),
@@ -188,33 +186,42 @@ def _row(patient: Patient, contrast: str) -> dict[str, object]:
     problems = [*folder.problems, *failures]
     if blank and len(blank) == len(folder.images):
         problems.append(f"expected images that show something, found {len(blank)} of a single grey value each")
+    elif folder.images and highest <= 0:
+        problems.append(f"expected positive grey values, found values from {lowest:g} to {highest:g}")
     if not folder.problems:
         series = folder.series()
         sides = (round(side, 4) for side in series.spacing_mm)
         shows = [(frame.path, frame.index) not in blank for frame in series.frames]
         ends = (shows.index(True), shows[::-1].index(True)) if any(shows) else (len(shows), len(shows))
         row |= dict(zip(_GEOMETRY, (series.plane, *series.shape, *sides, *ends), strict=True))
-        low, middle, high = np.quantile(series.gaps_mm, (0, 0.5, 1))
-        if high - low > UNEVEN * middle:
-            notes.append(f"uneven distances between images, {low:.3g} to {high:.3g} mm")
-    if folder.ignored:
-        notes.append(f"no DICOM images: {', '.join(folder.ignored[:3])}{', ...' if len(folder.ignored) > 3 else ''}")
-    what = "; ".join(problems[:MOST_PROBLEMS]).replace(f"{folder.path}{os.sep}", "")
+        notes += series.notes
+    else:
+        notes += folder.notes_on_others
+    notes += checks.pixel_notes(n_more_bits, lowest)
+    what = "; ".join(problems[:MOST_PROBLEMS]).replace(f"{shown(folder.path)}{os.sep}", "")
     more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
     return row | {"problem": what + more, "note": "; ".join(notes)}
 
 
-def _decode_all(folder: Folder) -> tuple[set[tuple[Path, int]], list[str]]:
-    """The images of a folder (file, index within it) with a single grey value, and why files could not be decoded."""
+def _decode_all(folder: Folder) -> tuple[set[tuple[Path, int]], list[str], int, float, float]:
+    """The images of a folder (file, index within it) with a single grey value, why files could not be decoded, images
+    with more bits than are stored, and the lowest and highest grey value, 0 among them."""
     blank, failures = set(), []
+    n_more_bits, lowest, highest = 0, 0.0, 0.0
+    mirror = checks.mirror(folder.images) if folder.images else None
     for path, group in itertools.groupby(folder.images, key=lambda image: image.path):
         images = list(group)
         try:
-            pixels = decode(path, images[0].stored, [image.index for image in images])
-            blank |= {(path, image.index) for image, own in zip(images, pixels, strict=True) if own.min() == own.max()}
+            for image, decoded in zip(images, decode(path, images[0].stored, [i.index for i in images]), strict=True):
+                values = grey_values(decoded, image, mirror)
+                low, high = float(values.min()), float(values.max())
+                if low == high:
+                    blank.add((path, image.index))
+                n_more_bits += decoded.has_more_bits
+                lowest, highest = min(lowest, low), max(highest, high)
         except DicomError as error:
-            failures.append(str(error))
-    return blank, failures
+            failures.append(shown(str(error)))
+    return blank, failures, n_more_bits, lowest, highest
 
 
 def totals(table: pd.DataFrame) -> pd.DataFrame:
@@ -277,6 +284,7 @@ def main() -> None:
     for what, ids in (
         ("labels without images", cohort.without_images),
         ("images without a label", cohort.without_label),
+        ("folders that are no patients", cohort.others),
     ):
         if ids:
             print(f"{what}: {', '.join(ids)}")

@@ -22,7 +22,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy import special
 
-from common.dicom.mgmt_cohort import CONTRASTS, ID, LABEL
+from common.dicom.mgmt_cohort import CONTRASTS
+from common.dicom.mgmt_labels import ID, LABEL
 from common.files import write_csv, write_text
 from common.phantom.anatomy import BOX, draw_pose, sample_anatomy
 from common.phantom.cohort import draw_contrasts

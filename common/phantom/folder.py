@@ -10,10 +10,12 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from tqdm import tqdm
+
+from common.signals import end_with_parent
 
 _PARTIAL = ".partial"
 _IDENTITY = "cohort.json"
@@ -47,15 +49,18 @@ def fill(
                 bar.update()
             return folder
         # Not joblib's processes: these replace a worker that grows, as one does here, and may wait for it for ever.
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_parent) as pool:
             try:
                 for made in as_completed(
                     [pool.submit(_make, folder, cases[number], number, write) for number in missing]
                 ):
                     made.result()
                     bar.update()
-            finally:
-                pool.shutdown(cancel_futures=True)
+            except BaseException:  # a signal too; the cases at work are not waited for, they are made again
+                for worker in active_children():
+                    worker.kill()
+                raise
     return folder
 
 

@@ -13,7 +13,6 @@ from common.cohort import CohortError
 from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError
-from common.store import StoreError
 from common.subject import Problem
 
 
@@ -41,14 +40,11 @@ class Refused(Exception):
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """What the user can mend ends the program with a message and exit status 1; Ctrl-C with status 130."""
+    """What the user can mend ends the program with a message and exit status 1."""
     try:
         yield
-    except (Refused, CohortError, ScanError, StoreError, RunError) as error:
+    except (Refused, CohortError, ScanError, RunError, OSError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
 
 
 def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who: str) -> tuple[str, ...]:

@@ -1,12 +1,13 @@
 """How far trainings have come while they go on: the epoch, read from a folder, and a line of each."""
 
-import csv
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from common.files import read_json
+from common.runs import History
 
 
 def epochs(folder: Path) -> str:
@@ -15,10 +16,9 @@ def epochs(folder: Path) -> str:
     if not history.exists():
         return ""
     try:
-        with history.open(encoding="utf-8", newline="") as file:
-            done = [row["epoch"] for row in csv.DictReader(file)]
-        model = json.loads(config.read_text(encoding="utf-8"))["model"] if config.exists() else {}
-        total = f" of {model['epochs']}" if "epochs" in model else ""
+        done = [row["epoch"] for row in History(history).rows()]
+        model = read_json(config, dict)["model"] if config.exists() else {}
+        total = f" of {int(model['epochs'])}" if "epochs" in model else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"damaged: expected a history and a configuration, found: {error!r}"
     return f"epoch {done[-1] if done else 0}{total}"

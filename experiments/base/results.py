@@ -1,6 +1,5 @@
 """The report's numbers beside a run's: reported.toml, summary.json and the table that a command ends with."""
 
-import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.files import read_json, typed
 from common.runs import RunError
 
 OF_VIEWS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "false_positive_voxels_WT")
@@ -109,11 +109,8 @@ def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bo
 def read_summary(path: Path) -> list[Result]:
     """The results of a finished run. Raises RunError when the file is damaged."""
     try:
-        lines = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(lines, list):
-            raise ValueError(f"a {type(lines).__name__}")
-        return [Result(**line) for line in lines]
-    except (ValueError, TypeError) as error:
+        return [typed(Result, line) for line in read_json(path, list)]
+    except (ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: expected a list of results, found: {error}; --fresh starts over") from error
 
 

@@ -35,6 +35,10 @@ def state(folder: Path) -> str:
         return "no run yet"
     last = max(runs, key=lambda run: (run / "run.lock").stat().st_mtime)
     if (last / "summary.json").exists():
+        try:
+            results.read_summary(last / "summary.json")
+        except (RunError, OSError) as error:
+            return f"damaged: {error}"
         return f"finished: {last}"
     # A run may be made of several trainings, each in a folder of its own: rows/<name>, seed0, models/<name>, <cell>.
     training = max(last.rglob("history.csv"), key=lambda history: history.stat().st_mtime, default=None)

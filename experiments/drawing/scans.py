@@ -157,8 +157,8 @@ def draw_rows(rows: Sequence[Row], names: Sequence[str], *, text: str, synthetic
     for line, row in zip(axes, rows, strict=True):
         for axis, picture in zip(line, row.pictures, strict=True):
             show(axis, picture, row.view)
-        line[0].set_title(row.title, loc="left")
-        line[-1].set_title(row.note, loc="right")
+        line[0].set_title(row.title, loc="left", parse_math=False)
+        line[-1].set_title(row.note, loc="right", parse_math=False)
     for axis, name in zip(axes[-1], names, strict=True):
         axis.set_xlabel(name)
     class_legend(figure)

@@ -50,9 +50,12 @@ styled = matplotlib.rc_context(STYLE)
 
 
 def heading(figure: Figure, text: str = "", *, synthetic: bool) -> None:
-    """The line above a picture: whether its data are synthetic, and what is shown."""
+    """The line above a picture: whether its data are synthetic, and what is shown.
+
+    An id may hold a dollar sign, which is no mathematics here, as in every text that comes from data.
+    """
     line = ". ".join(part for part in (SYNTHETIC if synthetic else "", text) if part)
-    figure.suptitle(line or " ", x=0.01, ha="left", fontsize=8)
+    figure.suptitle(line or " ", x=0.01, ha="left", fontsize=8, parse_math=False)
 
 
 def class_legend(figure: Figure, **labels: str) -> None:

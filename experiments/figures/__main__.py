@@ -69,8 +69,8 @@ def main() -> None:
     with refusals():
         if options.data is not None and (subjects := find_subjects(options.data).subjects):
             refuse_phantoms(options.data, next(iter(subjects[0].images.values())))
-        if options.mgmt_data is not None and (patients := find_patients(options.mgmt_data).patients):
-            refuse_phantoms(options.mgmt_data, next(iter(patients[0].folders.values())))
+        if options.mgmt_data is not None:
+            refuse_phantoms(options.mgmt_data, find_patients(options.mgmt_data).any_series)
     entries = draw(options)
     for entry in entries:
         if entry["number"] in (options.only or FIGURES):

@@ -83,7 +83,8 @@ def draw_saliency(parts: dict[str, dict[str, np.ndarray]], *, text: str, synthet
             aspect = view.spacing_mm[0] / view.spacing_mm[1]
             right.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=0.7 * heat, aspect=aspect)
             status = "methylated" if part["label"][row] else "not methylated"
-            left.set_title(f"{part['id'][row]}, {status}" if place == 0 else "", loc="left")
+            title = f"{part['id'][row]}, {status}" if place == 0 else ""
+            left.set_title(title, loc="left", parse_math=False)
             left.set_xlabel(f"{contrast}, image {part['position'][row] + 1}")
             right.set_xlabel(f"{contrast} model")
     bar = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), HEAT)

@@ -4,26 +4,45 @@ The half of ``experiments.cohort`` that reads DICOM: the audit of ``common.dicom
 words.
 """
 
-from typing import get_args
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, get_args
 
 import pandas as pd
 
 from common.classification import accuracy_interval
-from common.dicom.mgmt_cohort import MgmtCohort
+from common.dicom.mgmt_cohort import MgmtCohort, Patient
 from common.dicom.series import Plane
 from common.statistics import bootstrap_interval
 from experiments.base.results import Result, finite
+
+if TYPE_CHECKING:
+    from common.store import Store
+    from mgmt_classifier.data import SliceRecipe
 
 EXPERIMENT = "cohort"
 PREFIX = "mgmt_"
 
 
 def fingerprint(cohort: MgmtCohort) -> list[object]:
-    """What changes when a label or a file of the cohort does."""
+    """What changes when a label or a file of the cohort does. A folder that cannot be read counts as what it says."""
+
+    def of_series(patient: Patient, contrast: str) -> str:
+        try:
+            return patient.fingerprint(contrast)
+        except OSError as error:
+            return str(error)
+
     return [
-        (patient.id, patient.label, {contrast: patient.fingerprint(contrast) for contrast in patient.folders})
+        (patient.id, patient.label, {contrast: of_series(patient, contrast) for contrast in patient.folders})
         for patient in cohort.patients
     ]
+
+
+def notes_on_series(patients: Iterable[str], stores: "Mapping[SliceRecipe, Store]") -> list[str]:
+    """What is to be known of these patients' series, in words, as their prepared slices keep it."""
+    entries = ((id, recipe.contrast, store.entries[id]) for id in patients for recipe, store in stores.items())
+    found = (f"{id} {contrast}: {note}" for id, contrast, entry in entries for note in entry.geometry["notes"])
+    return list(dict.fromkeys(found))
 
 
 def claims(cohort: MgmtCohort, table: pd.DataFrame, *, synthetic: bool) -> list[Result]:

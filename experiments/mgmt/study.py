@@ -20,6 +20,7 @@ from experiments.base import results
 from experiments.base.options import Refused, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
 from experiments.base.trainings import Training, python, require, run
+from experiments.mgmt.cohort import notes_on_series
 
 if TYPE_CHECKING:
     from mgmt_classifier.config import Config
@@ -217,8 +218,8 @@ def _open(
 
     folder = phantom_patients(options) if options.data is None else options.data
     cohort = find_patients(folder, options.labels)
-    if options.data is not None and cohort.patients:
-        refuse_phantoms(options.data, next(iter(cohort.patients[0].folders.values())))
+    if options.data is not None:
+        refuse_phantoms(options.data, cohort.any_series)
     doubtful = set(DOUBTFUL) if options.leave_out_doubtful else set()
     patients = [patient for patient in cohort.patients if patient.label is not None and patient.id not in doubtful]
     patients = patients[: options.max_patients]
@@ -232,10 +233,16 @@ def _open(
             problems |= dict.fromkeys(stores[config.recipe].problems)
     who = f"of {len(patients)} patients"
     left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who=who)
-    for what, ids in (("label without images", cohort.without_images), ("images without label", cohort.without_label)):
-        if ids:
-            print(f"{what}: {len(ids)} patients, listed in data.json", file=sys.stderr)
     usable = [patient for patient in patients if patient.id not in left_out]
+    notes = notes_on_series([patient.id for patient in usable], stores)
+    for what, ids in (
+        ("label without images", cohort.without_images),
+        ("images without label", cohort.without_label),
+        ("no patients: folders of that name", cohort.others),
+        ("series with a note", notes),
+    ):
+        if ids:
+            print(f"{what}: {len(ids)}, listed in data.json, as {next(iter(ids))}", file=sys.stderr)
     labels = {patient.id: patient.label for patient in usable}
     try:
         if isinstance(parts, int):
@@ -256,6 +263,8 @@ def _open(
         "left_out_doubtful": sorted(doubtful & {patient.id for patient in cohort.patients}),
         "without_images": cohort.without_images,
         "without_label": cohort.without_label,
+        "others": cohort.others,
+        "notes": notes,
         "files": fingerprints,
     }
 

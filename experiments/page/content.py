@@ -117,6 +117,14 @@ def chance_error(n: int) -> float:
 def experiment(folder: Path, name: str, attempt: Mapping[str, object] | None) -> Experiment:
     """One experiment of the runs in ``folder``. attempt: what run_all's status.json says of it."""
     found = runs.find(folder, name, attempt)
+    try:
+        return _of(found, name, attempt)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # JSON, but not what a run writes
+        reason = f"{found.folder}: expected the files of a run, found: {error!r}"
+        return _of(runs.Found("failed", reason, also=found.also), name, attempt)
+
+
+def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None) -> Experiment:
     data, data_wrong = runs.read(found.folder, "data.json", dict)
     split, split_wrong = runs.read(found.folder, "split.json", dict)
     config, config_wrong = runs.read(found.folder, "config.json", dict)

@@ -58,10 +58,10 @@ def measure(subject: Subject) -> dict[str, object]:
     }
 
 
-def claims(rows: pd.DataFrame, n_bad: int, *, synthetic: bool) -> list[Result]:
+def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) -> list[Result]:
     """The report's claims about its segmentation data beside the same quantity in this cohort.
 
-    rows: of the good subjects; n_bad: how many others there are.
+    rows: of the good subjects, n_copies of which hold the scan of another; n_bad: how many others there are.
     """
     voxels = rows[[f"voxels_{name}" for name in CLASSES]].set_axis(CLASSES, axis=1)
     labelled = voxels[list(CLASSES[1:])]
@@ -81,6 +81,7 @@ def claims(rows: pd.DataFrame, n_bad: int, *, synthetic: bool) -> list[Result]:
     return [
         count("subjects", len(rows)),
         count("subjects_with_problems", n_bad, len(rows) + n_bad),
+        count("subjects_with_the_scan_of_another", n_copies),
         mean("background_fraction", voxels["background"] / voxels.sum(axis=1)),
         count("label_shares", shares.mean().max() / shares.mean().min()),
         *(mean(f"share_{name}", shares[name]) for name in labelled),

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import sys
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +12,8 @@ from typing import Any, Literal
 
 from common import prepared, splits
 from common.cohort import Cohort, find_subjects
+from common.files import file_stem
+from common.identity import as_one_patient, equal_content
 from common.prepared import Entry, Store
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
@@ -40,6 +43,8 @@ class Options:
     """Use at most so many subjects, the first by id."""
     convention: str | None = None
     """Name of the masks' label convention, where the folder cannot tell it for certain."""
+    patients: Path | None = None
+    """CSV with the columns id and patient, where the ids do not tell which scans are one patient's."""
     split_seed: int = 0
     """Seed of the split into training, validation and test."""
     subjects: Path | None = None
@@ -64,6 +69,16 @@ class Options:
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
 
 
+def refuse_contradictions(options: Options) -> None:
+    """Raises Refused when an option has no effect beside another or without one, before anything is read."""
+    if options.fold is not None and options.folds is None:
+        raise Refused(f"expected --folds beside --fold {options.fold}, received none")
+    if options.subjects is not None:
+        others = {"--folds": options.folds, "--max-subjects": options.max_subjects, "--split-seed": options.split_seed}
+        if found := [name for name, value in others.items() if value]:
+            raise Refused(f"{options.subjects} (--subjects) says who is in which part: leave out {' and '.join(found)}")
+
+
 @dataclass
 class Study:
     """One experiment on one cohort: entries of the three parts, the run, and the trainings that it is made of."""
@@ -81,6 +96,8 @@ class Study:
     """What stands before a result's name: of several models in one table, the model's and two underscores."""
     backend: str | None = None
     """Keras' backend, of a U-Net."""
+    equal: tuple[tuple[str, ...], ...] = ()
+    """Groups of subjects that hold the same scan under several ids; each is on one side of the split."""
 
     @property
     def synthetic(self) -> bool:
@@ -147,6 +164,11 @@ class Study:
             print(results.SYNTHETIC_NOTE)
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
+        for note in self.cohort.notes:
+            print(note)
+        if self.equal:
+            listed = "; ".join(" = ".join(group) for group in self.equal)
+            print(f"equal scans under several ids, each group on one side of the split: {listed}")
         if self.minimum_mask_fraction:
             minimum = f"{100 * self.minimum_mask_fraction:g} %"
             print(f"excluded with less than {minimum} labelled: {len(self.excluded)} (data.json)")
@@ -193,8 +215,11 @@ def _open(
     further_recipes: Sequence[Recipe],
     backend: str | None,
 ) -> Study:
+    refuse_contradictions(options)
     folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
-    cohort = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
+    cohort = find_subjects(
+        folder, convention=options.convention, max_subjects=options.max_subjects, patients=options.patients
+    )
     if options.data is not None and cohort.subjects:
         refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
@@ -207,6 +232,8 @@ def _open(
     problems = tuple(dict.fromkeys((*cohort.incomplete, *(problem for each in stores for problem in each.problems))))
     left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subjects")
     good = [subject for subject in cohort.subjects if all(subject.id in each.entries for each in stores)]
+    equal = equal_content({s.id: ChainMap(*(each.entries[s.id].contents for each in stores)) for s in good})
+    good = as_one_patient(good, equal)
     shares = {subject.id: store.entries[subject.id].geometry["labelled_fraction"] for subject in good}
     excluded = {subject: share for subject, share in shares.items() if share < minimum_mask_fraction}
     minimum = f"{100 * minimum_mask_fraction:g} %"
@@ -228,6 +255,8 @@ def _open(
         "fingerprint": hashlib.sha256(repr(sorted(fingerprints.items())).encode()).hexdigest()[:16],
         "subjects": fingerprints,
         "left_out": [str(problem) for problem in problems],
+        "masks": cohort.notes,
+        "equal_content": equal,
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
 
@@ -244,7 +273,7 @@ def _open(
     named = [config, split.hash, data["fingerprint"], options.empty_masks]
     if backend not in (None, DEFAULT_BACKEND):
         named.append(backend)
-    prefix = f"{options.preset}-{source}-{split.name}"
+    prefix = f"{options.preset}-{file_stem(source)}-{file_stem(split.name)}"
     folder = folder_of_run(options.runs / experiment, prefix, configuration_hash(*named), is_same)
     run = Run(folder, fresh=options.fresh)
     if not run.is_finished:
@@ -262,6 +291,7 @@ def _open(
         minimum_mask_fraction=minimum_mask_fraction,
         excluded=tuple(sorted(excluded)),
         backend=backend,
+        equal=tuple(equal),
     )
 
 
@@ -296,8 +326,8 @@ def restored(run: Run, config: Any) -> Study:
 def _restored_options(written: Mapping[str, object]) -> Options:
     """Options as config.json holds them."""
     values = {field.name: written[field.name] for field in fields(Options) if field.name in written}
-    for name in ("data", "subjects", "runs", "prepared", "phantoms"):
-        values[name] = None if values[name] is None else Path(values[name])
+    for name in ("data", "subjects", "patients", "runs", "prepared", "phantoms"):
+        values[name] = None if values.get(name) is None else Path(values[name])
     return Options(**values)
 
 

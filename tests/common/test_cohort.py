@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -8,11 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common import cohort as cohort_module
+from common import layouts, walk
 from common.cohort import CohortError, audit, find_subjects
 from common.labels import BRATS_2018, BRATS_2023, BY_FILE_NAMES, MSD
 from common.nifti import ScanError
-from common.subject import CONTRASTS, examine, examine_arrays, stack_images
+from common.subject import CONTRASTS, Subject, examine, examine_arrays, stack_images
 
 SHAPE = (6, 5, 4)
 AFFINE = np.diag([-1.0, -1, 1, 1])
@@ -88,11 +89,11 @@ def check_content(found, layout, ids, convention):
         some, first = subject.load_images(("T2", "T1"))
         np.testing.assert_array_equal(some, np.stack([volume("T2"), volume("T1")]))
         np.testing.assert_array_equal(first.data, volume("T2"))
-    assert audit(found, n_jobs=2) == []
+    assert audit(found, n_jobs=2).problems == ()
 
 
 def test_layout_names_are_those_of_the_label_conventions():
-    assert set(cohort_module._FILE_NAMES) == set(BY_FILE_NAMES)
+    assert set(layouts.FILE_NAMES) == set(BY_FILE_NAMES)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -135,13 +136,14 @@ def test_mask_of_brats_2020_case_355(tmp_path):
 )
 def test_folders_named_like_files(tmp_path, names, convention, layout):
     # seen in redistributions: BraTS-GLI-00000-000-t1c.nii/00000057_brain_t1ce.nii
-    folder = subject_2018(tmp_path, "case-1-000", suffix=".nii", names=names, convention=convention)
+    name = "BraTS-GLI-00017-000" if names is BRATS_2023_NAMES else "case-1-000"
+    folder = subject_2018(tmp_path, name, suffix=".nii", names=names, convention=convention)
     for contrast, other in zip((*CONTRASTS, "label"), ("flair", "t1", "t1ce", "t2", "final_seg"), strict=True):
-        file = folder / f"case-1-000{names[contrast]}.nii"
+        file = folder / f"{name}{names[contrast]}.nii"
         file.rename(folder / "held")
         file.mkdir()
         (folder / "held").rename(file / f"00000057_brain_{other}.nii")
-    check_content(find_subjects(tmp_path), layout, ["case-1-000"], convention)
+    check_content(find_subjects(tmp_path), layout, [name], convention)
 
 
 def test_msd(tmp_path):
@@ -253,7 +255,7 @@ def test_validation_set_has_no_labels(tmp_path):
         subject_2018(tmp_path, name, label=False)
     found = find_subjects(tmp_path)
     assert [(s.label, s.convention) for s in found.subjects] == [(None, None)] * 2
-    assert audit(found, n_jobs=1) == []
+    assert audit(found, n_jobs=1).problems == ()
     assert found.subjects[0].load_images()[0].shape == (4, *SHAPE)
     with pytest.raises(ValueError, match="BraTS2021_00001: expected a mask"):
         found.subjects[0].load_labels()
@@ -309,6 +311,13 @@ def test_mixed_layouts(tmp_path):
         ("BraTS-GLI-00000-000", "BraTS-GLI-00000"),
         ("BraTS-GLI-00000-001", "BraTS-GLI-00000"),
         ("BraTS-SSA-00012-000", "BraTS-SSA-00012"),
+        ("BraTS-MEN-RT-0003-1", "BraTS-MEN-RT-0003"),
+        ("UCSF-PDGM-0431_FU016d", "UCSF-PDGM-0431"),
+        ("UCSF-PDGM-0431", "UCSF-PDGM-0431"),
+        ("UPENN-GBM-00577_21", "UPENN-GBM-00577"),
+        ("UPENN-GBM-00577_11", "UPENN-GBM-00577"),
+        ("PatientID_0192_Timepoint_3", "PatientID_0192"),
+        ("sub-07_ses-2_run-1", "sub-07"),
         ("Brats18_TCIA01_131_1", "Brats18_TCIA01_131"),
         ("Brats18_CBICA_APR_1", "Brats18_CBICA_APR"),
         ("BraTS19_2013_10_1", "BraTS19_2013_10"),
@@ -319,7 +328,7 @@ def test_mixed_layouts(tmp_path):
     ],
 )
 def test_patient(name, patient):
-    assert cohort_module.Subject(name, {}).patient == patient
+    assert Subject(name, {}).patient == patient
 
 
 def test_fingerprint_follows_content_and_its_reading(tmp_path):
@@ -404,7 +413,7 @@ def damage(folder):
 @pytest.mark.parametrize("n_jobs", [1, 3])
 def test_the_audit_lists_every_damage_at_once(tmp_path, n_jobs):
     expected = damage(tmp_path)
-    problems = audit(find_subjects(tmp_path), n_jobs=n_jobs)
+    problems = audit(find_subjects(tmp_path), n_jobs=n_jobs).problems
     assert [p.subject for p in problems] == [f"BraTS2021_{number:05d}" for number in expected]
     for problem, (why,) in zip(problems, expected.values(), strict=True):
         assert re.search(why, str(problem))
@@ -429,7 +438,7 @@ def test_a_damaged_4d_file_is_one_problem(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     assert [p.file for p in examine(subject).problems] == [path]
-    save(path, np.stack([volume("T1")] * 3, axis=3))
+    save(path, np.stack([volume(c) for c in ("FLAIR", "T1", "T2")], axis=3))
     assert ["expected at least 4 contrasts" in p.what for p in examine(subject).problems] == [True]
     with pytest.raises(ScanError, match="expected at least 4 contrasts"):
         subject.load_images()
@@ -439,7 +448,7 @@ def test_empty_masks_are_sound(tmp_path):
     folder = subject_2018(tmp_path, "BraTS2021_00001")
     save(folder / "BraTS2021_00001_seg.nii.gz", np.zeros(SHAPE, np.int16))
     found = find_subjects(tmp_path)
-    assert audit(found, n_jobs=1) == []
+    assert audit(found, n_jobs=1).problems == ()
     assert found.subjects[0].load_labels().sum() == 0
 
 
@@ -448,14 +457,14 @@ def test_a_cohort_whose_et_is_3_leaves_no_mask_certain(tmp_path):
         folder = subject_2018(tmp_path, f"BraTS2021_0000{number}", convention=MSD)
     without_et = MSD.from_classes(np.minimum(classes(), 2))
     save(folder / f"{folder.name}_seg.nii.gz", without_et)
-    problems = audit(find_subjects(tmp_path), n_jobs=1)
+    problems = audit(find_subjects(tmp_path), n_jobs=1).problems
     assert [p.subject[-1] for p in problems] == ["1", "2", "3"]
     assert "in the cohort as a whole" in problems[-1].what
     assert all("brats2023 (1 NCR, 2 ED, 3 ET) or msd (1 ED, 2 NCR, 3 ET)" in p.what for p in problems)
-    assert audit(find_subjects(tmp_path, convention="msd"), n_jobs=1) == []
+    assert audit(find_subjects(tmp_path, convention="msd"), n_jobs=1).problems == ()
     # one mask that confirms the layout's convention makes the mask without ET certain again
     subject_2018(tmp_path, "BraTS2021_00001")
-    assert [p.subject[-1] for p in audit(find_subjects(tmp_path), n_jobs=1)] == ["2"]
+    assert [p.subject[-1] for p in audit(find_subjects(tmp_path), n_jobs=1).problems] == ["2"]
 
 
 def test_loading_names_the_file_and_both_readings(tmp_path):
@@ -502,12 +511,184 @@ def test_arrays_read_once_serve_check_and_images(tmp_path):
     assert [p.what for p in examine_arrays(subject, bad, mask).problems] == ["T1 is empty: every voxel is 0"]
 
 
+def cohort_2023(folder, names, values=(0, 1, 2, 3)):
+    for name in names:
+        subject_2018(folder, name, names=BRATS_2023_NAMES, convention=BRATS_2023)
+        mask = np.array(values, np.uint8)[np.arange(np.prod(SHAPE)).reshape(SHAPE) % len(values)]
+        save(folder / name / f"{name}-seg.nii.gz", mask)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["BraTS-GLI-01666-000", "BraTS-SSA-00191-000", "BraTS-MEN-00004-000", "BraTS-MET-2-0"])
+def test_ids_tell_the_collection_and_the_notes_say_so(tmp_path, name):
+    found = find_subjects(cohort_2023(tmp_path, [name]))
+    check_content(found, "BraTS 2023", [name], BRATS_2023)
+    (note,) = found.notes
+    assert "1 masks are read as brats2023 (1 NCR, 2 ED, 3 ET)" in note
+    assert name[:9] in note
+
+
+@pytest.mark.parametrize("name", ["BraTS-PED-00030-000", "BraTS-PEDs-030-000", "BraTS-MEN-RT-0007-1", "child-7", "x"])
+def test_names_of_2023_with_other_meanings_are_refused(tmp_path, name):
+    cohort_2023(tmp_path, [name])
+    with pytest.raises(CohortError, match=r"cannot be told for certain.*BraTS-PED 2024 has 1 ET, 2 NET, 3 CC, 4 ED"):
+        find_subjects(tmp_path)
+    assert find_subjects(tmp_path, convention="brats2023").notes == (
+        "1 masks are read as brats2023 (1 NCR, 2 ED, 3 ET), as the user says",
+    )
+    for mask in tmp_path.rglob("*-seg.nii.gz"):
+        mask.unlink()
+    assert find_subjects(tmp_path).subjects[0].label is None  # without masks there is nothing to misread
+
+
+def test_a_paediatric_subject_among_adults_is_a_problem_of_its_own(tmp_path):
+    cohort_2023(tmp_path, ["BraTS-PED-00002-000", "BraTS-GLI-00002-000"])
+    found = find_subjects(tmp_path)
+    assert [s.id for s in found.subjects] == ["BraTS-GLI-00002-000"]
+    assert [p.subject for p in found.incomplete] == ["BraTS-PED-00002-000"]
+
+
+def test_masks_after_treatment_are_named_as_such(tmp_path):
+    cohort_2023(tmp_path, ["BraTS-GLI-00020-101"])
+    cohort_2023(tmp_path, ["BraTS-GLI-00021-100"], (0, 1, 2, 4))
+    cohort_2023(tmp_path, ["BraTS-GLI-00022-100"], (0, 1, 2, 3, 4))
+    found = find_subjects(tmp_path)
+    assert "after treatment, in which 4 is the resection cavity (RC)" in found.notes[0]
+    problems = audit(found).problems
+    assert [p.subject[10:] for p in problems] == ["00021-100", "00022-100"]
+    assert all("4 for the resection cavity, RC" in p.what for p in problems)
+
+
+def test_an_id_of_2023_under_names_of_2018_settles_nothing(tmp_path):
+    subject_2018(tmp_path, "BraTS-GLI-00001-000")
+    with pytest.raises(CohortError, match="ids like BraTS-GLI-00001-000 are of BraTS 2023"):
+        find_subjects(tmp_path)
+
+
+def test_one_scan_under_two_ids_is_named(tmp_path):
+    for number, name in enumerate(("Brats17_A_1", "BraTS19_B_1", "Brats18_C_1")):
+        folder = subject_2018(tmp_path, name)
+        for contrast in CONTRASTS:
+            own = np.random.default_rng([number, CONTRASTS.index(contrast)]).integers(1, 90, SHAPE).astype(np.int16)
+            save(folder / f"{name}_{contrast.lower()}.nii.gz", own)
+    other = nib.load(tmp_path / "Brats17_A_1" / "Brats17_A_1_t1.nii.gz")
+    again = other.as_reoriented(nib.orientations.axcodes2ornt("PSR"))
+    assert audit(find_subjects(tmp_path)).equal == ()
+    folder = tmp_path / "BraTS19_B_1"
+    save(folder / "BraTS19_B_1_t1.nii.gz", other.get_fdata().astype(np.float32), AFFINE)
+    assert audit(find_subjects(tmp_path)).equal == (("BraTS19_B_1", "Brats17_A_1"),)
+    for contrast in CONTRASTS:  # all of it on other axes
+        image = nib.load(tmp_path / "Brats17_A_1" / f"Brats17_A_1_{contrast.lower()}.nii.gz")
+        again = image.as_reoriented(nib.orientations.axcodes2ornt("PSR"))
+        save(folder / f"BraTS19_B_1_{contrast.lower()}.nii.gz", np.asarray(again.dataobj), again.affine)
+    (folder / "BraTS19_B_1_seg.nii.gz").unlink()
+    mask = nib.Nifti1Image(np.zeros(again.shape, np.uint8), again.affine)
+    mask.to_filename(folder / "BraTS19_B_1_seg.nii.gz")
+    assert audit(find_subjects(tmp_path)).equal == (("BraTS19_B_1", "Brats17_A_1"),)
+
+
+def test_patients_of_a_table(tmp_path):
+    for name in ("one", "two", "three"):
+        subject_2018(tmp_path / "data", name)
+    table = tmp_path / "patients.csv"
+    table.write_text("id,patient\none,P\ntwo,P\nthree,Q\n")
+    found = find_subjects(tmp_path / "data", patients=table)
+    assert {s.id: s.patient for s in found.subjects} == {"one": "P", "two": "P", "three": "Q"}
+    table.write_text("id,patient\none,P\ntwo,P\n")
+    with pytest.raises(CohortError, match=r"patients\.csv: expected a patient for every subject, found none for three"):
+        find_subjects(tmp_path / "data", patients=table)
+
+
+@pytest.mark.parametrize("factor", [1, 0.37, "uint8"])
+def test_a_contrast_that_is_a_copy_is_named(tmp_path, factor):
+    folder = subject_2018(tmp_path, "BraTS2021_00001")
+    copy = volume("T1ce").astype(np.float32)
+    copy = (copy * 255 / copy.max()).astype(np.uint8) if factor == "uint8" else copy * np.float32(factor)
+    save(folder / "BraTS2021_00001_t1.nii.gz", copy)
+    (problem,) = audit(find_subjects(tmp_path)).problems
+    assert problem.file.name == "BraTS2021_00001_t1ce.nii.gz"
+    assert "T1ce is a copy of T1 (BraTS2021_00001_t1.nii.gz)" in problem.what
+
+
+def test_what_lies_in_a_folder_is_listed_with_its_subject(tmp_path, monkeypatch):
+    for name in ("A", "B", "C", "D", "=1+1"):
+        subject_2018(tmp_path, name)
+    (tmp_path / "B" / "B_t1.nii.gz").unlink()
+    os.mkfifo(tmp_path / "B" / "B_t1.nii.gz")
+    (tmp_path / "C" / "C_seg.nii.gz").unlink()
+    (tmp_path / "C" / "C_seg.nii.gz").symlink_to("annex")
+    os.rename(tmp_path / "D", os.fsencode(tmp_path) + b"/D\xe4")
+    (tmp_path / "again").symlink_to(".")
+    found = find_subjects(tmp_path)
+    assert [s.id for s in found.subjects] == ["A"]
+    listed = "\n".join(map(str, found.incomplete))
+    listed.encode("utf-8")
+    assert {p.subject for p in found.incomplete} == {"=1+1", "B", "C", r"D\udce4"}
+    for what in (
+        "a named pipe",
+        "leads nowhere",
+        "no plain text",
+        "begins with no =",
+        "missing T1",
+        "missing its mask",
+    ):
+        assert what in listed
+    with pytest.raises(CohortError, match="path is plain text"):
+        find_subjects(os.fsdecode(os.fsencode(tmp_path) + b"/D\xe4"))
+    monkeypatch.setattr(walk.os, "scandir", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(CohortError, match="cannot be listed: Input/output error"):
+        find_subjects(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"channel_names": 4, "labels": {}}',
+        '{"channel_names": null}',
+        '{"channel_names": {"FLAIR": 0}}',
+        '{"channel_names": [[], {}, 1, null]}',
+        '{"labels": {"0": "background", "1": {}}}',
+        '{"labels": {"background": 0, "NCR": {"a": 1}, "ED": 2, "ET": 3}}',
+        '{"labels": {"background": 0, "NCR": [[1]], "ED": true, "ET": 3.0}}',
+        '{"labels": 7}',
+        "\x00",
+        "",
+    ],
+)
+def test_dataset_json_of_odd_types_is_an_error_that_names_it(tmp_path, text):
+    nnunet(tmp_path, None)
+    channels = {"channel_names": ["t2f", "t1n", "t1c", "t2w"]}
+    if text.startswith('{"labels'):
+        text = json.dumps({**channels, **json.loads(text)})
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(CohortError, match=re.escape(str(tmp_path))):
+        find_subjects(tmp_path)
+
+
+def test_a_pipe_among_the_files_of_a_table_is_its_subjects(tmp_path):
+    nnunet(tmp_path, MSD_JSON)
+    for contrast in range(4):
+        os.mkfifo(tmp_path / "imagesTr" / f"case_8_{contrast:04d}.nii.gz")
+    save(tmp_path / "labelsTr" / "case_8.nii.gz", classes().astype(np.uint8))
+    found = find_subjects(tmp_path)
+    assert [s.id for s in found.subjects] == ["case_7"]
+    assert {p.subject for p in found.incomplete} == {"case_8"}
+    assert [p.file.name[7:11] for p in found.incomplete if p.file] == ["0000", "0001", "0002", "0003"]
+
+
+def test_dataset_json_with_a_byte_order_mark(tmp_path):
+    nnunet(tmp_path, None)
+    (tmp_path / "dataset.json").write_text(json.dumps(MSD_JSON), encoding="utf-8-sig")
+    check_content(find_subjects(tmp_path), "nnU-Net", ["case_7"], MSD)
+
+
 def test_real_subjects_against_nibabel(real_data):
     found = find_subjects(real_data / "brats")
     assert found.layout == "BraTS 2018-2021"
     assert len(found.subjects) == 4
     assert [s.id for s in found.subjects] == sorted(p.name for p in (real_data / "brats").iterdir())
-    assert audit(found, n_jobs=2) == []
+    assert audit(found, n_jobs=2).problems == ()
     for subject in found.subjects:
         images, first = subject.load_images()
         folder = real_data / "brats" / subject.id

@@ -1,16 +1,31 @@
+import errno
 import json
 import math
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from common import files
-from common.files import atomic_path, plain, remove_leftovers, remove_old_leftovers, write_csv, write_json, write_text
+from common.files import (
+    atomic_path,
+    check_seal,
+    file_stem,
+    plain,
+    read_json,
+    remove_leftovers,
+    remove_old_leftovers,
+    seal,
+    typed,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def strict(path):
@@ -168,3 +183,81 @@ def test_a_write_that_fails_midway(tmp_path, monkeypatch):
         write_json(path, {"new": list(range(100))})
     assert strict(path) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_long_names_become_short_ones_that_differ():
+    assert file_stem("BraTS2021_00001") == "BraTS2021_00001"
+    longs = ["x" * 241, "x" * 240 + "y", "ä" * 120]
+    stems = [file_stem(name) for name in longs]
+    assert len(set(stems)) == 3
+    assert all(len(stem.encode()) <= 128 for stem in stems)
+    assert stems[2].startswith("ääää")
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = 0.1
+    name: Literal["a", 2] = "a"
+    ranges: tuple[tuple[int, int], ...] = ()
+    size: int | None = None
+    flag: bool = False
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"rate": 3}, {"name": 2}, {"ranges": [[1, 2], [3, 4]]}, {"size": None}, {"size": 7}, {"flag": True}],
+)
+def test_values_of_the_right_types_make_the_dataclass(values):
+    found = typed(Settings, values)
+    expected = {name: tuple(map(tuple, value)) if name == "ranges" else value for name, value in values.items()}
+    assert found == Settings(**expected)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rate": "0.1"}, {"rate": float("nan")}, {"rate": float("inf")}, {"rate": None}, {"rate": True},
+        {"name": "b"}, {"name": ["a"]}, {"name": 2.0}, {"ranges": [1, 2]}, {"ranges": [[1]]}, {"ranges": [[1, [2]]]},
+        {"ranges": "ab"}, {"size": 7.0}, {"size": [7]}, {"flag": 1}, {"flag": "true"}, {"speed": 1},
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_named(values):
+    (name,) = values
+    with pytest.raises(ValueError, match=rf"expected (fields of Settings, found )?{name}"):
+        typed(Settings, values)
+
+
+def test_a_seal_tells_every_flipped_bit_and_may_be_missing(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"numbers")
+    check_seal(path)
+    seal(path)
+    check_seal(path)
+    sealed = path.read_bytes()
+    for bit in range(8 * len(sealed)):
+        damaged = bytearray(sealed)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        if damaged.startswith(b"numbers") and not damaged.removeprefix(b"numbers").startswith(sealed[7:-32]):
+            check_seal(path)  # a seal that is none any more: the content is as it was
+        else:
+            with pytest.raises(ValueError, match="other bytes than were written"):
+                check_seal(path)
+    for length in range(8, len(sealed)):
+        path.write_bytes(sealed[:length])
+        if length >= len(sealed) - 32:
+            with pytest.raises(ValueError, match="other bytes"):
+                check_seal(path)
+
+
+@pytest.mark.parametrize("content", ["{", "[1", "[" * 100_000, "1" * 5000, "[]", "3"])
+def test_json_that_is_not_what_was_written_is_named(tmp_path, content):
+    path = tmp_path / "settings.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.json: expected "):
+        read_json(path, dict)
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file'"), atomic_path(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "No space left on device")

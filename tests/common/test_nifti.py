@@ -32,6 +32,14 @@ def noise(dtype, shape=SHAPE, seed=0):
     return (np.random.default_rng(seed).normal(size=shape) * 100).astype(dtype)
 
 
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "scan.nii.gz")
+    (tmp_path / "scan.nii").symlink_to("/dev/zero")
+    for name, what in (("scan.nii.gz", "a named pipe"), ("scan.nii", "a device")):
+        with pytest.raises(ScanError, match=f"{name}: expected a file, found {what}"):
+            nifti.read(tmp_path / name)
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize(
     ("dtype", "options"),

@@ -18,6 +18,7 @@ from scipy import ndimage
 from common import store as common_store
 from common import volumes
 from common.cohort import find_subjects
+from common.identity import content_digest
 from common.labels import BRATS_2018
 from common.nifti import ScanError
 from common.prepared import StoreError, prepare
@@ -694,13 +695,22 @@ def test_a_failure_that_a_second_look_does_not_find_is_named_all_the_same(cohort
 def test_recipes_and_conventions_are_part_of_the_name(cohort, tmp_path):
     subject = subjects_of(cohort)[0]
     others = [subject, replace(subject, label=None, convention=None)]
-    others.append(replace(subject, images={**subject.images, "T1": subject.images["T2"]}))
+    others.append(replace(subject, images={**subject.images, "T1": subject.images["T2"], "T2": subject.images["T1"]}))
     recipes = [Recipe(), Recipe(spacing_mm=1.0), Recipe(contrasts=CONTRASTS[::-1])]
     stores = [prepare([other], recipe, tmp_path / "store", n_jobs=1) for other in others for recipe in recipes]
     assert [store.prepared for store in stores] == [1] * 9
     assert len({store.entries[subject.id].path for store in stores}) == 9
     paths = {store.entries[subject.id].path for store in stores}
     assert len({path.name for path in paths}) == 9
+
+
+def test_an_entry_holds_the_contents_of_its_contrasts_and_a_long_id(cohort, tmp_path):
+    subject = replace(subjects_of(cohort)[0], id="long" * 60)
+    (entry,) = prepare([subject], Recipe(contrasts=("T1", "T2")), tmp_path / "store", n_jobs=1).entries.values()
+    assert (entry.id, entry.open().id) == (subject.id, subject.id)
+    assert entry.contents == {c: content_digest(subject.read([c])[0][c].data) for c in ("T1", "T2")}
+    again = prepare([subject], Recipe(contrasts=("T1", "T2")), tmp_path / "store", n_jobs=1)
+    assert (again.prepared, again.entries[subject.id].contents) == (0, entry.contents)
 
 
 def test_a_real_subject_against_monai(real_data, tmp_path):

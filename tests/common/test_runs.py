@@ -336,3 +336,18 @@ def test_a_child_that_outlives_a_killed_run_does_not_hold_it(tmp_path):
             Run(tmp_path).close()
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_opening_a_run_spares_what_another_process_is_writing_below_it(tmp_path):
+    """A table's folder holds trainings with locks of their own."""
+    with Run(tmp_path / "rows" / "gwdl"):
+        written = tmp_path / "rows" / "gwdl" / "checkpoints" / ".0.part"
+        left = tmp_path / "rows" / ".1.part"
+        for path in (written, left):
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        with Run(tmp_path):
+            assert written.exists()
+            assert not left.exists()
+    with Run(tmp_path):
+        assert not written.exists()

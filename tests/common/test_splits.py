@@ -10,6 +10,7 @@ from common.splits import (
     Split,
     k_folds,
     k_folds_stratified,
+    read_patients,
     read_published,
     split_by_fractions,
     split_stratified,
@@ -202,7 +203,10 @@ def test_published_split(tmp_path):
         ("id,part\na,train\nb1,test\n", "expected the parts train, validation, test, found 'test', 'train'$"),
         ("id,part\na,train\nb1,test\nc,val\n", "expected the parts .*, found 'test', 'train', 'val'$"),
         ("id,part\na,train\nb1,test\nc,\nb2,validation\n", "expected the parts .*, found '', 'test', 'train', 'vali"),
-        ("id,part\na,train\nb1,test\nb2,validation\nc,train\n", "each patient in one part, found b in several"),
+        (
+            "id,part\na,train\nb1,test\nb2,validation\nc,train\n",
+            r"in one part, found in several: b \(b1, b2\)",
+        ),
     ],
 )
 def test_published_splits_that_are_refused(tmp_path, text, why):
@@ -376,3 +380,33 @@ def test_real_labels(real_data):
     assert [fold.hash for fold in folds[:2]] == ["c7e26183d3c6", "2f83497a47f7"]
     for each in (split, *folds):
         check_covers(each, [Scan(name, name) for name in labels])
+
+
+def test_a_byte_order_mark_and_patients_of_a_table(tmp_path):
+    subjects = [Scan(name, name) for name in ("m1", "m2", "n", "o")]
+    path = tmp_path / "split.csv"
+    path.write_text("id,part\nm1,train\nm2,test\nn,validation\no,train\n", encoding="utf-8-sig")
+    assert read_published(path, subjects).test == ("m2",)
+    table = tmp_path / "patients.csv"
+    table.write_text("id,age,patient\nm1,7,M\nm2,8, M\nn,1,N\no,2,007\nelse,3,M\n", encoding="utf-8-sig")
+    patients = read_patients(table, [s.id for s in subjects])
+    assert [patients[s.id] for s in subjects] == ["M", "M", "N", "007"]
+    with pytest.raises(ValueError, match=r"found in several: M \(m1, m2\)"):
+        read_published(path, [Scan(s.id, patients[s.id]) for s in subjects])
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("id,patients\nm1,M\n", "columns id and patient, found id, patients"),
+        ("id,patient\nm1,M\nm1,N\n", "more than one row for m1"),
+        ("id,patient\nm2,M\n", "none for m1"),
+        ("id,patient\nm1, \n", "none for m1"),
+        ("", "but No columns"),
+    ],
+)
+def test_tables_of_patients_that_are_refused(tmp_path, text, why):
+    (tmp_path / "patients.csv").write_text(text)
+    with pytest.raises(ValueError, match=why) as raised:
+        read_patients(tmp_path / "patients.csv", ["m1"])
+    assert "patients.csv" in str(raised.value)

@@ -1,6 +1,7 @@
 """The claims about the data, counted by hand on a small cohort."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -26,12 +27,14 @@ def cohort_folder(request):
 
 def write(folder, name, tumour, values):
     """A block of brain in slices 30 to 129 and a block of tumour, as BraTS scans."""
-    brain = np.zeros(SHAPE, np.int16)
-    brain[60:180, 60:180, 30:130] = np.random.default_rng(0).integers(50, 99, (120, 120, 100))
+    rng = np.random.default_rng([ord(letter) for letter in name])
+    scans = {contrast: np.zeros(SHAPE, np.int16) for contrast in ("flair", "t1", "t1ce", "t2")}
+    for scan in scans.values():
+        scan[60:180, 60:180, 30:130] = rng.integers(50, 99, (120, 120, 100))
     labels = np.zeros(SHAPE, np.uint8)
     labels[tumour] = np.resize(values, labels[tumour].shape)
     (folder / name).mkdir(parents=True)
-    for suffix, data in {"flair": brain, "t1": brain, "t1ce": brain, "t2": brain, "seg": labels}.items():
+    for suffix, data in {**scans, "seg": labels}.items():
         nib.save(nib.Nifti1Image(data, LPS_AFFINE), folder / name / f"{name}_{suffix}.nii.gz")
 
 
@@ -74,6 +77,38 @@ def test_every_problem_is_listed_and_the_good_subjects_are_measured(run_module, 
     assert (found["subjects"], found["subjects_with_problems"]) == (4, 2)
     assert "BraTS_000" in done.stdout
     assert "BraTS_004_flair.nii.gz" in done.stdout
+
+
+def test_odd_folders_and_copies_are_named(tmp_path, cohort_folder, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(cohort_folder, data)
+    os.rename(data / "BraTS_001", os.fsencode(data) + b"/B\xfcrger")
+    os.mkfifo(data / "BraTS_002_flair.nii")
+    (data / "latest").symlink_to(".")
+    for scan in (data / "BraTS_003").iterdir():  # the same under another id, decompressed
+        image = nib.load(scan)
+        (data / "again").mkdir(exist_ok=True)
+        image.to_filename(data / "again" / scan.name.replace("BraTS_003", "again").removesuffix(".gz"))
+    _, found = run(tmp_path, "--data", data)
+    assert found["subjects_with_the_scan_of_another"]["value"] == 1
+    assert (found["subjects"]["value"], found["subjects_with_problems"]["value"]) == (5, 2)
+    shown = capsys.readouterr().out
+    for what in ("BraTS_003 = again: equal scans", "B\\udcfcrger: its name is no plain text", "found a named pipe"):
+        assert what in shown
+    assert "6 masks are read as brats2018 (1 NCR, 2 ED, 4 ET), by their names" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--mgmt-labels", "x.csv"), "expected --mgmt-data beside --mgmt-labels x.csv"),
+        (("--mgmt-data", "x", "--convention", "msd"), "expected --data beside --convention"),
+        (("--mgmt-data", "x", "--max-subjects", "3"), "expected --data beside --convention"),
+    ],
+)
+def test_options_without_effect_are_refused(tmp_path, options, why):
+    with pytest.raises(SystemExit, match=why):
+        run(tmp_path, *options)
 
 
 def test_a_cohort_without_masks_is_refused(run_module, cohort_folder, tmp_path):

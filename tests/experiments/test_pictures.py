@@ -4,6 +4,8 @@ import pytest
 from matplotlib.image import imread
 
 from experiments.drawing import curves as pictures
+from experiments.drawing.scans import Row, View, draw_rows
+from experiments.drawing.style import save_for_screen
 
 NAN = float("nan")
 
@@ -66,3 +68,11 @@ def test_the_picture_of_a_history_has_both_curves_in_their_colours(tmp_path):
         rgb = imread(path)[..., :3]
         vermilion = np.abs(rgb - np.array([0xD5, 0x5E, 0x00]) / 255).max(axis=-1) < 0.02
         assert (vermilion.sum() > 50) == expected
+
+
+def test_a_dollar_sign_in_an_id_is_no_mathematics(tmp_path):
+    view = View((1.0, 1.0), "PL")
+    row = Row(title="$_$", note="Dice of $x^_$", pictures=[np.zeros((8, 6)), np.ones((8, 6))], view=view)
+    figure = draw_rows([row], ["scan", "truth"], text=r"patient $\frac$", synthetic=False)
+    save_for_screen(figure, tmp_path / "rows.png")
+    assert (tmp_path / "rows.png").stat().st_size > 0

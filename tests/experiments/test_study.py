@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from common.recipe import Recipe
+from common.splits import split_by_fractions
 from experiments.base.results import OF_VIEWS
 from experiments.segmentation.study import Options, study
 from tests.cohorts import write_cohort
@@ -26,6 +27,12 @@ class Stub:
     """As much of a network's configuration as a study needs."""
 
     recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",), crop=CROP))
+
+
+@dataclass(frozen=True)
+class Named:
+    id: str
+    patient: str
 
 
 def options_for(data, tmp_path, **changes):
@@ -250,3 +257,60 @@ def test_embedded_phantoms_are_not_taken_for_patients(cohort, tmp_path, capsys):
         pass
     with study("stub", options_for(cohort, tmp_path), Stub(), fractions=FRACTIONS) as opened:
         assert not opened.synthetic
+
+
+def test_equal_scans_are_on_one_side_and_counted(cohort, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(cohort, data)
+    for number, case in enumerate(sorted(path.name for path in cohort.iterdir())[:4]):  # 10 scans, 6 patients
+        shutil.copytree(data / case, data / f"Z{number}")
+        for file in (data / f"Z{number}").iterdir():
+            image = nib.load(file)
+            image.header["descrip"] = b"another release"
+            image.to_filename(file.with_name(file.name.replace(case, f"Z{number}")))
+            file.unlink()
+    for seed in range(4):
+        options = options_for(data, tmp_path, split_seed=seed)
+        with study("stub", options, Stub(), fractions=(0.4, 0.3, 0.3)) as opened:
+            assert opened.equal == tuple((f"BraTS_00{number}", f"Z{number}") for number in range(4))
+            for pair in opened.equal:
+                assert any(set(pair) <= set(getattr(opened.split, part)) for part in ("train", "validation", "test"))
+            opened.show_data()
+            assert "BraTS_003 = Z3" in capsys.readouterr().out
+            written = json.loads((opened.run.folder / "data.json").read_text())
+            assert written["equal_content"][0] == ["BraTS_000", "Z0"]
+            assert written["masks"] == list(opened.cohort.notes)
+    table = tmp_path / "split.csv"
+    parts = {"BraTS_000": "train", "Z0": "test", "BraTS_001": "validation", "BraTS_004": "test"}
+    table.write_text("id,part\n" + "".join(f"{case},{part}\n" for case, part in parts.items()))
+    with pytest.raises(SystemExit, match=r"in one part, found in several: BraTS_000 \(BraTS_000, Z0\)"):
+        study("stub", options_for(data, tmp_path, subjects=table), Stub()).__enter__()
+
+
+def test_a_cohort_without_equal_scans_is_split_as_ever(cohort, tmp_path):
+    with study("stub", options_for(cohort, tmp_path), Stub(), fractions=FRACTIONS) as opened:
+        assert opened.equal == ()
+        ids = [Named(path.name, path.name) for path in cohort.iterdir()]
+        assert opened.split == split_by_fractions(ids, fractions=FRACTIONS, seed=0)
+
+
+def test_patients_of_a_table_stay_together(cohort, tmp_path):
+    table = tmp_path / "patients.csv"
+    names = sorted(path.name for path in cohort.iterdir())
+    table.write_text("id,patient\n" + "".join(f"{name},P{number // 2}\n" for number, name in enumerate(names)))
+    with study("stub", options_for(cohort, tmp_path, patients=table), Stub(), fractions=(0.4, 0.3, 0.3)) as opened:
+        found = sorted((opened.split.train, opened.split.validation, opened.split.test))
+        assert found == sorted([tuple(names[:2]), tuple(names[2:4]), tuple(names[4:])])
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"fold": 3}, "expected --folds beside --fold 3"),
+        ({"subjects": "s.csv", "folds": 5}, "leave out --folds"),
+        ({"subjects": "s.csv", "max_subjects": 4, "split_seed": 2}, "leave out --max-subjects and --split-seed"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_before_anything_is_read(tmp_path, changes, why):
+    with pytest.raises(SystemExit, match=why):
+        study("stub", options_for(tmp_path / "no folder", tmp_path, **changes), Stub()).__enter__()

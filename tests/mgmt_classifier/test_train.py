@@ -20,6 +20,7 @@ from common.runs import Run, RunError  # noqa: E402
 from mgmt_classifier.config import Config  # noqa: E402
 from mgmt_classifier.predict import load, logits, predict, probability  # noqa: E402
 from mgmt_classifier.train import LAST, Training, fit, scores  # noqa: E402
+from tests.flips import loaded_after_flips  # noqa: E402
 
 SPLIT = 9  # 9 patients to train (steps of 4 and 5), 5 to validate
 PROGRAM = """
@@ -242,8 +243,51 @@ def test_a_damaged_checkpoint_is_named(labelled, tiny, tmp_path):
 
 
 def test_a_training_that_diverges_says_so(labelled, tiny, tmp_path):
-    with Run(tmp_path) as run, pytest.raises(RunError, match="expected finite outputs, found NaN or infinity in epoch"):
+    with Run(tmp_path) as run, pytest.raises(RunError, match=r"expected finite losses, found loss (nan|inf) in ep"):
         fit(replace(tiny, backbone="vgg16", learning_rate=1e30), labelled[:SPLIT], labelled[SPLIT:], run)
+
+
+def test_one_wrong_bit_is_refused_or_harmless(trained):
+    run, config = trained
+    path = run.checkpoints / "best.pt"
+    intact = load(config, path).state_dict()
+    loaded = loaded_after_flips(path, lambda path: load(config, path).state_dict(), RunError, flips=40)
+    assert len(loaded) < 8
+    for state in loaded:
+        assert all(torch.equal(state[name], intact[name]) for name in intact)
+
+
+def test_weights_and_outputs_that_are_not_finite_are_refused(trained, labelled, tmp_path):
+    run, config = trained
+    network = load(config, run.checkpoints / "best.pt")
+    next(network.parameters()).data[0] = float("inf")
+    with pytest.raises(RunError, match=f"expected finite outputs .* for {labelled[0][0].id}, {labelled[1][0].id}$"):
+        logits(network, [entry for entry, _ in labelled[:2]], config)
+    torch.save(network.state_dict(), tmp_path / "best.pt")
+    with pytest.raises(RunError, match=r"best\.pt: expected intact weights .* NaN or infinity among them"):
+        load(config, tmp_path / "best.pt")
+
+
+def test_under_slurm_lightning_neither_writes_nor_takes_up_a_checkpoint_of_its_own(
+    labelled, tiny, tmp_path, monkeypatch
+):
+    for name, value in {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"of another run")
+    config = replace(tiny, epochs=1)
+    handlers, step = [], Training.training_step
+
+    def look(module, batch, number):
+        handlers.append(signal.getsignal(signal.SIGUSR1))
+        return step(module, batch, number)
+
+    monkeypatch.setattr(Training, "training_step", look)
+    with Run(tmp_path / "run") as run:
+        fit(config, labelled[:SPLIT], labelled[SPLIT:], run)
+    assert len(run.history.rows()) == 1
+    assert set(handlers) == {signal.SIG_DFL}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hpc_ckpt_1.ckpt", "run"]
 
 
 def test_scores_are_scikit_learns():

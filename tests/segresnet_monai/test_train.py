@@ -1,6 +1,7 @@
 """Training: exact resume after kills, what a run's folder holds, and that it learns."""
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -13,10 +14,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from common.epochs import Epochs  # noqa: E402
 from common.runs import Run, RunError  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.predict import load, predict  # noqa: E402
-from segresnet_monai.train import LAST, continue_from, fit, learning_rate, validate  # noqa: E402
+from segresnet_monai.train import LAST, Training, continue_from, fit, learning_rate, validate  # noqa: E402
+from tests.flips import loaded_after_flips  # noqa: E402
 
 SMALL = {
     "crop_voxels": (24, 24, 24),
@@ -168,6 +171,68 @@ def test_a_damaged_checkpoint_is_named(tiny_entries, tmp_path):
         (run.checkpoints / LAST).write_bytes(b"PK\x03\x04 half a file")
         with pytest.raises(RunError, match=r"last\.ckpt: expected an intact checkpoint.*--fresh"):
             fit(tiny_entries[:3], tiny_entries[3:], Config(**SMALL), run)
+
+
+def test_one_wrong_bit_is_refused_or_harmless(trained):
+    """In the weights, and in the checkpoint that a training goes on from. Padding in an archive holds nothing."""
+    run, config, chosen = trained
+
+    def restored(path):
+        with Epochs(run, config.epochs, checkpoint=LAST, weights=".pt").resuming() as last:
+            found = torch.load(last, weights_only=True)
+        return {
+            **found["state_dict"],
+            **{f"{k}{n}": v for k, s in found["optimizer_states"][0]["state"].items() for n, v in s.items()},
+        }
+
+    for path, read in ((chosen, lambda path: load(config, path).state_dict()), (run.checkpoints / LAST, restored)):
+        intact = read(path)
+        loaded = loaded_after_flips(path, read, RunError, flips=40)
+        assert len(loaded) < 8
+        for state in loaded:
+            assert all(torch.equal(state[name], intact[name]) for name in intact)
+
+
+def test_weights_and_outputs_that_are_not_finite_are_refused(trained, tiny_entries, tmp_path):
+    _, config, chosen = trained
+    network = load(config, chosen)
+    next(network.parameters()).data[0] = float("nan")
+    with pytest.raises(RunError, match=f"{tiny_entries[4].id}: expected finite outputs"):
+        list(predict(network, tiny_entries[4:], config))
+    torch.save(network.state_dict(), tmp_path / "best.pt")
+    with pytest.raises(RunError, match=r"best\.pt: expected intact weights .* NaN or infinity among them"):
+        load(config, tmp_path / "best.pt")
+
+
+def test_a_training_that_diverges_says_so_and_keeps_its_last_good_epoch(tiny_entries, tmp_path, monkeypatch):
+    from segresnet_monai import train
+
+    config = Config(**{**SMALL, "epochs": 3, "validate_every": 1})
+    monkeypatch.setattr(train, "learning_rate", lambda config, epoch: math.nan if epoch == 1 else 1e-3)
+    with Run(tmp_path) as run, pytest.raises(RunError, match=r"finite losses, found loss nan in epoch 2"):
+        fit(tiny_entries[:3], tiny_entries[3:4], config, run)
+    assert [row["epoch"] for row in run.history.rows()] == ["1"]
+    load(config, run.checkpoints / "best.pt")
+
+
+def test_under_slurm_lightning_neither_writes_nor_takes_up_a_checkpoint_of_its_own(tiny_entries, tmp_path, monkeypatch):
+    for name, value in {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"of another run")
+    config = Config(**{**SMALL, "epochs": 1})
+    handlers, step = [], Training.training_step
+
+    def look(module, batch, number):
+        handlers.append(signal.getsignal(signal.SIGUSR1))
+        return step(module, batch, number)
+
+    monkeypatch.setattr(Training, "training_step", look)
+    with Run(tmp_path / "run") as run:
+        fit(tiny_entries[:3], tiny_entries[3:4], config, run)
+    assert len(run.history.rows()) == 1
+    assert set(handlers) == {signal.SIG_DFL}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hpc_ckpt_1.ckpt", "run"]
 
 
 def scheduled(epochs, longest):

@@ -21,10 +21,13 @@ import pytest
 keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 
+from common import epochs  # noqa: E402
 from common.cohort import find_subjects  # noqa: E402
+from common.epochs import Epochs  # noqa: E402
 from common.prepared import prepare  # noqa: E402
 from common.runs import Run, RunError  # noqa: E402
 from tests.cohorts import write_cohort  # noqa: E402
+from tests.flips import loaded_after_flips  # noqa: E402
 from unet_tf import train  # noqa: E402
 from unet_tf.config import Config  # noqa: E402
 from unet_tf.data import Batches, network_input, network_labels  # noqa: E402
@@ -281,7 +284,7 @@ def test_history_has_a_row_for_every_epoch_and_counts_the_training_seconds_only(
         return read(batches, step)
 
     monkeypatch.setattr(Batches, "__getitem__", timed)
-    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(epochs, "time", SimpleNamespace(monotonic=lambda: clock.now))
     config = Config(**{**SMALL, "epochs": 2})
     with Run(tmp_path) as run:
         fit(cohort[3][:3], cohort[3][3:], config, run)
@@ -356,7 +359,9 @@ def test_a_run_interrupted_in_its_patience_stops_at_the_same_epoch(whole, tmp_pa
 def restored(config, path, network):
     """First epoch to train, and the state that the network takes up from the checkpoint of a run."""
     with Run(path.parents[1]) as run:
-        first = Record(run, config, None, None).restore(network)
+        counted = Epochs(run, config.epochs, checkpoint=LAST, weights=".weights.h5")
+        with counted.resuming() as last:
+            first = Record(counted, config, None, None).restore(last, network)
     return first, [keras.ops.convert_to_numpy(value) for value in train._state(network)]
 
 
@@ -383,6 +388,36 @@ def test_a_flipped_bit_is_refused_or_harmless(whole, tmp_path):
             assert taken_up == first
             assert all(np.array_equal(value, expected) for value, expected in zip(values, state, strict=True))
     assert refused > 100
+
+
+def test_one_wrong_bit_in_the_weights_is_refused_and_files_without_a_digest_are_read(whole, tmp_path):
+    _, config, _, chosen = whole[3]
+    assert loaded_after_flips(chosen, lambda path: load(config, path), RunError, flips=40) == []
+    network = load(config, chosen)
+    unsealed = tmp_path / "best.weights.h5"  # as earlier versions wrote it
+    keras.Model(network.inputs, network.outputs).save_weights(unsealed)
+    for one, two in zip(load(config, unsealed).get_weights(), network.get_weights(), strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_weights_and_outputs_that_are_not_finite_are_refused(whole, tmp_path):
+    _, config, entries, chosen = whole[3]
+    network = load(config, chosen)
+    network.trainable_variables[-1].assign(np.full(network.trainable_variables[-1].shape, np.nan))
+    with pytest.raises(RunError, match=f"{entries[3].id}: expected finite outputs"):
+        probabilities(network, entries[3].open(), config)
+    keras.Model(network.inputs, network.outputs).save_weights(tmp_path / "best.weights.h5")
+    with pytest.raises(RunError, match=r"best\.weights\.h5: expected intact weights .* NaN or infinity among them"):
+        load(config, tmp_path / "best.weights.h5")
+
+
+def test_a_training_that_diverges_says_so(cohort, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        LOSSES, SMALL.get("loss", "dice_focal"), lambda labels, probabilities: keras.ops.sum(probabilities) * np.nan
+    )
+    with Run(tmp_path) as run, pytest.raises(RunError, match="expected finite losses, found loss nan"):
+        fit(cohort[3][:3], cohort[3][3:], Config(**SMALL), run)
+    assert not (tmp_path / "checkpoints" / LAST).exists()
 
 
 def test_damaged_or_foreign_checkpoints_are_named(whole, tmp_path):
@@ -444,12 +479,11 @@ def test_the_loss_scale_is_part_of_the_saved_state(tmp_path):
     scale = float(optimiser.dynamic_scale)
     (tmp_path / "checkpoints").mkdir()
     state = {str(index): keras.ops.convert_to_numpy(value) for index, value in enumerate(train._state(network))}
-    progress = json.dumps({"epoch": 1, "stopped": False, "backend": keras.backend.backend()})
+    progress = json.dumps({"epoch": 1, "best_loss": 1.0, "stopped": False, "backend": keras.backend.backend()})
     np.savez(tmp_path / "checkpoints" / LAST, progress=progress, **state)
     other = compiled(config)
     assert float(other.optimizer.dynamic_scale) != scale
-    with Run(tmp_path) as run:
-        assert Record(run, config, None, None).restore(other) == 1
+    assert restored(config, tmp_path / "checkpoints" / LAST, other)[0] == 1
     assert float(other.optimizer.dynamic_scale) == scale
     slots = {"iteration", "learning_rate"} | {
         f"{v.path.replace('/', '_')}_{each}" for v in other.trainable_variables for each in ("momentum", "velocity")

@@ -13,7 +13,8 @@ import pytest
 
 from common.cohort import CohortError
 from common.dicom import mgmt_cohort
-from common.dicom.mgmt_cohort import CONTRASTS, DOUBTFUL, audit, find_patients, read_labels, totals
+from common.dicom.mgmt_cohort import CONTRASTS, DOUBTFUL, audit, find_patients, totals
+from common.dicom.mgmt_labels import read_labels
 from common.splits import split_by_fractions
 from tests.common.dicom.dicom_files import AXIAL, CORONAL, SAGITTAL, noise, tilted, write_enhanced, write_series
 
@@ -54,9 +55,19 @@ def test_other_ids_stay_as_they_are(tmp_path):
         ("BraTS21ID,MGMT_value\n00002,1\n2,1\n", "line 3: expected each patient once, found 00002 again"),
         ("BraTS21ID,MGMT_value\n,1\n", "line 2: expected each patient once, found no id"),
         ("BraTS21ID,MGMT_value\n", "expected a row per patient, found none"),
-        ("id,MGMT_value\n00002,1\n", "expected the columns BraTS21ID and MGMT_value, found id, MGMT_value"),
+        ("id,MGMT_value\n00002,1\n", "expected the columns BraTS21ID and MGMT_value, each once, found id, MGMT_value"),
         ("", "expected a CSV with the columns BraTS21ID and MGMT_value, but"),
-        ("BraTS21ID,MGMT_value\n00002,1,4,5\n1,2\n", "labels.csv"),
+        ("BraTS21ID,MGMT_value\n00002,1,4,5\n1,2\n", "line 2: expected 2 values as in its first line, found 4"),
+        (
+            "BraTS21ID,MGMT_value\n00002,1\n17.0,1\n",
+            "line 3: expected an id such as 00012 in plain digits, found '17.0'",
+        ),
+        ("BraTS21ID,MGMT_value\n2e3,1\n", "plain digits, found '2e3'"),
+        ("BraTS21ID,MGMT_value\n\u0664\u0662,1\n", r"plain digits, found '\u0664\u0662'"),
+        ("BraTS21ID,MGMT_value\n+42,1\n", "plain digits, found '+42'"),
+        ("BraTS21ID,MGMT_value\n4\u200b2,1\n", r"plain digits, found '4\u200b2'"),
+        ("BraTS21ID,MGMT_value\n00042,1\n000042,0\n", "line 3: expected each patient once, found 00042 again"),
+        ("BraTS21ID,MGMT_value,MGMT_value\n00042,1,0\n", "each once, found BraTS21ID, MGMT_value, MGMT_value"),
     ],
     ids=lambda value: value[-40:],
 )
@@ -66,6 +77,12 @@ def test_a_label_table_that_cannot_be_trusted(tmp_path, text, words):
         read_labels(path)
     assert str(error.value).startswith(str(path))
     assert words in str(error.value)
+
+
+def test_a_label_table_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(CohortError, match="but it is a named pipe"):
+        read_labels(tmp_path / "labels.csv")
 
 
 def test_a_label_table_that_is_not_there(tmp_path):
@@ -97,6 +114,32 @@ def test_patients_and_labels_are_held_against_each_other(cohort_folder):
     assert [patient.missing for patient in cohort.patients] == [(), ("T2w",), ()]
     assert cohort.patients[2].folders["T1wCE"] == cohort_folder / "train" / "7" / "T1wCE"
     assert (cohort.without_images, cohort.without_label) == (("00003",), ("00007",))
+
+
+def test_bins_are_no_patients_and_an_empty_patient_is_one(cohort_folder):
+    for name in ("#recycle", "$RECYCLE.BIN", "00001"):
+        (cohort_folder / "train" / name).mkdir()
+    (cohort_folder / "train" / "00004").symlink_to(cohort_folder / "train")
+    cohort = find_patients(cohort_folder)
+    assert [patient.id for patient in cohort.patients] == ["00000", "00001", "00002", "00004", "00007"]
+    assert cohort.others == ("#recycle", "$RECYCLE.BIN")
+    assert cohort.patients[1].missing == cohort.patients[3].missing == CONTRASTS
+    assert cohort.any_series == cohort_folder / "train" / "00000" / "FLAIR"
+
+
+def test_a_patient_whose_folder_cannot_be_listed_is_named(cohort_folder, monkeypatch):
+    def listing(path):
+        if "00002" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "access", lambda path, mode: "00002" not in str(path))
+    monkeypatch.setattr(os, "scandir", listing)
+    rows = audit(find_patients(cohort_folder), n_jobs=1)
+    own = rows[rows["patient"] == "00002"]["problem"]
+    assert len(own) == 4
+    assert own.str.contains("expected a folder of DICOM files, found: Permission denied").all()
 
 
 def test_the_train_folder_itself(cohort_folder):
@@ -217,7 +260,7 @@ def write_hazards(folder):
     target = place("00109", "FLAIR", note="doubtful case", ignored=1, plane="axial")
     write_series(target, noise(4))
     (target / "notes.txt").write_text("not a scan")
-    target = place("00109", "T1w", note="uneven distances between images, 2.5 to 5 mm", plane="axial")
+    target = place("00109", "T1w", problem="distances from 2.5 to 5 mm, the widest between Image-2.dcm, image 1 and Im")
     (write_series(target, noise(5)) / "Image-3.dcm").unlink()
     target = place("00109", "T1wCE", problem="Image-0.dcm: expected DICM at byte 128", images=3, unreadable=1)
     (write_series(target, noise(4)) / "Image-0.dcm").write_bytes(b"damaged")
@@ -255,7 +298,7 @@ def test_every_hazard_is_a_row_of_the_audit(tmp_path):
     counts = totals(found)
     assert counts["all"]["series"] == 14
     assert counts["all"]["missing"] == 2
-    assert counts["all"]["unusable"] == 8
+    assert counts["all"]["unusable"] == 9
     assert counts["all"]["images"] == found["images"].sum()
     assert counts.loc["all blank"].tolist() == [0, 0, 1, 0, 1]
     assert counts.loc["unreadable"].tolist() == [1, 0, 1, 0, 2]

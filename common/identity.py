@@ -1,0 +1,90 @@
+"""Who is whom by the voxels: scans with equal content under several ids, and contrasts that are copies.
+
+Names say which time points are one patient's (`common.subject`); they do not say that a scan comes again under another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from common.nifti import Scan
+
+S = TypeVar("S")
+# Fewer grey values make a drawing, not a scan: drawings of the same shape are alike without being copies.
+MINIMUM_GREY_VALUES = 16
+# Rounding a scan to 256 grey values leaves 0.9997; T1 before and after contrast agent reached 0.68 in four real brains.
+COPY_CORRELATION = 0.999
+_SAMPLES = 2**19  # voxels that are compared: some 70000 of them lie in the brain
+
+
+def content_digest(image: np.ndarray) -> str:
+    """Hexadecimal digest of the grey values other than 0 and of how often each occurs.
+
+    The same in another file format, compression, type, orientation or frame of zeros. Of grey values that repeat, as
+    those of stored scans do, only how often each occurs in ascending order counts, so rescaling changes nothing either.
+    """
+    flat = image.ravel(order="K")
+    values, counts = np.unique(flat[flat != 0], return_counts=True)
+    digest = hashlib.blake2b(counts.astype("<i8").tobytes(), digest_size=16)
+    if not MINIMUM_GREY_VALUES <= len(values) <= counts.sum() // 2:
+        digest.update(values.astype("<f8").tobytes())
+    return digest.hexdigest()
+
+
+def contents(scans: Mapping[str, Scan]) -> dict[str, str]:
+    """Content digest of each contrast."""
+    return {contrast: content_digest(scan.data) for contrast, scan in scans.items()}
+
+
+def equal_content(digests: Mapping[str, Mapping[str, str]]) -> list[tuple[str, ...]]:
+    """Groups of two ids or more that share an image, directly or through others; digests: by id and contrast."""
+    owners: dict[str, set[str]] = {}
+    for subject, own in digests.items():
+        for digest in own.values():
+            owners.setdefault(digest, set()).add(subject)
+    groups: list[set[str]] = []
+    for group in (ids for ids in owners.values() if len(ids) > 1):
+        touching = [other for other in groups if other & group]
+        groups = [other for other in groups if not other & group] + [group.union(*touching)]
+    return sorted(tuple(sorted(group)) for group in groups)
+
+
+def as_one_patient(subjects: Iterable[S], equal: Iterable[Iterable[str]]) -> list[S]:
+    """The subjects (`common.subject.Subject`), those of equal content and all of their patients' as one patient's."""
+    subjects = list(subjects)
+    patient = {subject.id: subject.patient for subject in subjects}
+    for group in equal:
+        together = {patient[subject] for subject in group if subject in patient}
+        patient = {subject: min(together) if own in together else own for subject, own in patient.items()}
+    return [s if s.patient == patient[s.id] else replace(s, known_patient=patient[s.id]) for s in subjects]
+
+
+def copied_contrasts(scans: Mapping[str, Scan]) -> dict[str, str]:
+    """Contrasts that hold the image of one before them, be it rescaled, rounded or brighter by a constant: of which."""
+    shapes = {scan.data.shape for scan in scans.values()}
+    if len(shapes) != 1:
+        return {}  # no common grid, which is a problem of its own
+    step = max(1, math.prod(*shapes) // _SAMPLES)
+    sampled = {contrast: scan.data.ravel(order="F")[::step] for contrast, scan in scans.items()}
+    copies: dict[str, str] = {}
+    for one, other in itertools.combinations(sampled, 2):
+        if not {one, other} & set(copies) and _correlation(sampled[one], sampled[other]) > COPY_CORRELATION:
+            copies[other] = one
+    return copies
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Of the voxels that are not 0 in both; 0 where there are too few grey values to tell."""
+    inside = (a != 0) & (b != 0) & np.isfinite(a) & np.isfinite(b)
+    a, b = a[inside].astype(np.float64), b[inside].astype(np.float64)
+    if min(len(np.unique(a)), len(np.unique(b))) < MINIMUM_GREY_VALUES:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # of values near the end of the range nothing can be told
+        return float(np.corrcoef(a, b)[0, 1])
