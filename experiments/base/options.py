@@ -47,16 +47,17 @@ def refusals() -> Iterator[None]:
         sys.exit(f"error: {error}")
 
 
-def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who: str) -> tuple[str, ...]:
+def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who: str, of: str = "") -> tuple[str, ...]:
     """Ids, sorted, of those that have problems, with which they are named on the terminal.
 
-    place: where they lie; who: ``subjects``, or ``of 24 patients``. Raises Refused unless --leave-out-bad is given.
+    place: where they lie; who: what they are, in the plural; of: ``of 24 ``, where it is said how many there are.
+    Raises Refused unless --leave-out-bad is given.
     """
     ids = tuple(sorted({problem.subject for problem in problems}))
     listing = "\n".join(f"  {problem}" for problem in problems)
     if ids and not allowed:
         raise Refused(
-            f"{place}: {len(ids)} {who} cannot be used:\n{listing}\n"
+            f"{place}: {len(ids)} {of}{who} cannot be used:\n{listing}\n"
             "mend them, or go on without them with --leave-out-bad"
         )
     if ids:

@@ -231,8 +231,8 @@ def _open(
         if config.recipe not in stores:
             stores[config.recipe] = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs)
             problems |= dict.fromkeys(stores[config.recipe].problems)
-    who = f"of {len(patients)} patients"
-    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who=who)
+    of = f"of {len(patients)} "
+    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patients", of=of)
     usable = [patient for patient in patients if patient.id not in left_out]
     notes = notes_on_series([patient.id for patient in usable], stores)
     for what, ids in (
