@@ -13,6 +13,18 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What every benchmark is told on its command line."""
+
+    data: Path | None = None
+    """Folder of scans, or of the MGMT competition, where the benchmark reads any; synthetic ones without it."""
+    json: Path | None = None
+    """Where to write the rows as JSON."""
+    repeats: int = 7
+    """Rounds; each times every side once."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One comparison: medians in seconds, ratio = peer / ours with its smallest and largest round."""
 

@@ -7,7 +7,6 @@ alone: what the report's variation costs beside its baseline.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ from monai.losses import HausdorffDTLoss
 from scipy.ndimage import gaussian_filter
 
 from benchmarks import basis
-from benchmarks.compare import Row, compare, report
-from benchmarks.segresnet_step import Batch, Ours, batch, step_flops
+from benchmarks.compare import Arguments, Row, compare, report
+from benchmarks.segresnet_step import Ours, batch, step_flops
+from benchmarks.steps import Batch
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels
 from segresnet_monai.losses import build_loss, hausdorff
@@ -27,13 +27,9 @@ BLOB_VOXELS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Arguments):
     """Time the Hausdorff loss against MONAI's, and a training step with it against one with the Dice loss."""
 
-    json: Path | None = None
-    """Where to write the rows as JSON."""
-    repeats: int = 5
-    """Rounds; each times every side once."""
     size: int = 96
     """Side of a cube, in voxels."""
     filters: int = 16
@@ -68,7 +64,7 @@ def time_loss(size: int, device: torch.device, repeats: int) -> list[Row]:
     return compare(name, own, timed, repeats=repeats, floor_s=floor_s, floor="copying logits, masks and gradient")
 
 
-class Step(Ours):
+class WithLoss(Ours):
     """The training step with the loss that its configuration names."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
@@ -84,7 +80,7 @@ class Step(Ours):
 
 def time_step(config: Config, device: torch.device, repeats: int) -> list[Row]:
     """A training step with Hausdorff and Dice loss, and as its peer the same step with the Dice loss alone."""
-    steps = {loss: Step(replace(config, loss=loss), device) for loss in ("dice_hausdorff", "dice")}
+    steps = {loss: WithLoss(replace(config, loss=loss), device) for loss in ("dice_hausdorff", "dice")}
     size = config.crop_voxels[0]
     # The most positive of the three, where one is: no two labels on one voxel.
     highest, label = blobs(size, 1, device).max(dim=1)

@@ -24,7 +24,7 @@ import tyro
 from monai.inferers import sliding_window_inference
 
 from benchmarks import basis
-from benchmarks.compare import Row, compare, report
+from benchmarks.compare import Arguments, Row, compare, report
 from benchmarks.segresnet_step import monai_network
 from common import volumes
 from common.labels import REGIONS
@@ -37,13 +37,9 @@ from segresnet_monai.predict import build, decode_labels, load_run, predict_volu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Arguments):
     """Time the prediction of whole subjects against MONAI's sliding windows over the full grid."""
 
-    data: Path | None = None
-    """Folder of scans; without it a synthetic patient is made in phantoms/."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
     repeats: int = 3
     """Rounds; each times both sides once."""
     max_subjects: int = 1

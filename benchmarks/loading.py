@@ -35,7 +35,7 @@ import tyro
 from torch.utils.data import Dataset
 
 from benchmarks import basis
-from benchmarks.compare import Row, compare, report
+from benchmarks.compare import Arguments, Row, compare, report
 from common.prepared import Entry, prepare
 from common.subject import Subject
 from segresnet_monai.config import Config
@@ -45,15 +45,9 @@ Sample = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Arguments):
     """Time training samples and the preparation of subjects against what a user would use instead."""
 
-    data: Path | None = None
-    """Folder of scans with masks; without it synthetic patients are made in phantoms/."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
-    repeats: int = 9
-    """Rounds; each times every side once."""
     max_subjects: int = 4
     """Subjects taken from the folder."""
     threads: int = 1

@@ -8,11 +8,9 @@ is that of a process (CPU) or of the tensors (GPU) which does this step and noth
 on what is in the images, so they are noise and ``--data`` changes nothing.
 """
 
-from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 import tyro
@@ -20,12 +18,12 @@ from monai.networks.nets import ResNet
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks import basis
-from benchmarks.compare import Row, compare, report
+from benchmarks.compare import Arguments, Row, report
+from benchmarks.steps import Batch, Step, check_losses, time_steps
 from common.costs import peak_memory_mib
 from mgmt_classifier.config import Config
 from mgmt_classifier.predict import build, to_device
 
-LOSS_TOLERANCE = 1e-4
 DEMO = (  # filters, first stride, images, side, batch
     (8, 1, 15, 64, 8),
     (16, 1, 15, 64, 8),
@@ -38,15 +36,9 @@ PAPER = ((64, 1, 15, 255, 4), (64, 1, 15, 255, 8))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Arguments):
     """Time one training step of the ResNet10 against the plain PyTorch and MONAI step."""
 
-    data: Path | None = None
-    """Not used: the time of a step does not depend on what is in the images."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
-    repeats: int = 5
-    """Rounds; each times every side once."""
     paper: bool = False
     """Also the paper's 255 x 255 x 15 in batches of 4 and 8 on the CPU, which take half a minute per step; a GPU always
     takes them."""
@@ -58,9 +50,6 @@ class Options:
     """Stride of the first convolution, for --size."""
     batch_size: int = 8
     """Patients per step, for --size."""
-
-
-Batch = Mapping[str, torch.Tensor]
 
 
 def cases(options: Options, device: torch.device) -> list[Config]:
@@ -97,50 +86,28 @@ def monai_network(config: Config) -> torch.nn.Module:
     return network
 
 
-class Ours:
+class Ours(Step):
     """The step of mgmt_classifier.train, without Lightning around it."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        self.device = device
-        self.network = build(config).to(device)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        super().__init__(build(config), config, device, fused=True)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         logits = self.network(to_device(batch["image"], self.device))
         return binary_cross_entropy_with_logits(logits.float(), batch["label"])
 
-    def step(self, batch: Batch) -> torch.Tensor:
-        self.optimiser.zero_grad()
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
-            with torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()):
-                loss = self.loss(batch)
-            self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        return loss.detach()
 
-
-class Monai(Ours):
+class Monai(Step):
     """The plain step: MONAI's network, PyTorch's default memory format and optimiser."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        super().__init__(config, device)
-        self.network = monai_network(config).to(device)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        super().__init__(monai_network(config), config, device, fused=False)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         return binary_cross_entropy_with_logits(self.network(batch["image"])[:, 0].float(), batch["label"])
 
 
 SIDES = {"ours": Ours, "PyTorch and MONAI": Monai}
-
-
-def loss_difference(ours: Ours, peer: Ours, batch: Batch) -> float:
-    """Absolute difference of both first losses, in float32."""
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        first, second = (float(side.loss(batch)) for side in (ours, peer))
-    return abs(first - second)
 
 
 def step_flops(config: Config) -> int:
@@ -175,23 +142,11 @@ def time_step(config: Config, device: torch.device, repeats: int) -> list[Row]:
     peaks = {side: peak_memory(side, config, device) for side in SIDES}
     ours, peer = (side(config, device) for side in SIDES.values())
     data = batch(config, device)
-    if (apart := loss_difference(ours, peer, data)) > LOSS_TOLERANCE:
-        raise ValueError(f"expected both losses within {LOSS_TOLERANCE}, found them {apart:.2g} apart")
+    apart = check_losses(ours, peer, data)
     print(
         f"{name}: losses {apart:.1e} apart; peak memory {', '.join(f'{s} {gib:.2f} GiB' for s, gib in peaks.items())}"
     )
-    own, theirs = (basis.synchronised(lambda side=side: side.step(data), device) for side in (ours, peer))
-    precision = torch.float16 if device.type == "cuda" else torch.float32
-    count = step_flops(config)
-    return compare(
-        name,
-        own,
-        {"PyTorch and MONAI": theirs},
-        repeats=repeats,
-        floor_s=count / basis.product_rate(device, precision),
-        floor=f"{count / 1e9:.0f} GFLOP at the machine's rate of products",
-        warmup=3 if device.type == "cuda" else 1,
-    )
+    return time_steps(name, ours, peer, data, flops=step_flops(config), repeats=repeats)
 
 
 def main(options: Options) -> None:

@@ -14,13 +14,12 @@ A subject without one of the classes is named and not timed: surface-distance 0.
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tyro
 from scipy import ndimage
 
-from benchmarks.compare import Row, compare, report, seconds
+from benchmarks.compare import Arguments, Row, compare, report, seconds
 from common.labels import CLASSES
 from common.scoring import MASKS, MEMBERS, score_case
 
@@ -29,15 +28,9 @@ SPACING_MM = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Arguments):
     """What to time."""
 
-    data: Path | None = None
-    """Folder of subjects with masks; synthetic masks when left out."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
-    repeats: int = 5
-    """Rounds; each times every side once."""
     max_subjects: int = 3
     """Subjects taken from the data folder."""
 

@@ -9,9 +9,7 @@ for the fastest algorithm; the peak memory of both is printed. A step's time doe
 crop, so crops are noise and ``--data`` changes nothing.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import tyro
@@ -19,33 +17,23 @@ from monai.losses import DiceLoss
 from monai.networks.nets import SegResNet
 
 from benchmarks import basis
-from benchmarks.compare import Row, compare, report
+from benchmarks.compare import Arguments, Row, report
+from benchmarks.steps import Batch, Step, check_losses, time_steps
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels
 from segresnet_monai.losses import dice
 from segresnet_monai.predict import build
 
-LOSS_TOLERANCE = 1e-4
-
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Arguments):
     """Time one training step of the SegResNet against the plain PyTorch and MONAI step."""
 
-    data: Path | None = None
-    """Not used: the time of a step does not depend on what is in the crop."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
-    repeats: int = 7
-    """Rounds; each times every side once."""
     size: int | None = None
     """Side of a cubic crop in voxels, 128 in the paper preset; by default the demo's crop and 64 on the CPU, 128 on a
     GPU."""
     filters: int = 16
     """Filters of the first level, for --size and the default cubes; the demo's crop is timed with its own 8."""
-
-
-Batch = Mapping[str, torch.Tensor]
 
 
 def cases(options: Options, device: torch.device) -> list[tuple[int, tuple[int, int, int]]]:
@@ -83,51 +71,26 @@ def monai_network(config: Config) -> SegResNet:
     return network
 
 
-class Ours:
+class Ours(Step):
     """The step of segresnet_monai.train, without Lightning around it."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.network = build(config).to(device)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        super().__init__(build(config), config, device, fused=True)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
         return dice(self.network(image), to_channels(batch["labels"]))
 
-    def step(self, batch: Batch) -> torch.Tensor:
-        self.optimiser.zero_grad()
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
-            with torch.autocast(self.device.type, torch.float16, enabled=self.scaler.is_enabled()):
-                loss = self.loss(batch)
-            self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        return loss.detach()
 
-
-class Monai(Ours):
+class Monai(Step):
     """The plain step: MONAI's network and loss, PyTorch's default memory format and optimiser."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        super().__init__(config, device)
-        self.network = monai_network(config).to(device)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        super().__init__(monai_network(config), config, device, fused=False)
         self.criterion = DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-5)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         return self.criterion(self.network(batch["image"]), batch["channels"])
-
-
-def loss_difference(ours: Ours, peer: Ours, batch: Batch) -> float:
-    """Absolute difference of both first losses, in float32 with the same dropout."""
-    losses = []
-    for side in (ours, peer):
-        torch.manual_seed(0)
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            losses.append(float(side.loss(batch)))
-    return abs(losses[0] - losses[1])
 
 
 def step_flops(config: Config) -> int:
@@ -140,31 +103,17 @@ def step_flops(config: Config) -> int:
 def time_step(config: Config, device: torch.device, repeats: int) -> list[Row]:
     """One training step, ours against the plain one. Raises ValueError when their losses differ."""
     ours, peer, data = Ours(config, device), Monai(config, device), batch(config, device)
-    if (apart := loss_difference(ours, peer, data)) > LOSS_TOLERANCE:
-        raise ValueError(f"expected both losses within {LOSS_TOLERANCE}, found them {apart:.2g} apart")
+    apart = check_losses(ours, peer, data)
     size = "x".join(map(str, config.crop_voxels))
     name = f"training step, {config.initial_filters} filters, {size}, {device.type}"
     print(f"{name}: losses {apart:.1e} apart")
     gpu = device.type == "cuda"
-    sides = {"ours": ours, "PyTorch and MONAI" + ", mixed precision" * gpu: peer}
-    work = {side: basis.synchronised(lambda step=step: step.step(data), device) for side, step in sides.items()}
-    own = work.pop("ours")
-    precision = torch.float16 if gpu else torch.float32
-    count = step_flops(config)
-    rows = compare(
-        name,
-        own,
-        work,
-        repeats=repeats,
-        floor_s=count / basis.product_rate(device, precision),
-        floor=f"{count / 1e9:.0f} GFLOP at the machine's rate of products",
-        warmup=3 if gpu else 1,
-    )
+    peer_name = "PyTorch and MONAI" + ", mixed precision" * gpu
+    rows = time_steps(name, ours, peer, data, flops=step_flops(config), repeats=repeats, peer_name=peer_name)
     if gpu:
-        for side, step in (("ours", own), *work.items()):
-            print(
-                f"{name}: peak memory of {side} {basis.peak_memory_gib(step, device):.2f} GiB (weights of both sides)"
-            )
+        for side, step in (("ours", ours.step), (peer_name, peer.step)):
+            peak = basis.peak_memory_gib(lambda step=step: step(data), device)
+            print(f"{name}: peak memory of {side} {peak:.2f} GiB (weights of both sides)")
     return rows
 
 

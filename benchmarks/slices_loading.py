@@ -19,7 +19,7 @@ import torch
 import tyro
 
 from benchmarks import basis
-from benchmarks.compare import Row, compare, report
+from benchmarks.compare import Arguments, Row, compare, report
 from benchmarks.dicom import write_synthetic
 from common.dicom.mgmt_cohort import Patient, find_patients
 from mgmt_classifier import slices
@@ -34,15 +34,9 @@ CASES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Arguments):
     """Time a training sample from the store against decoding its DICOM series."""
 
-    data: Path | None = None
-    """The competition's folder; without it one synthetic series of 200 images of 256 x 256 is written."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
-    repeats: int = 7
-    """Rounds; each times every side once."""
     patients: int = 8
     """Patients that the rounds go through."""
 

@@ -19,7 +19,7 @@ import torch
 import tyro
 
 from benchmarks import basis
-from benchmarks.compare import Row, compare, report, seconds
+from benchmarks.compare import Arguments, Row, compare, report, seconds
 from common.costs import gflop
 from common.prepared import Entry, prepare
 from experiments import unet3d, unet25d
@@ -39,15 +39,9 @@ EXECUTIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Arguments):
     """Time the U-Nets' training from the store, and ways to run its step."""
 
-    data: Path | None = None
-    """Folder of scans; without it the first of the embedded phantoms."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
-    repeats: int = 5
-    """Rounds; each times every side once."""
     subjects: int = 6
     """Subjects in the timed epoch."""
     preset: Literal["demo", "paper"] = "demo"

@@ -149,16 +149,6 @@ def best_threshold(probabilities: np.ndarray, labels: np.ndarray, *, steps: int 
     return float(nearest[(nearest.size - 1) // 2] / (steps - 1))
 
 
-def permutation_p(probabilities: np.ndarray, labels: np.ndarray, *, seed: int, n_permutations: int = 10_000) -> float:
-    """One-sided p-value: how often labels dealt anew to the same patients give this AUC or a higher one.
-
-    probabilities, labels: (n,). (hits + 1) / (permutations + 1), which is never 0 and never too small (Phipson &
-    Smyth 2010). Valid for patients that neither trained nor chose the model.
-    """
-    probabilities, labels = _checked(probabilities, labels)
-    return best_under_chance(probabilities[np.newaxis], labels, seed=seed, n_permutations=n_permutations).p
-
-
 def best_under_chance(
     probabilities: np.ndarray, labels: np.ndarray, *, seed: int, n_permutations: int = 10_000
 ) -> BestUnderChance:

@@ -26,7 +26,7 @@ import tyro
 
 from common.recipe import Recipe
 from experiments import table2_final, unet3d, unet25d
-from experiments.base.options import Refused, command_line
+from experiments.base.options import Refused, command_line, refusals
 from experiments.base.trainings import run
 from experiments.comparison import BACKENDS, EXPERIMENT, MODELS
 from experiments.segmentation.study import Options, study
@@ -101,10 +101,8 @@ def main() -> None:
     options, frameworks = command_line(
         EXPERIMENT, {"paper": PAPER, "demo": DEMO}, description=__doc__, options_type=FrameworkOptions
     )
-    try:
+    with refusals():
         interpreters = options.interpreters()
-    except Refused as error:
-        sys.exit(f"error: {error}")
     with study(EXPERIMENT, options, frameworks, further_recipes=frameworks.further_recipes, several=True) as opened:
         from experiments.comparison import backends, models, summary, table
 

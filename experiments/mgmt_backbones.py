@@ -7,13 +7,11 @@ Reproduces the accuracies 0.61 and 0.57 on 30 % of the patients, trained on the 
 so the last epoch is kept and the threshold is 0.5. The report names neither contrast nor number of images: FLAIR, 15.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from common.splits import split_stratified
 from experiments.base.options import command_line
-from experiments.mgmt.pair import compare
-from experiments.mgmt.study import SMALL, MgmtOptions, mgmt_study
+from experiments.mgmt.pair import run_pair
+from experiments.mgmt.study import SMALL, MgmtOptions
 from mgmt_classifier.config import Config
 
 EXPERIMENT = "mgmt_backbones"
@@ -41,15 +39,7 @@ DEMO = replace(
 
 def main() -> None:
     options, settings = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=MgmtOptions)
-
-    def split(labels: Mapping[str, int]):
-        return split_stratified(labels, fractions=settings.fractions, seed=options.split_seed)
-
-    models = {"resnet10": settings.resnet10, "vgg16": settings.vgg16}
-    with mgmt_study(EXPERIMENT, options, settings, models.values(), split) as study:
-        if not study.run.is_finished:
-            compare(study, models)
-        study.show()
+    run_pair(EXPERIMENT, options, settings, {"resnet10": settings.resnet10, "vgg16": settings.vgg16})
 
 
 if __name__ == "__main__":

@@ -12,18 +12,15 @@ at 255 x 255 x 15 takes 75 s and 9 GiB on those cores) and has not been timed. E
 effect an AUC near 0.87. The same command resumes, or shows the table of a finished run.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.classification import roc_auc
-from common.splits import split_stratified
 from experiments.base.options import command_line
 from experiments.mgmt.ensemble import Settings, predict_unlabelled, score, train
 from experiments.mgmt.study import SMALL, MgmtOptions, mgmt_study
 
 EXPERIMENT = "mgmt_ensemble"
-
 
 # Every setting says whether the report states it.
 PAPER = Settings()
@@ -65,20 +62,13 @@ def report(options: MgmtOptions, settings: Settings) -> None:
 
 def open_study(options: MgmtOptions, settings: Settings):
     """The study in which the report's protocol is run: ``with open_study(...) as study``."""
-
-    def split(labels: Mapping[str, int]):
-        return split_stratified(labels, fractions=settings.fractions, seed=options.split_seed)
-
-    return mgmt_study(EXPERIMENT, options, settings, settings.models.values(), split)
+    return mgmt_study(EXPERIMENT, options, settings, settings.models.values(), settings.fractions)
 
 
 def submission(options: Options, settings: Settings) -> None:
     """Train on 70 %, validate on 30 %, and predict the patients without a label. Nothing is claimed: none is tested."""
-
-    def split(labels: Mapping[str, int]):
-        return split_stratified(labels, fractions=settings.submission_fractions, seed=options.split_seed)
-
-    with mgmt_study(EXPERIMENT, options, settings, settings.models.values(), split) as study:
+    models, fractions = settings.models.values(), settings.submission_fractions
+    with mgmt_study(EXPERIMENT, options, settings, models, fractions) as study:
         if not study.run.is_finished:
             fitted = train(study, settings)
             predict_unlabelled(study, settings)

@@ -8,16 +8,13 @@ Reproduces threshold, loss and AUC of 24 models, FLAIR, T2w, T1wCE and T1w with 
 the cell it was in. Cost: demo 5 minutes on two cores of an AMD EPYC once the phantoms are written.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from common.splits import split_stratified
 from experiments.base.options import command_line
 from experiments.mgmt.grid import Settings, score
 from experiments.mgmt.study import SMALL, MgmtOptions, mgmt_study
 
 EXPERIMENT = "mgmt_grid"
-
 
 PAPER = Settings()
 DEMO = replace(PAPER, cell=replace(PAPER.cell, **SMALL), fractions=(0.55, 0.2, 0.25))
@@ -25,11 +22,7 @@ DEMO = replace(PAPER, cell=replace(PAPER.cell, **SMALL), fractions=(0.55, 0.2, 0
 
 def main() -> None:
     options, settings = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=MgmtOptions)
-
-    def split(labels: Mapping[str, int]):
-        return split_stratified(labels, fractions=settings.fractions, seed=options.split_seed)
-
-    with mgmt_study(EXPERIMENT, options, settings, settings.cells.values(), split) as study:
+    with mgmt_study(EXPERIMENT, options, settings, settings.cells.values(), settings.fractions) as study:
         if not study.run.is_finished:
             score(study, settings)
         print((study.run.folder / "grid.txt").read_text(encoding="utf-8"))

@@ -7,13 +7,11 @@ Reproduces the rise of the AUC from 0.653 to 0.694 by tumour-centred images (N =
 the patients. There is no validation part, so the last epoch is kept.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from common.splits import split_stratified
 from experiments.base.options import command_line
-from experiments.mgmt.pair import compare
-from experiments.mgmt.study import SMALL, MgmtOptions, mgmt_study
+from experiments.mgmt.pair import run_pair
+from experiments.mgmt.study import SMALL, MgmtOptions
 from mgmt_classifier.config import Config
 
 EXPERIMENT = "mgmt_slice_choice"
@@ -37,15 +35,7 @@ DEMO = replace(PAPER, central=replace(PAPER.central, **SMALL), tumour=replace(PA
 
 def main() -> None:
     options, settings = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=MgmtOptions)
-
-    def split(labels: Mapping[str, int]):
-        return split_stratified(labels, fractions=settings.fractions, seed=options.split_seed)
-
-    models = {"tumour": settings.tumour, "central": settings.central}
-    with mgmt_study(EXPERIMENT, options, settings, models.values(), split) as study:
-        if not study.run.is_finished:
-            compare(study, models)
-        study.show()
+    run_pair(EXPERIMENT, options, settings, {"tumour": settings.tumour, "central": settings.central})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from typing import Literal
 import tyro
 
 from common.files import write_json
-from common.runs import Run, RunError
+from common.runs import Run
+from experiments.base.options import BothTasks, refusals
 from experiments.base.trainings import State, Training, python, run
 
 SEGMENTATION = ("table1_baseline", "table1_variations", "table2_final", "unet25d", "unet3d", "compare_frameworks")
@@ -40,29 +41,17 @@ AFTER = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(BothTasks):
     """What is passed on to the experiments."""
 
-    data: Path | None = None
-    """Folder of scans. Without it and without --mgmt-data the embedded phantoms of both tasks are used."""
-    mgmt_data: Path | None = None
-    """Folder of the MGMT cohort (DICOM)."""
     mgmt_labels: Path | None = None
     """MGMT label table (BraTS21ID, MGMT_value); by default train_labels.csv beside train."""
     preset: Literal["paper", "demo"] | None = None
     """The report's settings, or small ones for two CPU cores; by default paper with data and demo without."""
     leave_out_bad: bool = False
     """Go on without subjects and patients that cannot be used; each experiment names and counts them."""
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
     prepared: Path = Path("prepared")
     """Folder of the prepared stores."""
-    phantoms: Path = Path("phantoms")
-    """Folder of the embedded cohort."""
-    phantoms_mgmt: Path = Path("phantoms_mgmt")
-    """Folder of the embedded MGMT cohorts."""
-    jobs: int = -1
-    """Threads or processes that prepare and score; -1 takes every core."""
     at_once: int = 1
     """Experiments side by side; each gets its share of the cores, and of several GPUs one."""
 
@@ -155,11 +144,8 @@ def run_all(wanted: Mapping[str, list[str] | str], folder: Path, *, at_once: int
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m experiments.run_all", description=__doc__)
-    try:
-        with Run(options.runs / LOGS) as opened:
-            statuses = run_all(commands(options), opened.folder, at_once=options.at_once)
-    except (RunError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with refusals(), Run(options.runs / LOGS) as opened:
+        statuses = run_all(commands(options), opened.folder, at_once=options.at_once)
     failed = [status for status in statuses if status.state == "failed"]
     for status in statuses:
         if status.state == "not run":

@@ -10,6 +10,7 @@ NCR the weakest. The same command goes on where a killed run stopped, and shows 
 """
 
 from dataclasses import replace
+from functools import partial
 
 from experiments.base.options import command_line
 from experiments.segmentation.protocol import run_network
@@ -46,11 +47,7 @@ DEMO = replace(
 
 def main() -> None:
     options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=Options)
-
-    def opened(options: Options):
-        return study(EXPERIMENT, options, config)
-
-    run_network("segresnet", config, options, opened)
+    run_network("segresnet", config, options, partial(study, EXPERIMENT, config=config))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from typing import Annotated
 
 import tyro
 
-from common.cohort import CohortError
-from common.nifti import ScanError
 from common.runs import RunError, RunInUseError
+from experiments.base.options import refusals
 from experiments.base.trainings import IN_USE, given
 
 KINDS = {
@@ -40,13 +39,12 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m experiments.train", description=__doc__)
-    try:
-        train(options.folder)
-    except RunInUseError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(IN_USE)
-    except (RunError, CohortError, ScanError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with refusals():
+        try:
+            train(options.folder)
+        except RunInUseError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(IN_USE)
 
 
 def train(folder: Path) -> None:

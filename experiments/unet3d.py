@@ -10,6 +10,7 @@ whole scan and 0.80 inside the crop, where the grid allows 0.95. The same comman
 """
 
 from dataclasses import replace
+from functools import partial
 
 from experiments.base.options import command_line
 from experiments.segmentation.protocol import run_network
@@ -41,12 +42,8 @@ DEMO = replace(
 
 def main() -> None:
     options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=Options)
-    minimum = config.minimum_mask_fraction
-
-    def opened(options: Options):
-        return study(EXPERIMENT, options, config, fractions=FRACTIONS, minimum_mask_fraction=minimum, backend=backend())
-
-    run_network("unet", config, options, opened)
+    rule = {"fractions": FRACTIONS, "minimum_mask_fraction": config.minimum_mask_fraction}
+    run_network("unet", config, options, partial(study, EXPERIMENT, config=config, backend=backend(), **rule))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Every setting of an MGMT model, its training and its threshold; the defaults are the cell of Fig. 13 that the report
 finds best (FLAIR, 15 central images, batch 8)."""
 
-from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_origin
+from dataclasses import dataclass
+from typing import Literal
 
 from common.dicom.mgmt_cohort import CONTRASTS
+from common.settings import check
 from mgmt_classifier.data import SliceRecipe
 
 
@@ -52,29 +53,17 @@ class Config:
     """Initial weights, order and flips are functions of this seed."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
-                choices = ", ".join(get_args(field.type))
-                raise ValueError(
-                    f"expected {field.name} to be one of {choices}, received {getattr(self, field.name)!r}"
-                )
         checks = (
             (self.contrast in CONTRASTS, "contrast", f"one of {', '.join(CONTRASTS)}"),
-            (self.images > 0, "images", "a positive number"),
             (0 < self.percentile < 100, "percentile", "between 0 and 100"),
             (all(side > 0 for side in self.image_size), "image_size", "two positive numbers"),
             (0 <= self.flip_probability <= 1, "flip_probability", "a probability"),
-            (self.filters > 0, "filters", "a positive number"),
             (self.first_stride in (1, 2), "first_stride", "1 or 2"),
-            (self.batch_size > 0, "batch_size", "a positive number"),
-            (self.learning_rate > 0, "learning_rate", "a positive number"),
-            (self.epochs > 0, "epochs", "a positive number"),
             (self.threshold_steps > 1, "threshold_steps", "at least 2"),
-            (self.workers >= 0, "workers", "zero or more"),
         )
-        for holds, field, wanted in checks:
-            if not holds:
-                raise ValueError(f"expected {field} to be {wanted}, received {getattr(self, field)!r}")
+        positive = ("images", "filters", "batch_size", "learning_rate", "epochs")
+        not_negative = ("workers",)
+        check(self, checks, positive=positive, not_negative=not_negative)
 
     @property
     def recipe(self) -> SliceRecipe:

@@ -1,10 +1,11 @@
 """Every setting of the SegResNet, its training and its prediction; the defaults are the report's Table 1."""
 
-from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_origin
+from dataclasses import dataclass
+from typing import Literal
 
 from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
+from common.settings import check
 from common.subject import CONTRASTS
 
 
@@ -81,12 +82,6 @@ class Config:
     """A voxel takes the most probable label if that exceeds this, else background (D)."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
-                choices = ", ".join(get_args(field.type))
-                raise ValueError(
-                    f"expected {field.name} to be one of {choices}, received {getattr(self, field.name)!r}"
-                )
         levels = len(self.encoder_blocks)
         factor = 2 ** (levels - 1)
         checks = (
@@ -102,7 +97,6 @@ class Config:
                 f"positive multiples of {factor} ({levels} levels)",
             ),
             (all(0 <= p <= 1 for p in self.flip_probabilities), "flip_probabilities", "three probabilities"),
-            (self.intensity_shift_sd >= 0, "intensity_shift_sd", "zero or more"),
             (
                 self.initial_filters > 0 and self.initial_filters % 8 == 0,
                 "initial_filters",
@@ -134,10 +128,6 @@ class Config:
                 "crop_voxels",
                 f"multiples of {2 * factor} ({levels} levels and the autoencoder's)",
             ),
-            (self.vae_weight >= 0, "vae_weight", "zero or more"),
-            (self.learning_rate > 0, "learning_rate", "a positive number"),
-            (self.batch_size > 0, "batch_size", "a positive number"),
-            (self.epochs > 0, "epochs", "a positive number"),
             (
                 self.continued_from is None
                 or (0 < self.continued_from < self.epochs and self.continued_from % self.validate_every == 0),
@@ -145,14 +135,12 @@ class Config:
                 f"a multiple of validate_every ({self.validate_every}) below epochs ({self.epochs}), or None",
             ),
             (self.crops_per_epoch is None or self.crops_per_epoch > 0, "crops_per_epoch", "a positive number or None"),
-            (self.validate_every > 0, "validate_every", "a positive number"),
-            (self.workers >= 0, "workers", "zero or more"),
             (0 <= self.window_overlap < 1, "window_overlap", "a fraction below 1"),
             (0 < self.probability_threshold < 1, "probability_threshold", "a probability between 0 and 1"),
         )
-        for holds, field, wanted in checks:
-            if not holds:
-                raise ValueError(f"expected {field} to be {wanted}, received {getattr(self, field)!r}")
+        positive = ("learning_rate", "batch_size", "epochs", "validate_every")
+        not_negative = ("intensity_shift_sd", "vae_weight", "workers")
+        check(self, checks, positive=positive, not_negative=not_negative)
 
     @property
     def softmax(self) -> bool:

@@ -18,7 +18,7 @@ pytest.importorskip("monai")
 
 import torch
 
-from benchmarks import basis, inference, loading, segresnet_step
+from benchmarks import basis, inference, loading, segresnet_step, steps
 from benchmarks.compare import Row, report
 from segresnet_monai.config import Config
 from segresnet_monai.predict import build
@@ -119,7 +119,7 @@ def test_steps_from_the_same_weights_stay_together():
         torch.manual_seed(step)
         own = ours.step(data)
         torch.manual_seed(step)
-        assert float(own) == pytest.approx(float(peer.step(data)), abs=segresnet_step.LOSS_TOLERANCE)
+        assert float(own) == pytest.approx(float(peer.step(data)), abs=steps.LOSS_TOLERANCE)
 
 
 def test_flops_of_a_convolution():

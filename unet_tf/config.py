@@ -2,12 +2,13 @@
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Literal
 
 from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
+from common.settings import check
 from common.subject import CONTRASTS
 
 Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -88,12 +89,6 @@ class Config:
     """Post-processing: smaller connected parts of the whole tumour are removed (D)."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
-                choices = ", ".join(map(str, get_args(field.type)))
-                raise ValueError(
-                    f"expected {field.name} to be one of {choices}, received {getattr(self, field.name)!r}"
-                )
         factor = 2**self.levels
         contrasts = f"one or more of {', '.join(CONTRASTS)}, each once"
         checks = (
@@ -114,7 +109,6 @@ class Config:
                 "crop",
                 f"inside the grid of {self.extent}",
             ),
-            (self.levels > 0, "levels", "a positive number"),
             (
                 len(self.shape) == 3
                 and min(self.shape) > 0
@@ -122,31 +116,20 @@ class Config:
                 "shape",
                 f"positive, multiples of {factor} along the network's axes ({self.levels} levels)",
             ),
-            (self.context >= 0, "context", "zero or more"),
             (self.context == 0 or self.spatial_dims == 2, "context", "0 in 3D, where every slice is seen anyway"),
             (0 <= self.minimum_mask_fraction < 1, "minimum_mask_fraction", "a fraction below 1"),
-            (self.filters > 0, "filters", "a positive number"),
             (0 <= self.dropout < 1, "dropout", "a probability below 1"),
             (
                 self.initial_probability is None or 0 < self.initial_probability < 1 / 3,
                 "initial_probability",
                 "a probability below 1/3 or None",
             ),
-            (self.learning_rate > 0, "learning_rate", "a positive number"),
-            (self.batch_size > 0, "batch_size", "a positive number"),
-            (self.epochs > 0, "epochs", "a positive number"),
             (self.patience is None or self.patience > 0, "patience", "a positive number or None"),
-            (self.minimum_delta >= 0, "minimum_delta", "zero or more"),
-            (self.devices > 0, "devices", "a positive number"),
-            (self.workers > 0, "workers", "a positive number"),
             (0 <= self.probability_threshold < 1, "probability_threshold", "a probability below 1"),
-            (self.opening_voxels >= 0, "opening_voxels", "zero or more"),
-            (self.closing_voxels >= 0, "closing_voxels", "zero or more"),
-            (self.minimum_component_voxels >= 0, "minimum_component_voxels", "zero or more"),
         )
-        for holds, field, wanted in checks:
-            if not holds:
-                raise ValueError(f"expected {field} to be {wanted}, received {getattr(self, field)!r}")
+        positive = ("levels", "filters", "learning_rate", "batch_size", "epochs", "devices", "workers")
+        not_negative = ("context", "minimum_delta", "opening_voxels", "closing_voxels", "minimum_component_voxels")
+        check(self, checks, positive=positive, not_negative=not_negative)
 
     @property
     def recipe(self) -> Recipe:

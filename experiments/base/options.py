@@ -1,7 +1,7 @@
 """Command lines: options and the chosen preset's settings, and what is said where they cannot be followed."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,25 @@ from common.cohort import CohortError
 from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError
+from common.subject import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothTasks:
+    """What commands that know both tasks are told on their command lines."""
+
+    data: Path | None = None
+    """Folder of scans. Without it and without --mgmt-data the embedded phantoms of both tasks are used."""
+    mgmt_data: Path | None = None
+    """Folder of the MGMT cohort (DICOM). With data of one task only, the other's are not used."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    phantoms: Path = Path("phantoms")
+    """Folder of the embedded segmentation cohort."""
+    phantoms_mgmt: Path = Path("phantoms_mgmt")
+    """Folder of the embedded MGMT cohorts."""
+    jobs: int = -1
+    """Threads, for DICOM processes, that read, prepare, score or write; -1 takes every core."""
 
 
 class Refused(Exception):
@@ -26,6 +45,24 @@ def refusals() -> Iterator[None]:
         yield
     except (Refused, CohortError, ScanError, RunError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who: str, of: str = "") -> tuple[str, ...]:
+    """Ids, sorted, of those that have problems, with which they are named on the terminal.
+
+    place: where they lie; who: what they are, in the plural; of: ``of 24 ``, where it is said how many there are.
+    Raises Refused unless --leave-out-bad is given.
+    """
+    ids = tuple(sorted({problem.subject for problem in problems}))
+    listing = "\n".join(f"  {problem}" for problem in problems)
+    if ids and not allowed:
+        raise Refused(
+            f"{place}: {len(ids)} {of}{who} cannot be used:\n{listing}\n"
+            "mend them, or go on without them with --leave-out-bad"
+        )
+    if ids:
+        print(f"left out {len(ids)} {who}:\n{listing}", file=sys.stderr)
+    return ids
 
 
 def refuse_phantoms(data: Path, patient: Path) -> None:

@@ -114,6 +114,12 @@ def read_summary(path: Path) -> list[Result]:
         raise RunError(f"{path}: expected a list of results, found: {error}; --fresh starts over") from error
 
 
+def read_cases(folder: Path, name: str = "cases.csv") -> pd.DataFrame:
+    """A table of a segmentation run, its rows of the label maps themselves, without those of further views of them."""
+    frame = pd.read_csv(folder / name, dtype={"case": str, "view": str})
+    return frame[frame["view"].isna()].drop(columns="view")
+
+
 def as_rows(results: Iterable[Result]) -> list[dict]:
     return [asdict(result) for result in results]
 

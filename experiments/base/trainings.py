@@ -21,7 +21,7 @@ import psutil
 
 from common.files import write_text
 from common.runs import RunError, is_in_use
-from experiments.base.progress import epochs
+from experiments.base.progress import Lines, epochs
 
 LOG, FAILURE = "log.txt", "failure.txt"
 IN_USE = 75
@@ -140,7 +140,7 @@ class _Runner:
         self.running: list[_Running] = []
         self.share = max(1, joblib.cpu_count() // at_once)
         self.gpus = _gpus()
-        self.lines = _Lines(self.trainings)
+        self.lines = Lines(self._line)
         for name, training in self.trainings.items():
             if training.is_finished:
                 self.states[name].word = "finished"
@@ -158,7 +158,7 @@ class _Runner:
             self.states[each.training.name].minutes = (time.monotonic() - each.began) / 60
         if before != [str(each) for each in self.states.values()]:
             self.watch(self.states)
-        self.lines.show(self.states)
+        self.lines.show({name: str(state) for name, state in self.states.items()})
         return any(each.word in ("waiting", "elsewhere", "running") for each in self.states.values())
 
     def _consider(self, training: Training) -> None:
@@ -237,6 +237,17 @@ class _Runner:
             self.watch(self.states)
         self.lines.close()
 
+    def _line(self, name: str) -> str:
+        training, state = self.trainings[name], self.states[name]
+        words = [f"{name:<{max(map(len, self.trainings))}}  {state}"]
+        if state.word in ("running", "elsewhere") and (done := epochs(training.folder)):
+            words.append(done)
+        if state.minutes >= 0.1:
+            words.append(f"{state.minutes:.1f} min")
+        if state.word in ("running", "failed"):
+            words.append(str(training.folder / LOG))
+        return ", ".join(words)
+
 
 def why(code: int, log: Path) -> str:
     """Why a command failed: its exit status, or the signal that ended it, and what it said last.
@@ -272,58 +283,6 @@ def _end(running: Sequence[_Running]) -> None:
     for each in running:
         each.process.stdin.close()
         each.log.close()
-
-
-class _Lines:
-    """One line per training on the terminal, drawn anew as they go on; elsewhere a line whenever a state changes."""
-
-    REDRAW_SECONDS = 1.0
-
-    def __init__(self, trainings: Mapping[str, Training]) -> None:
-        self.trainings, self.width = trainings, max(map(len, trainings), default=0)
-        self.live = sys.stderr.isatty()
-        self.drawn, self.shown = 0, {}
-        self.next = 0.0
-
-    def show(self, states: Mapping[str, State], *, last: bool = False) -> None:
-        changed = {name: str(state) for name, state in states.items() if self.shown.get(name) != str(state)}
-        self.latest = states
-        if self.live and (changed or last or time.monotonic() >= self.next):
-            self.next = time.monotonic() + self.REDRAW_SECONDS
-            up = f"\x1b[{self.drawn}F\x1b[J" if self.drawn else ""
-            columns, rows = os.get_terminal_size(sys.stderr.fileno())
-            lines = [self._line(name, state) for name, state in states.items()]
-            if rows and len(lines) >= rows and not last:
-                lines = self._going(states)[: rows - 1]  # what has been scrolled away cannot be drawn anew
-            print(up + "\n".join(line[: (columns or 80) - 1] for line in lines), file=sys.stderr, flush=True)
-            self.drawn = len(lines)
-        elif not self.live:
-            for name in changed:
-                if states[name].word != "waiting":
-                    print(self._line(name, states[name]), file=sys.stderr, flush=True)
-        self.shown |= changed
-
-    def close(self) -> None:
-        if self.live and self.drawn:
-            self.show(self.latest, last=True)
-
-    def _going(self, states: Mapping[str, State]) -> list[str]:
-        words = [state.word for state in states.values()]
-        counts = [f"{words.count('finished')} of {len(words)} finished"]
-        counts += [f"{words.count(word)} {word}" for word in ("failed", "not run") if word in words]
-        going = [self._line(name, state) for name, state in states.items() if state.word in ("running", "elsewhere")]
-        return [", ".join(counts), *going]
-
-    def _line(self, name: str, state: State) -> str:
-        training = self.trainings[name]
-        words = [f"{name:<{self.width}}  {state}"]
-        if state.word in ("running", "elsewhere") and (done := epochs(training.folder)):
-            words.append(done)
-        if state.minutes >= 0.1:
-            words.append(f"{state.minutes:.1f} min")
-        if state.word in ("running", "failed"):
-            words.append(str(training.folder / LOG))
-        return ", ".join(words)
 
 
 def _gpus() -> list[str]:

@@ -13,15 +13,15 @@ AMD EPYC once phantoms and runs are there.
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
 
-from common.cohort import CohortError, find_subjects
+from common.cohort import find_subjects
 from common.dicom.mgmt_cohort import find_patients
 from common.files import write_json
-from experiments.base.options import Refused, refuse_phantoms
+from experiments.base.options import BothTasks, refusals, refuse_phantoms
 from experiments.drawing import style
 from experiments.figures import classification, curves, diagram, distributions, scans, segmentation, series
 from experiments.figures.sources import Drawing, MissingError, Sources
@@ -51,25 +51,13 @@ KINDS = ("svg", "png")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(BothTasks):
     """What is drawn, from what, and where the files go."""
 
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
     only: tuple[int, ...] = ()
     """Numbers of the figures to draw; all without it. What the output folder says of the others is kept."""
     output: Path = Path("figures")
     """Folder of the figures."""
-    data: Path | None = None
-    """Folder of scans with masks; without it and --mgmt-data the embedded phantoms of both tasks are shown."""
-    mgmt_data: Path | None = None
-    """Folder of the MGMT competition (DICOM). With data of one task only, the other's cohort is not shown."""
-    phantoms: Path = Path("phantoms")
-    """Folder of the embedded segmentation cohort."""
-    phantoms_mgmt: Path = Path("phantoms_mgmt")
-    """Folder of the embedded MGMT cohorts."""
-    jobs: int = -1
-    """Processes that write phantoms where they are missing; -1 takes every core."""
 
 
 def main() -> None:
@@ -78,13 +66,11 @@ def main() -> None:
         sys.exit(
             f"error: expected figures from 1 to {max(FIGURES)} after --only, received {', '.join(map(str, unknown))}"
         )
-    try:
+    with refusals():
         if options.data is not None and (subjects := find_subjects(options.data).subjects):
             refuse_phantoms(options.data, next(iter(subjects[0].images.values())))
         if options.mgmt_data is not None:
             refuse_phantoms(options.mgmt_data, find_patients(options.mgmt_data).any_series)
-    except (CohortError, Refused) as error:
-        sys.exit(f"error: {error}")
     entries = draw(options)
     for entry in entries:
         if entry["number"] in (options.only or FIGURES):
@@ -97,14 +83,7 @@ def main() -> None:
 
 def draw(options: Options) -> list[dict]:
     """Draw what is asked for and write figures.json, which has every figure once. Returns what it holds."""
-    sources = Sources(
-        runs=options.runs,
-        data=options.data,
-        mgmt_data=options.mgmt_data,
-        phantoms=options.phantoms,
-        phantoms_mgmt=options.phantoms_mgmt,
-        jobs=options.jobs,
-    )
+    sources = Sources(**{field.name: getattr(options, field.name) for field in fields(Sources)})
     known = _earlier(options.output)
     entries = [
         _drawn(number, sources, options.output) if number in (options.only or FIGURES) else known[number]
@@ -116,7 +95,7 @@ def draw(options: Options) -> list[dict]:
 
 def _drawn(number: int, sources: Sources, output: Path) -> dict:
     """Draw one figure and write its files; what figures.json says of it."""
-    title, make = FIGURES[number]
+    _, make = FIGURES[number]
     try:
         drawing = make(sources)
     except MissingError as error:
@@ -126,16 +105,8 @@ def _drawn(number: int, sources: Sources, output: Path) -> dict:
     files = [f"figure_{number:02}.{kind}" for kind in KINDS]
     for file in files:
         style.save(drawing.figure, output / file)
-    return {
-        "number": number,
-        "title": title,
-        "caption": drawing.caption,
-        "state": "drawn",
-        "reason": "",
-        "command": "",
-        "synthetic": drawing.synthetic,
-        "files": files,
-    }
+    drawn = {"caption": drawing.caption, "state": "drawn", "synthetic": drawing.synthetic, "files": files}
+    return _missing(number, "", "") | drawn
 
 
 def _missing(number: int, reason: str, command: str) -> dict:

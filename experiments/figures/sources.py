@@ -19,7 +19,7 @@ from common.cohort import Cohort, find_subjects
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.subject import Subject
 from experiments.base import runs
-from experiments.base.options import Refused
+from experiments.base.options import BothTasks, Refused
 from experiments.base.runs import latest
 from experiments.mgmt.study import MgmtOptions, phantom_patients
 from experiments.segmentation.study import phantom_cohort
@@ -47,15 +47,8 @@ class Drawing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class Sources(BothTasks):
     """What figures are drawn from; nothing is read or made before a figure asks for it."""
-
-    runs: Path
-    data: Path | None
-    mgmt_data: Path | None
-    phantoms: Path
-    phantoms_mgmt: Path
-    jobs: int
 
     @cached_property
     def cohort(self) -> Cohort:

@@ -33,10 +33,7 @@ BRIGHT_SD = 2.0  # of a series' non-zero pixels; about where oedema begins in FL
 
 
 def run(options: MgmtOptions, settings: Settings) -> None:
-    def first_fold(labels: Mapping[str, int]) -> Split:
-        return k_folds_stratified(labels, k=settings.folds, seed=options.split_seed)[0]
-
-    with mgmt_study(EXPERIMENT, options, settings, settings.models.values(), first_fold) as study:
+    with mgmt_study(EXPERIMENT, options, settings, settings.models.values(), settings.folds) as study:
         if not study.run.is_finished:
             score(study, settings)
         study.show()
@@ -151,7 +148,7 @@ def baseline(study: MgmtStudy, settings: Settings) -> np.ndarray:
     """A logistic regression's probabilities, in the order of :func:`cross_validate`, trained on each fold's others."""
     facts = features(study, settings, sorted(study.labels))
     found = []
-    for split in k_folds_stratified(study.labels, k=settings.folds, seed=study.options.split_seed):
+    for split in folds(study, settings, study.labels):
         known = [*split.train, *split.validation]
         truth = np.array([study.labels[id] for id in known])
         found.append(baseline_probabilities(facts.loc[known], truth, facts.loc[sorted(split.test)]))

@@ -1,6 +1,7 @@
 """Two models on the same test patients: which is better, and whether either is better than chance."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +13,16 @@ from common.classification import (
     roc_auc,
     verdict,
 )
-from experiments.mgmt.study import MgmtStudy, Model
+from experiments.mgmt.study import MgmtOptions, MgmtStudy, Model, mgmt_study
 from mgmt_classifier.config import Config
+
+
+def run_pair(experiment: str, options: MgmtOptions, settings: Any, models: Mapping[str, Config]) -> None:
+    """Train and compare the two models of the settings, on parts by the settings' fractions, and print the table."""
+    with mgmt_study(experiment, options, settings, models.values(), settings.fractions) as study:
+        if not study.run.is_finished:
+            compare(study, models)
+        study.show()
 
 
 def compare(study: MgmtStudy, models: Mapping[str, Config]) -> None:

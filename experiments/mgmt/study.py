@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_
 from common.store import Store
 from common.subject import Problem
 from experiments.base import results
-from experiments.base.options import Refused, refusals, refuse_phantoms
+from experiments.base.options import Refused, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
 from experiments.base.trainings import Training, python, require, run
 from experiments.mgmt.cohort import notes_on_series
@@ -190,17 +190,18 @@ def mgmt_study(
     options: MgmtOptions,
     settings: Any,
     configs: "Iterable[Config]",
-    split: Callable[[Mapping[str, int]], splits.Split],
+    parts: tuple[float, float, float] | int,
 ) -> Iterator[MgmtStudy]:
     """Find, check and prepare the cohort for every model, split it, and open the run's folder.
 
     settings: everything that the run depends on, a dataclass. configs: the models that will be trained; a patient is
-    used if the slices of all can be prepared. split: makes the parts from the usable patients' labels.
+    used if the slices of all can be prepared. parts: fractions of the patients to train, validate and test, each with
+    its share of both classes, or a number of folds, of which the first is the study's split.
     What the user can mend (bad series, too few patients, a full disk, a run in use) ends the program with a message and
     exit status 1.
     """
     with refusals():
-        opened = _open(experiment, options, settings, configs, split)
+        opened = _open(experiment, options, settings, configs, parts)
         with opened.run:
             opened.run.close()
             yield opened
@@ -211,7 +212,7 @@ def _open(
     options: MgmtOptions,
     settings: Any,
     configs: "Iterable[Config]",
-    split: Callable[[Mapping[str, int]], splits.Split],
+    parts: tuple[float, float, float] | int,
 ) -> MgmtStudy:
     from mgmt_classifier import data
 
@@ -230,15 +231,8 @@ def _open(
         if config.recipe not in stores:
             stores[config.recipe] = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs)
             problems |= dict.fromkeys(stores[config.recipe].problems)
-    left_out = tuple(sorted({problem.subject for problem in problems}))
-    if problems:
-        listing = "\n".join(f"  {problem}" for problem in problems)
-        if not options.leave_out_bad:
-            raise Refused(
-                f"{cohort.folder}: {len(left_out)} of {len(patients)} patients cannot be used:\n{listing}\n"
-                "mend them, or go on without them with --leave-out-bad"
-            )
-        print(f"left out {len(left_out)} patients:\n{listing}", file=sys.stderr)
+    of = f"of {len(patients)} "
+    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patients", of=of)
     usable = [patient for patient in patients if patient.id not in left_out]
     notes = notes_on_series([patient.id for patient in usable], stores)
     for what, ids in (
@@ -251,7 +245,10 @@ def _open(
             print(f"{what}: {len(ids)}, listed in data.json, as {next(iter(ids))}", file=sys.stderr)
     labels = {patient.id: patient.label for patient in usable}
     try:
-        parts = split(labels)
+        if isinstance(parts, int):
+            split = splits.k_folds_stratified(labels, k=parts, seed=options.split_seed)[0]
+        else:
+            split = splits.split_stratified(labels, fractions=parts, seed=options.split_seed)
     except ValueError as error:
         raise Refused(f"{cohort.folder}: {error}") from error
     fingerprints = {
@@ -275,17 +272,17 @@ def _open(
         return (
             same_settings(written["config"]["model"], settings)
             and written["data"]["fingerprint"] == described["fingerprint"]
-            and written["split"]["hash"] == parts.hash
+            and written["split"]["hash"] == split.hash
         )
 
     source = f"phantoms{options.effect:g}" if options.data is None else cohort.folder.resolve().name
-    digest = configuration_hash(settings, parts.hash, described["fingerprint"])
-    place = folder_of_run(options.runs / experiment, f"{options.preset}-{source}-{parts.name}", digest, is_same)
+    digest = configuration_hash(settings, split.hash, described["fingerprint"])
+    place = folder_of_run(options.runs / experiment, f"{options.preset}-{source}-{split.name}", digest, is_same)
     run = Run(place, fresh=options.fresh)
     if not run.is_finished:
         written = {"experiment": experiment, "options": asdict(options), "model": asdict(settings)}
-        run.describe(config=written, data=described, split=parts.as_dict())
-    return MgmtStudy(experiment, options, cohort, stores, labels, parts, run, left_out)
+        run.describe(config=written, data=described, split=split.as_dict())
+    return MgmtStudy(experiment, options, cohort, stores, labels, split, run, left_out)
 
 
 def phantom_patients(options: MgmtOptions) -> Path:

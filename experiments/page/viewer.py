@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from common import nifti
 from common.cohort import CohortError, find_subjects
 from common.nifti import ScanError
+from experiments.base.results import read_cases
 from experiments.base.runs import latest, read
 from experiments.page import slices
 
@@ -67,8 +66,7 @@ def _of_run(experiment: str, root: Path, folder: Path) -> Viewers:
         raise ViewerError(f"the folder of its scans, {scans}, is gone (or is not where this command was started)")
     cohort = find_subjects(scans, convention=config["options"]["convention"])
     subjects = {subject.id: subject for subject in cohort.subjects}
-    cases = pd.read_csv(folder / "cases.csv", dtype={"case": str, "view": str})
-    ranked = cases[cases["view"].isna()].dropna(subset=RANK_BY).sort_values(RANK_BY, ascending=False, kind="stable")
+    ranked = read_cases(folder).dropna(subset=RANK_BY).sort_values(RANK_BY, ascending=False, kind="stable")
     views = []
     for position, rank in chosen(len(ranked)).items():
         row = ranked.iloc[position]

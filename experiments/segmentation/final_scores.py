@@ -98,14 +98,14 @@ def over_seeds(folders: Sequence[Path], policy: EmptyPolicy) -> pd.DataFrame:
     for one seed; n_empty, n_missed, n_false and n_left_out as in ``common.scoring.summarise``, summed over seeds.
     Lesion-wise scores only where every folder has them. Raises ValueError when the folders' cases differ.
     """
-    valued = [apply_empty_policy(_labels_only(folder / "cases.csv"), policy).set_index("case") for folder in folders]
+    valued = [apply_empty_policy(results.read_cases(folder), policy).set_index("case") for folder in folders]
     for folder, frame in zip(folders, valued, strict=True):
         if set(frame.index) != set(valued[0].index):
             raise ValueError(f"{folder}: expected the cases of {folders[0]}, found others")
     metrics = min((metrics_of(frame) for frame in valued), key=len)
     by_case = pd.concat(frame[list(metrics)] for frame in valued).groupby(level="case", sort=False).mean()
     by_seed = pd.DataFrame([frame[list(metrics)].mean() for frame in valued])
-    counts = sum(_labels_only(folder / "scores.csv").set_index("metric")[list(COUNTS)] for folder in folders)
+    counts = sum(results.read_cases(folder, "scores.csv").set_index("metric")[list(COUNTS)] for folder in folders)
     rows = []
     for metric in metrics:
         values = by_case[metric].dropna().to_numpy(float)
@@ -115,12 +115,6 @@ def over_seeds(folders: Sequence[Path], policy: EmptyPolicy) -> pd.DataFrame:
         several = by_seed[metric] if len(folders) > 1 else by_seed[metric].iloc[:0]
         rows.append(row | {"seed_min": several.min(), "seed_max": several.max()} | dict(counts.loc[metric]))
     return pd.DataFrame(rows)
-
-
-def _labels_only(path: Path) -> pd.DataFrame:
-    """Rows of the label maps themselves, without further views."""
-    frame = pd.read_csv(path, dtype={"case": str, "view": str})
-    return frame[frame["view"].isna()].drop(columns="view")
 
 
 def summarise(study: Study, config: Config) -> None:

@@ -16,7 +16,7 @@ from scipy import stats
 
 from common.classification import accuracy_interval
 from common.labels import CLASSES
-from experiments.base.results import Result
+from experiments.base.results import Result, read_cases
 from experiments.drawing.style import CLASS_COLOURS, WIDTH, heading, styled
 
 SMALL = "small_labels"
@@ -34,8 +34,7 @@ def label_sizes(parts: Mapping[str, Path]) -> pd.DataFrame:
     """
     rows = []
     for part, folder in parts.items():
-        cases = pd.read_csv(folder / "cases.csv", dtype={"case": str, "view": str})
-        for case in cases[cases["view"].isna()].to_dict("records"):
+        for case in read_cases(folder).to_dict("records"):
             for name in CLASS_NAMES:
                 truth, predicted = case[f"volume_truth_ml_{name}"], case[f"volume_predicted_ml_{name}"]
                 dice = case[f"dice_{name}"]

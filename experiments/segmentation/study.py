@@ -20,7 +20,7 @@ from common.runs import Run, RunError, configuration_hash, describe, folder_of_r
 from common.scoring import EmptyPolicy
 from common.subject import Subject
 from experiments.base import results
-from experiments.base.options import Refused, refusals, refuse_phantoms
+from experiments.base.options import Refused, leave_out, refusals, refuse_phantoms
 from experiments.base.trainings import Training, given
 
 PHANTOM_SUBJECTS = 40
@@ -231,15 +231,7 @@ def _open(
     ]
     store = stores[0]
     problems = tuple(dict.fromkeys((*cohort.incomplete, *(problem for each in stores for problem in each.problems))))
-    left_out = tuple(sorted({problem.subject for problem in problems}))
-    if problems:
-        listing = "\n".join(f"  {problem}" for problem in problems)
-        if not options.leave_out_bad:
-            raise Refused(
-                f"{cohort.folder}: {len(left_out)} subjects cannot be used:\n{listing}\n"
-                "mend them, or go on without them with --leave-out-bad"
-            )
-        print(f"left out {len(left_out)} subjects:\n{listing}", file=sys.stderr)
+    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subjects")
     good = [subject for subject in cohort.subjects if all(subject.id in each.entries for each in stores)]
     brought = {subject.id: str(store.entries[subject.id].placement) for subject in good}
     for done, n in Counter(filter(None, brought.values())).items():

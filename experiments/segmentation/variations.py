@@ -88,8 +88,7 @@ def compare(study: Study, variations: Mapping[str, Variation]) -> pd.DataFrame:
 
 def case_scores(folder: Path, policy: EmptyPolicy) -> pd.Series:
     """A row's METRIC by case."""
-    cases = pd.read_csv(folder / "cases.csv", dtype={"case": str, "view": str})
-    return apply_empty_policy(cases[cases["view"].isna()], policy).set_index("case")[METRIC]
+    return apply_empty_policy(results.read_cases(folder), policy).set_index("case")[METRIC]
 
 
 def summarise(study: Study, variations: Mapping[str, Variation]) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.splits import split_stratified
 from experiments import mgmt_grid
 from experiments.base.trainings import State
 from experiments.mgmt import study
@@ -47,10 +46,7 @@ def opened(competition, tmp_path):
         folders = {"runs": tmp_path / "runs", "prepared": tmp_path / "prepared"}
         options = MgmtOptions(**{"data": competition, "preset": "demo", "jobs": 1, **folders, **changes})
 
-        def split(labels):
-            return split_stratified(labels, fractions=(0.5, 0.25, 0.25), seed=options.split_seed)
-
-        with mgmt_study("mgmt_grid", options, settings, [CELL], split) as found:
+        with mgmt_study("mgmt_grid", options, settings, [CELL], (0.5, 0.25, 0.25)) as found:
             return found.run.folder
 
     return of

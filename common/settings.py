@@ -1,0 +1,32 @@
+"""What a configuration's fields must hold, and the error that says so."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin
+
+
+def check(
+    settings: Any,
+    checks: Iterable[tuple[bool, str, str]] = (),
+    *,
+    positive: Iterable[str] = (),
+    not_negative: Iterable[str] = (),
+) -> None:
+    """Raises ValueError, with the value received, for a field of a dataclass that holds what it must not.
+
+    Literal fields must hold one of their choices. checks: whether a field is as wanted, its name, what is wanted.
+    positive, not_negative: names of fields with a number above zero, and with zero or more.
+    """
+    checks = [
+        *(
+            (getattr(settings, field.name) in choices, field.name, f"one of {', '.join(map(str, choices))}")
+            for field in fields(settings)
+            if get_origin(field.type) is Literal and (choices := get_args(field.type))
+        ),
+        *((getattr(settings, name) > 0, name, "a positive number") for name in positive),
+        *((getattr(settings, name) >= 0, name, "zero or more") for name in not_negative),
+        *checks,
+    ]
+    for holds, field, wanted in checks:
+        if not holds:
+            raise ValueError(f"expected {field} to be {wanted}, received {getattr(settings, field)!r}")

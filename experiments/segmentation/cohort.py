@@ -1,0 +1,111 @@
+"""What the report says about its segmentation data: background, balance of labels, the 1 % rule, slices.
+
+The half of ``experiments.cohort`` that reads scans and masks.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import joblib
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from common import geometry
+from common.cohort import Cohort, CohortError
+from common.grid import BRATS_EXTENT, Grid, bring
+from common.labels import CLASSES
+from common.nifti import ScanError
+from common.statistics import bootstrap_interval
+from common.subject import Problem, Subject
+from experiments.base import results
+from experiments.base.results import Result
+
+EXPERIMENT = "cohort"
+# The 1 % rule is applied to the part of the volume that the 3D U-Net sees (see the protocol of the 3D U-Net).
+UNET3D_CROP = (slice(56, 184), slice(56, 184), slice(13, 141))
+COUNTED = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")  # on BraTS's grid
+
+
+def measure_all(cohort: Cohort, problems: Iterable[Problem], *, n_jobs: int) -> pd.DataFrame:
+    """One row per subject with a mask and without a problem. Raises CohortError, with the problems, without any."""
+    bad = {problem.subject for problem in problems}
+    good = [subject for subject in cohort.subjects if subject.id not in bad and subject.label is not None]
+    if not good:
+        listing = "".join(f"\n  {problem}" for problem in problems)
+        raise CohortError(f"{cohort.folder}: expected at least one good subject with a mask, found none{listing}")
+    jobs = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
+        joblib.delayed(measure)(subject) for subject in good
+    )
+    return pd.DataFrame(list(tqdm(jobs, total=len(good), desc="measuring", unit="subject", leave=False)))
+
+
+def measure(subject: Subject) -> dict[str, object]:
+    """One subject's row: voxels per class, labelled fraction of the crop, slices that hold brain and tumour.
+
+    Crop and slices are counted on BraTS's grid, to which the scan is brought; ``grid`` tells how, and where that cannot
+    be done, why the row holds no such counts.
+    """
+    images, scan = subject.load_images(("FLAIR",))
+    labels = subject.load_labels()
+    voxels = {
+        f"voxels_{name}": int(n) for name, n in zip(CLASSES, np.bincount(labels.ravel(), minlength=4), strict=True)
+    }
+    notes = geometry.notes(scan)
+    try:
+        brought = bring({"FLAIR": replace(scan, data=images[0])}, labels, Grid(extent=BRATS_EXTENT))
+    except ScanError as error:
+        return {"subject": subject.id, **voxels, **dict.fromkeys(COUNTED, np.nan), "grid": f"not checked: {error}"}
+    labels, brain = brought.labels, brought.scans["FLAIR"].data != 0
+    first, last = results.reported("settings")["unet25d"]["slices"].value
+    tumour = labels > 0
+    crop = tumour[UNET3D_CROP]
+    n_tumour = np.count_nonzero(tumour)
+    inside = np.count_nonzero(tumour[:, :, first:last])
+    return {
+        "subject": subject.id,
+        **voxels,
+        "crop_fraction": np.count_nonzero(crop) / crop.size if crop.size else np.nan,
+        "slices_with_brain": np.count_nonzero(brain.any(axis=(0, 1))),
+        "slices_with_tumour": np.count_nonzero(tumour.any(axis=(0, 1))),
+        "tumour_in_slices": inside / n_tumour if n_tumour else np.nan,
+        "grid": "; ".join(filter(None, [*notes, str(brought.placement)])),
+    }
+
+
+def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) -> list[Result]:
+    """The report's claims about its segmentation data beside the same quantity in this cohort.
+
+    rows: of the good subjects, n_copies of which hold the scan of another; n_bad: how many others there are.
+    """
+    voxels = rows[[f"voxels_{name}" for name in CLASSES]].set_axis(CLASSES, axis=1)
+    labelled = voxels[list(CLASSES[1:])]
+    shares = labelled.div(labelled.sum(axis=1), axis=0).dropna()
+    minimum = results.reported("settings")["unet3d"]["minimum_mask_fraction"].value
+    excluded = (rows["crop_fraction"].dropna() < minimum).astype(float)
+    not_counted = None if len(excluded) else "not checked: no scan could be brought to BraTS's grid"
+    said = results.reported()[EXPERIMENT]
+
+    def count(name: str, value: float | str, n: int = len(rows)) -> Result:
+        return Result.of(EXPERIMENT, name, value, n, synthetic=synthetic)
+
+    def mean(name: str, values: pd.Series) -> Result:
+        known = values.dropna().to_numpy(float)
+        value = known.mean() if len(known) else not_counted or np.nan
+        return Result.of(EXPERIMENT, name, value, len(known), bootstrap_interval(known, seed=0), synthetic=synthetic)
+
+    return [
+        count("subjects", len(rows)),
+        count("subjects_with_problems", n_bad, len(rows) + n_bad),
+        count("subjects_with_the_scan_of_another", n_copies),
+        mean("background_fraction", voxels["background"] / voxels.sum(axis=1)),
+        count("label_shares", shares.mean().max() / shares.mean().min()),
+        *(mean(f"share_{name}", shares[name]) for name in labelled),
+        count("subjects_excluded", not_counted or int(excluded.sum()), len(excluded)),
+        count("subjects_kept", not_counted or int(len(excluded) - excluded.sum()), len(excluded)),
+        replace(mean("excluded_fraction", excluded), reported=said["subjects_excluded"].value / said["subjects"].value),
+        mean("slices_with_brain", rows["slices_with_brain"]),
+        mean("slices_with_tumour", rows["slices_with_tumour"]),
+        mean("tumour_in_unet25d_slices", rows["tumour_in_slices"]),
+        mean("whole_tumour_in_unet25d_slices", (rows["tumour_in_slices"].dropna() == 1).astype(float)),
+    ]
