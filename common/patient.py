@@ -105,8 +105,10 @@ def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volu
     images = {name: arguments.scans[name] for name in recipe.contrasts}
     subject = Subject(id="patient", images=images)
     scans, _ = subject.read(recipe.contrasts)
-    if problems := examine_arrays(subject, scans, None).problems:
-        raise ValueError("; ".join(str(problem) for problem in problems))
+    found = examine_arrays(subject, scans, None)
+    if found.problems:
+        raise ValueError("; ".join(map(str, found.problems)))
+    notes += map(str, found.copies)
     scan = scans[recipe.contrasts[0]]
     try:
         brought = bring(scans, None, recipe.grid)

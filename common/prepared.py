@@ -71,8 +71,8 @@ def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict]:
     except (ScanError, OSError) as error:
         raise _unreadable(subject, error) from error
     found = examine_arrays(subject, scans, mask)
-    if found.problems:
-        raise UnusableError(*found.problems)
+    if problems := found.problems + found.copies:
+        raise UnusableError(*problems)
     try:
         brought = bring(scans, found.labels, recipe.grid)
     except ScanError as error:

@@ -38,6 +38,7 @@ import pandas as pd
 import psutil
 
 from common.files import plain, read_json, remove_leftovers, typed, write_json, write_text
+from common.settings import LATER
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal", "torch", "monai", "lightning", "tensorflow", "keras", "jax")
 
@@ -54,8 +55,23 @@ class RunInUseError(RunError):
 
 
 def configuration_hash(*parts: object) -> str:
-    """Eight hexadecimal digits that change with any setting; part of a run folder's name."""
-    return hashlib.sha256(json.dumps(plain(parts), sort_keys=True).encode()).hexdigest()[:8]
+    """Eight hexadecimal digits that change with any setting; part of a run folder's name.
+
+    A setting of :func:`common.settings.later` counts only where it has another value than its default.
+    """
+    return hashlib.sha256(json.dumps(plain(_counted(parts)), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _counted(value: object) -> object:
+    """A configuration as what its name is made of."""
+    if isinstance(value, (list, tuple)):
+        return [_counted(item) for item in value]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    held = [(field, getattr(value, field.name)) for field in fields(value)]
+    return {
+        field.name: _counted(item) for field, item in held if not (field.metadata.get(LATER) and item == field.default)
+    }
 
 
 def folder_of_run(parent: Path, prefix: str, digest: str, is_same: Callable[[dict[str, Any]], bool]) -> Path:

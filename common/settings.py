@@ -1,8 +1,18 @@
 """What a configuration's fields must hold, and the error that says so."""
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Any, Literal, get_args, get_origin
+
+LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """The default of a field that came after the first release: a run that keeps it keeps its name.
+
+    Of such fields only other values are part of :func:`common.runs.configuration_hash`.
+    """
+    return field(default=default, metadata={LATER: True})
 
 
 def check(

@@ -131,9 +131,13 @@ def stack_images(subject: Subject, scans: Mapping[str, Scan]) -> tuple[np.ndarra
 
 @dataclass(frozen=True)
 class Examination:
-    """What a look at every voxel of a subject found. labels: uint8 classes (x, y, z), None without a good mask."""
+    """What a look at every voxel of a subject found. labels: uint8 classes (x, y, z), None without a good mask.
+
+    copies: contrasts that are another one's copy, which no cohort should have and one's own patient may.
+    """
 
     problems: tuple[Problem, ...]
+    copies: tuple[Problem, ...]
     labels: np.ndarray | None
 
 
@@ -165,10 +169,12 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
         name, _, first = items[0]
         if what := _grid_difference(scan, first.data.shape, first.affine, name):
             problems.append(Problem(subject.id, file, what))
-    for other, one in copied_contrasts(scans).items():
-        what = f"{other} is a copy of {one} ({subject.images[one].name}), expected two different images"
-        problems.append(Problem(subject.id, subject.images[other], what))
-    return Examination(tuple(dict.fromkeys(problems)), labels)  # of a 4-D file's header each contrast says the same
+    copies = tuple(
+        Problem(subject.id, subject.images[other], f"{other} is a copy of {one}, expected two different images")
+        for other, one in copied_contrasts(scans).items()
+    )
+    # Of a 4-D file's header each contrast says the same.
+    return Examination(tuple(dict.fromkeys(problems)), copies, labels)
 
 
 def examine(subject: Subject) -> Findings:
@@ -177,7 +183,7 @@ def examine(subject: Subject) -> Findings:
     unreadable = tuple(Problem(subject.id, file, str(error)) for file, error in failures.items())
     values = frozenset() if mask is None else frozenset(value for value in range(1, 5) if (mask.data == value).any())
     looked = examine_arrays(subject, scans, mask)
-    problems = unreadable + looked.problems
+    problems = unreadable + looked.problems + looked.copies
     digests = {} if problems else contents(scans)
     return Findings(problems, values, digests, None if looked.labels is None else layers(looked.labels))
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
-from common.settings import check
+from common.settings import check, later
 from common.subject import CONTRASTS
 
 
@@ -23,7 +23,7 @@ class Config:
     """Random crop positions anywhere in the volume (D: the report only says "cropping"), or around the brain."""
     slices: tuple[int, int] | None = None
     """Axial slices, first and one after the last, that crops are taken from; None takes them all."""
-    extent: tuple[int, int, int] = BRATS_EXTENT
+    extent: tuple[int, int, int] = later(BRATS_EXTENT)
     """Voxels (x, y, z) of the grid on which ``slices`` are counted; of no account without them (R: BraTS's)."""
     flip_probabilities: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Probability of a flip along x, y and z (flips on all axes: R; probability: D)."""

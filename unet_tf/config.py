@@ -8,7 +8,7 @@ from typing import Literal
 
 from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
-from common.settings import check
+from common.settings import check, later
 from common.subject import CONTRASTS
 
 Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -34,7 +34,7 @@ class Config:
     crop: Ranges = CENTRAL
     """Part of the grid of ``extent`` that the network sees, first voxel and the one after the last along x, y and z (D:
     the report's 24 216 24 216 13 141 contradicts its network's size; with those the crop is resized)."""
-    extent: tuple[int, int, int] = BRATS_EXTENT
+    extent: tuple[int, int, int] = later(BRATS_EXTENT)
     """Voxels (x, y, z) of the grid on which ``crop`` is counted (R: BraTS's); scans of another are brought to it."""
     shape: tuple[int, int, int] = (128, 128, 128)
     """Voxels (x, y, z) that the crop is resized to (R)."""

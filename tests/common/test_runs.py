@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,8 @@ import pytest
 from common import runs
 from common.files import write_json
 from common.recipe import Recipe
-from common.runs import History, Run, RunError, configuration_hash, environment
+from common.runs import History, Run, RunError, configuration_hash, environment, is_in_use
+from common.settings import later
 
 ROOT = Path(__file__).parents[2]
 
@@ -333,6 +335,9 @@ def test_a_child_that_outlives_a_killed_run_does_not_hold_it(tmp_path):
             process.kill()
             process.wait()
             os.kill(child, 0)  # still alive
+            until = time.monotonic() + 10  # it may have been made, and not have run yet
+            while is_in_use(tmp_path) and time.monotonic() < until:
+                time.sleep(0.05)
             Run(tmp_path).close()
         finally:
             os.kill(child, signal.SIGKILL)
@@ -351,3 +356,21 @@ def test_opening_a_run_spares_what_another_process_is_writing_below_it(tmp_path)
             assert not left.exists()
     with Run(tmp_path):
         assert not written.exists()
+
+
+def test_a_later_setting_counts_only_with_another_value_than_its_default():
+    @dataclass(frozen=True)
+    class First:
+        rate: float = 0.1
+
+    @dataclass(frozen=True)
+    class Second(First):
+        zoom: float = later(1.0)
+
+    first = configuration_hash(First(), "split")
+    assert configuration_hash(Second(), "split") == first
+    assert configuration_hash({"rate": 0.1}, "split") == first
+    assert configuration_hash([Second()]) == configuration_hash([First()])
+    assert (
+        len({first, configuration_hash(Second(zoom=1.5), "split"), configuration_hash(Second(rate=0.2), "split")}) == 3
+    )

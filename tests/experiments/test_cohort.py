@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from common.cohort import find_subjects
 from experiments import cohort
 from experiments.base.results import reported
+from experiments.segmentation import cohort as segmentation_cohort
 from tests.cohorts import LPS_AFFINE
 from tests.common.dicom.dicom_files import CORONAL, SAGITTAL, noise, write_series
 
@@ -225,7 +226,7 @@ def test_slices_are_counted_on_the_grid_of_brats_or_not_at_all(tmp_path):
             data = np.pad(data, ((7, 9), (16, 0), (40, 61))) if name == "B" else data.repeat(2, axis=2)
             image = nib.as_closest_canonical(nib.Nifti1Image(data, LPS_AFFINE))
             nib.save(image, tmp_path / name / f"{name}_{suffix}.nii.gz")
-    a, b, c = (cohort.measure(subject) for subject in find_subjects(tmp_path).subjects)
+    a, b, c = (segmentation_cohort.measure(subject) for subject in find_subjects(tmp_path).subjects)
     counted = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")
     # By the middle of its box, a block of slices 30 to 129 lies 8 slices lower than in A, where it is left alone.
     assert [a[name] for name in counted] == [20000 / 128**3, 100, 25, 15 / 25]
@@ -235,6 +236,6 @@ def test_slices_are_counted_on_the_grid_of_brats_or_not_at_all(tmp_path):
     )
     assert all(np.isnan(c[name]) for name in counted)
     assert c["grid"].startswith("not checked: its brain measures 120 x 120 x 200 voxels")
-    line = {each.key: each.value for each in cohort.claims(pd.DataFrame([c]), 0, 0, synthetic=True)}
+    line = {each.key: each.value for each in segmentation_cohort.claims(pd.DataFrame([c]), 0, 0, synthetic=True)}
     assert line["cohort.slices_with_brain"] == "not checked: no scan could be brought to BraTS's grid"
     assert line["cohort.subjects_kept"] == line["cohort.slices_with_brain"]

@@ -304,7 +304,7 @@ def test_a_parent_that_has_not_trained_enough_is_not_continued(trained, tmp_path
         {"loss": "gwdl", "initial_probability": 0.01},
         {"loss": "hausdorff"},
         {"loss": "dice_hausdorff"},
-        {"vae": True, "recompute_activations": True, "slices": (6, 32)},
+        {"vae": True, "recompute_activations": True, "slices": (6, 32), "extent": (40, 48, 36)},
     ],
 )
 def test_every_variation_trains_and_resumes_with_the_same_bits(tiny_entries, tmp_path, changes):

@@ -38,6 +38,7 @@ from unet_tf.train import LAST, Record, compiled, fit  # noqa: E402
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 SMALL = {
     "crop": ((0, 40), (0, 48), (0, 36)),
+    "extent": (40, 48, 36),
     "shape": (16, 16, 16),
     "filters": 2,
     "levels": 1,

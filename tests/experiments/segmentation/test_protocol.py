@@ -18,13 +18,14 @@ from experiments.segmentation.study import Options, restored, study
 from tests.cohorts import write_subject
 
 CROP = ((10, 30), (12, 36), (8, 28))
+EXTENT = (40, 48, 36)  # of the tiny subjects
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stub:
     """As much of a network's configuration as a study needs."""
 
-    recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",), crop=CROP))
+    recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",), crop=CROP, extent=EXTENT))
 
 
 def predicted(truth, fold):

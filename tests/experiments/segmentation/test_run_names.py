@@ -154,7 +154,7 @@ def test_a_finished_run_of_an_older_version_is_shown(cohort, tmp_path, monkeypat
     given = ["--data", cohort, "--preset", "demo", "--jobs", "1", "--runs", "runs"]
     if module is unet3d:
         given += ["--model.minimum-mask-fraction", "0", "--model.crop", "0", "40", "0", "48", "0", "36"]
-        given += ["--model.levels", "2"]
+        given += ["--model.levels", "2", "--model.extent", "40", "48", "36"]
     monkeypatch.setattr("experiments.segmentation.protocol.Study.show", lambda study: None)
     monkeypatch.setattr("experiments.segmentation.training.segresnet", lambda *_: None)
     monkeypatch.setattr("experiments.segmentation.training.unet", lambda *_: None)
