@@ -29,14 +29,14 @@ def check(
     """
     checks = [
         *(
-            (getattr(settings, field.name) in choices, field.name, f"one of {', '.join(map(str, choices))}")
-            for field in fields(settings)
-            if get_origin(field.type) is Literal and (choices := get_args(field.type))
+            (getattr(settings, each.name) in choices, each.name, f"one of {', '.join(map(str, choices))}")
+            for each in fields(settings)
+            if get_origin(each.type) is Literal and (choices := get_args(each.type))
         ),
         *((getattr(settings, name) > 0, name, "a positive number") for name in positive),
         *((getattr(settings, name) >= 0, name, "zero or more") for name in not_negative),
         *checks,
     ]
-    for holds, field, wanted in checks:
+    for holds, name, wanted in checks:
         if not holds:
-            raise ValueError(f"expected {field} to be {wanted}, received {getattr(settings, field)!r}")
+            raise ValueError(f"expected {name} to be {wanted}, received {getattr(settings, name)!r}")
