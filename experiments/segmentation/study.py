@@ -279,6 +279,8 @@ def _open(
     named = [config, split.hash, data["fingerprint"], options.empty_masks]
     if backend not in (None, DEFAULT_BACKEND):
         named.append(backend)
+    if data["brought_to_grid"]:
+        named.append("brought to the working grid")  # older runs, which took scans as they lay, have another name
     prefix = f"{options.preset}-{file_stem(source)}-{file_stem(split.name)}"
     folder = folder_of_run(options.runs / experiment, prefix, configuration_hash(*named), is_same)
     run = Run(folder, fresh=options.fresh)
