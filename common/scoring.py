@@ -18,7 +18,7 @@ lesion-wise scores stand beside ours as ``lesion_<score>_<definition>_<mask>`` (
 definitions of ``common.lesions``, which say themselves what an empty mask is worth: no policy changes them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -114,13 +114,18 @@ def score_cases(
     *,
     n_jobs: int = 1,
     surface_tolerance_mm: float = 1.0,
+    lesions_of: Callable[[str], bool] = lambda case: True,
 ) -> Scores:
     """:func:`score_case` and the lesion-wise scores of each (case, prediction, truth, spacing_mm), in the order given.
 
     cases is consumed lazily, so a generator that loads its volumes keeps few of them in memory; n_jobs threads score.
+    lesions_of: says by its name whether a case's lesions are scored, which takes longer than all the rest; the columns
+    of the others are nan.
     Raises ValueError when a case occurs twice, and what score_case raises with the case named.
     """
-    scored = Parallel(n_jobs=n_jobs, prefer="threads")(delayed(_score)(*case, surface_tolerance_mm) for case in cases)
+    scored = Parallel(n_jobs=n_jobs, prefer="threads")(
+        delayed(_score)(*case, surface_tolerance_mm, lesions=lesions_of(case[0])) for case in cases
+    )
     if not scored:
         raise ValueError("At least one case must be given to score, received none.")
     frame = pd.DataFrame([row for row, _ in scored])
@@ -199,13 +204,13 @@ def summarise(
 
 
 def metrics_of(cases: pd.DataFrame) -> tuple[str, ...]:
-    """METRICS; without the lesion-wise ones where a run was scored before there were any."""
+    """METRICS; without the lesion-wise ones where none were scored."""
     return METRICS if has_lesions(cases) else METRICS[: -len(LESION_METRICS)]
 
 
 def has_lesions(cases: pd.DataFrame) -> bool:
-    """Whether the cases have lesion-wise scores."""
-    return not set(LESION_METRICS).isdisjoint(cases.columns)
+    """Whether the cases have lesion-wise scores; a view of the predictions has none beside those that do."""
+    return bool(cases[[column for column in LESION_METRICS if column in cases]].notna().any(axis=None))
 
 
 def higher_is_better(metric: str) -> bool | None:
@@ -225,23 +230,25 @@ def _score(
     truth: np.ndarray,
     spacing_mm: Sequence[float],
     surface_tolerance_mm: float,
+    *,
+    lesions: bool,
 ) -> tuple[dict[str, str | float], list[tuple]]:
     """A row of cases and the rows of its lesions."""
     try:
         row = score_case(prediction, truth, spacing_mm=spacing_mm, surface_tolerance_mm=surface_tolerance_mm)
-        found = lesion_scores(prediction, truth, spacing_mm=spacing_mm, regions=MASKS)
+        found = lesion_scores(prediction, truth, spacing_mm=spacing_mm, regions=MASKS) if lesions else {}
     except (TypeError, ValueError) as error:
         raise type(error)(f"Case {case}: {error}") from error
     for name, regions in found.items():
         for region, scores in regions.items():
             row |= {f"lesion_{key}_{name}_{region}": value for key, value in _lesion_row(scores).items()}
-    lesions = [
+    rows = [
         (case, name, region, *lesion)
         for name, regions in found.items()
         for region, scores in regions.items()
         for lesion in scores.lesions
     ]
-    return {"case": case} | row, lesions
+    return {"case": case} | row, rows
 
 
 def _lesion_row(scores: LesionScores) -> dict[str, float]:

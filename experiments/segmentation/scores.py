@@ -34,15 +34,17 @@ def write_scores(study: Study, predictions: Iterable[tuple], *, n_cases: int) ->
 
     predictions: (case id, labels on the scan's grid), and where a network has more to compare, a third item that
     makes {view: labels}. A network that sees a part of the scan is also scored there: view ``inside_crop``.
-    Writes cases.csv, scores.csv, lesions.csv (a column ``view`` in each, empty for the labels themselves), the label
-    maps, in the cohort's own label values, as predictions/<case>.nii.gz and predictions/<view>/<case>.nii.gz, the
-    seconds per case into costs.json, and figures/overlays.png and lesions.png.
+    Writes cases.csv, scores.csv (a column ``view`` in both, empty for the labels themselves), lesions.csv of the labels
+    themselves, the label maps, in the cohort's own label values, as predictions/<case>.nii.gz and
+    predictions/<view>/<case>.nii.gz, the seconds per case into costs.json, and figures/overlays.png and lesions.png.
     """
     run = study.run
     slices: dict[str, scans.Slice] = {}
     seconds: list[float] = []
     shown = tqdm(predictions, total=n_cases, desc="predicting", unit="case")
-    scored, lesions = score_cases(_cases(study, shown, slices, seconds), n_jobs=study.options.jobs)
+    scored, lesions = score_cases(
+        _cases(study, shown, slices, seconds), n_jobs=study.options.jobs, lesions_of=lambda case: VIEW_MARK not in case
+    )
     for frame in (scored, lesions):
         parts = frame["case"].astype(str).str.partition(VIEW_MARK)
         frame["case"], frame["view"] = parts[0], parts[2]

@@ -286,3 +286,17 @@ def test_scores_of_real_masks(real_data):
         assert (perfect[f"dice_{name}"], perfect[f"hd_{name}"], perfect[f"surface_dice_{name}"]) == (1, 0, 1)
         assert 0 < shifted[f"hd95_{name}"] <= shifted[f"hd_{name}"] <= 2
         assert shifted[f"volume_truth_ml_{name}"] == shifted[f"volume_predicted_ml_{name}"] > 0
+
+
+def test_lesions_are_scored_of_the_cases_that_are_asked_for():
+    truth = np.zeros((24, 24, 24), np.uint8)
+    truth[4:10, 4:10, 4:10] = 3
+    cases = [(name, np.roll(truth, 1, axis=0), truth, (1, 1, 1)) for name in ("a", "a/view")]
+    frame, lesions = scoring.score_cases(cases, lesions_of=lambda case: "/" not in case)
+    every, _ = scoring.score_cases(cases)
+    assert set(lesions["case"]) == {"a"}
+    own, view = (frame[frame["case"] == name] for name in ("a", "a/view"))
+    assert own[list(scoring.LESION_METRICS)].equals(every[every["case"] == "a"][list(scoring.LESION_METRICS)])
+    assert view[list(scoring.LESION_METRICS)].isna().all(axis=None)
+    with_lesions, without = (set(scoring.summarise(part, policy="brats")["metric"]) for part in (own, view))
+    assert with_lesions - without == set(scoring.LESION_METRICS)
