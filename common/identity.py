@@ -21,7 +21,7 @@ S = TypeVar("S")
 MINIMUM_GREY_VALUES = 16
 # Rounding a scan to 256 grey values leaves 0.9997; T1 before and after contrast agent reached 0.68 in four real brains.
 COPY_CORRELATION = 0.999
-_SAMPLES = 2**19  # voxels that are compared: some 70000 of them lie in the brain
+_SAMPLES = 2**17  # voxels that are compared: some 17000 of them lie in the brain
 
 
 def content_digest(image: np.ndarray) -> str:
