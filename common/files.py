@@ -135,6 +135,8 @@ def _is_a(value: object, wanted: Any) -> bool:
         return len(value) == len(parts) and all(map(_is_a, value, parts))
     if wanted is float:
         return type(value) in (int, float) and math.isfinite(value)
+    if wanted is Path:
+        return isinstance(value, Path)
     return type(value) is wanted
 
 

@@ -55,7 +55,7 @@ def run_rows(study: Study, variations: Mapping[str, Variation], rows: Iterable[s
         config, parent = variations[row].config, variations[row].parent
         further: dict[str, object] = {"prefix": f"{row}__"}
         if config.continued_from is not None:
-            further |= {"continues": folder_of(study, parent), "after": (parent,)}
+            further |= {"continues": folder_of(study, parent).resolve(), "after": (parent,)}
         trainings.append(study.training("segresnet", row, config, folder_of(study, row), **further))
     run(trainings, at_once=study.options.at_once)
 
