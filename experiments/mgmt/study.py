@@ -1,6 +1,5 @@
 """What the MGMT experiments share: options, cohort, prepared slices, stratified split, trained models, results."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from common.subject import Problem
 from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
-from experiments.base.trainings import Training, python, require, run
+from experiments.base.trainings import Training, given, python, require, run
 from experiments.mgmt.cohort import notes_on_series
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class Fitted:
 
 def fitted(folder: Path) -> Fitted:
     """What a model's folder holds once it is finished."""
-    threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
+    threshold = given(folder, "threshold", threshold=float)["threshold"]
     table = pd.read_csv(folder / PREDICTIONS, dtype={"id": str}).sort_values("id")
     validation, test = (
         table.loc[table["part"] == part, ["id", "label", "probability"]].reset_index(drop=True)
@@ -151,10 +150,10 @@ class MgmtStudy:
             split, labels = model.split or self.split, model.labels or self.labels
             table = None if self.options.labels is None else self.options.labels.resolve()
             options = {"labels": table, "prepared": self.options.prepared.resolve(), "jobs": self.options.jobs}
-            given = {"experiment": self.experiment, "kind": "mgmt", "name": name, "options": options}
+            settings = {"experiment": self.experiment, "kind": "mgmt", "name": name, "options": options}
             # The patients are where they were found, whatever folder this command is called in.
             data = {"synthetic": self.synthetic, "folder": self.cohort.folder.resolve(), "labels": dict(labels)}
-            describe(folder, config=given | {"model": asdict(model.config)}, data=data, split=split.as_dict())
+            describe(folder, config=settings | {"model": asdict(model.config)}, data=data, split=split.as_dict())
         return training
 
     def result(
