@@ -230,7 +230,7 @@ class _Runner:
         elif code == 0 and (training.result is None or training.is_finished):
             self.states[training.name] = State("finished", "", minutes)
         else:
-            reason = why(code, training.folder / LOG)
+            reason = why(code, training.folder / LOG) if code else f"ended without a {training.result}"
             write_text(training.folder / FAILURE, f"{reason}\n")
             self.states[training.name] = State("failed", reason, minutes)
 
