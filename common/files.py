@@ -40,7 +40,8 @@ def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
     except OSError as error:
         # A full disk's error names no file.
         if error.errno is not None and error.filename in (None, str(temporary)):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            del error.filename2  # not None, which would be shown
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -135,6 +136,8 @@ def _is_a(value: object, wanted: Any) -> bool:
         return len(value) == len(parts) and all(map(_is_a, value, parts))
     if wanted is float:
         return type(value) in (int, float) and math.isfinite(value)
+    if wanted is Path:
+        return isinstance(value, Path)
     return type(value) is wanted
 
 

@@ -136,18 +136,18 @@ def is_in_use(folder: Path) -> bool:
 def read_model_config(folder: Path, config: type[Config]) -> Config:
     """The model's configuration that a run's folder holds.
 
-    Raises ValueError when the folder is not a run's, or is the run of a model with other settings.
+    Raises RunError when the folder is not a run's, or is the run of a model with other settings.
     """
     path = folder / "config.json"
     if not path.exists():
-        raise ValueError(f"{folder}: expected the folder of a run, found no config.json in it")
+        raise RunError(f"{folder}: expected the folder of a run, found no config.json in it")
     settings = read_json(path, dict).get("model")
     try:
         if not isinstance(settings, dict):
             raise ValueError("no settings of a model")
         return typed(config, settings)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: expected settings of {config.__module__}, found: {error}") from None
+        raise RunError(f"{path}: expected settings of {config.__module__}, found: {error}") from None
 
 
 class Run:

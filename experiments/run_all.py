@@ -23,7 +23,7 @@ import tyro
 
 from common.files import write_json
 from common.runs import Run
-from experiments.base.options import BothTasks, refusals
+from experiments.base.options import BothTasks, at_least, refusals
 from experiments.base.trainings import State, Training, python, run
 
 SEGMENTATION = ("table1_baseline", "table1_variations", "table2_final", "unet25d", "unet3d", "compare_frameworks")
@@ -54,6 +54,10 @@ class Options(BothTasks):
     """Folder of the prepared stores."""
     at_once: int = 1
     """Experiments side by side; each gets its share of the cores, and of several GPUs one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, at_once=self.at_once)
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ are missing, and shows the table of a finished run.
 from dataclasses import dataclass, replace
 
 from experiments import table1_baseline, table1_variations
-from experiments.base.options import command_line
+from experiments.base.options import at_least, command_line
 from experiments.segmentation.study import Options, study
 
 EXPERIMENT = "table2_final"
@@ -42,8 +42,8 @@ class FinalOptions(Options):
     """Trainings, with the model's seed and those that follow it; a case's score is their mean."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"expected seeds to be 1 or more, received {self.seeds}")
+        super().__post_init__()
+        at_least(1, seeds=self.seeds)
 
 
 def main() -> None:

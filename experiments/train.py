@@ -19,6 +19,7 @@ import tyro
 from common.runs import RunError, RunInUseError
 from experiments.base.options import refusals
 from experiments.base.trainings import IN_USE, given
+from experiments.comparison import BACKENDS
 
 KINDS = {
     "segresnet": "experiments.segmentation.training:segresnet_of",
@@ -50,17 +51,16 @@ def main() -> None:
 def train(folder: Path) -> None:
     """Do what the folder describes. Raises RunError when it is not a training's."""
     written = given(folder)
-    if written.get("kind") not in KINDS:
-        raise RunError(
-            f"{folder}: expected the folder of a training ({', '.join(KINDS)}), found {written.get('kind')!r}"
-        )
-    backend = written.get("backend", "torch")
+    kind, backend = written.get("kind"), written.get("backend", "torch")
+    for what, found, known in (("the folder of a training", kind, KINDS), ("a backend", backend, BACKENDS)):
+        if not isinstance(found, str) or found not in known:
+            raise RunError(f"{folder}: expected {what} ({', '.join(known)}), found {found!r}")
     os.environ["KERAS_BACKEND"] = backend
     if backend != "tensorflow":
         # TensorBoard and Keras import it wherever it is installed: seconds of each start, and memory that would count
         # as another framework's.
         sys.modules["tensorflow"] = None
-    module, _, function = KINDS[written["kind"]].partition(":")
+    module, _, function = KINDS[kind].partition(":")
     getattr(importlib.import_module(module), function)(folder)
 
 

@@ -143,6 +143,8 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
     try:
         weights = {str(contrast): float(weight) for contrast, weight in ensemble["weights"].items()}
         threshold = float(ensemble["threshold"])
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"a threshold of {threshold}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{run}: expected weights and a threshold in ensemble.json, found: {error!r}") from None
     data = run / "data.json"
@@ -165,7 +167,7 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
         found = float(probability(logit.cpu())[0])
         models[contrast] = {
             "probability": found,
-            "threshold": float(_read_json(run / contrast / "threshold.json", "a trained model's run")["threshold"]),
+            "threshold": _threshold(run / contrast / "threshold.json"),
             "weight": weight,
             "images": [index + 1 for index in geometry["indices"]],
             "series_images": geometry["series_images"],
@@ -224,6 +226,14 @@ def main() -> None:
         sys.exit(f"error: {error}")
     report(result)
     print(f"written: {out / 'result.json'}, {out / 'saliency.png'}")
+
+
+def _threshold(path: Path) -> float:
+    written = _read_json(path, "a trained model's run")
+    try:
+        return float(written["threshold"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a threshold, found: {error!r}") from None
 
 
 def _read_json(path: Path, wanted: str) -> dict:

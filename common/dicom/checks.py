@@ -11,6 +11,7 @@ import numpy as np
 from common.dicom.elements import ONE_AS_A_RULE, ONE_IN_A_STACK
 from common.dicom.file import DIMENSION, Image
 from common.dicom.planes import normal, plane_of
+from common.walk import shown
 
 MINIMUM_IMAGES = 3
 # Rounded cosines of one stack differ by 1e-6; 1e-3 moves the far edge of a head by a quarter of a millimetre.
@@ -187,7 +188,7 @@ def _kinds(images: Sequence[Image], of_image: Callable[[Image], Hashable]) -> Co
     return Counter(map(of_image, images))
 
 
-def _counted(kinds: Counter[Hashable], name: Callable[[Hashable], str] = str) -> str:
+def _counted(kinds: Counter[Hashable], name: Callable[[Hashable], str] = shown) -> str:
     """The most frequent ones with their counts."""
     words = [f"{name(kind) if kind not in ('', None) else 'none'} ({n})" for kind, n in kinds.most_common(3)]
     return " and ".join(words) + (", ..." if len(kinds) > len(words) else "")

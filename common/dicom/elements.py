@@ -29,6 +29,7 @@ ONE_IN_A_STACK = ("SeriesInstanceUID", "TemporalPositionIdentifier")
 ONE_AS_A_RULE = (
     *("PatientID", "AcquisitionNumber", "ImageType", "RepetitionTime", "InversionTime", "FlipAngle"),
     *("EchoTime", "EchoNumbers", "ContrastBolusAgent", "FrameOfReferenceUID"),
+    *("SeriesNumber", "SeriesDescription"),
 )
 _INTEGERS = frozenset((*UNSIGNED, *PADDING, "HighBit"))
 _OTHER = (

@@ -38,7 +38,7 @@ from common.dicom.fragments import check_fragments
 from common.dicom.pixels import DAMAGE, DicomError, Stored
 from common.dicom.planes import normal
 
-PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+PLUGINS = "pip install pyjpegls pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 MOST_PIXELS = 2**26  # of one image, 8192 x 8192: a compressed file's length does not bound what its header claims
 SMALLEST_SLOPE, LARGEST_VALUE = 1e-30, 3e38  # float32 holds what lies between
 UNDEFINED_LENGTH = 0xFFFFFFFF

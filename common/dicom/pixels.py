@@ -59,11 +59,14 @@ def decode(path: Path, stored: Stored, indices: Sequence[int]) -> Iterator[Decod
     A single flipped bit goes unnoticed: DICOM has no checksum. Raises DicomError when an image cannot be decoded.
     """
     decoder = get_decoder(stored.transfer_syntax)
+    # It refuses damaged JPEG-LS, which pydicom would then give to libjpeg, which fills what is missing with zeros.
+    plugin = "pyjpegls" if "pyjpegls" in decoder.available_plugins else ""
+    options = stored.options | {"correct_unused_bits": False, "decoding_plugin": plugin}
     for index in indices:
         try:
             with path.open("rb") as file:
                 file.seek(stored.offset)
-                cells, _ = decoder.as_array(file, index=int(index), correct_unused_bits=False, **stored.options)
+                cells, _ = decoder.as_array(file, index=int(index), **options)
         except (OSError, *DAMAGE) as error:
             raise DicomError(f"{path}: its image {index + 1} cannot be decoded: {error}") from error
         pixels, has_more_bits = _without_other_bits(cells, stored)

@@ -5,15 +5,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 
 from common.cohort import CohortError
+from common.files import typed
 from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError
 from common.subject import Problem
+from experiments.base.trainings import given
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,9 @@ class BothTasks:
     """Folder of the embedded MGMT cohorts."""
     jobs: int = -1
     """Threads, for DICOM processes, that read, prepare, score or write; -1 takes every core."""
+
+    def __post_init__(self) -> None:
+        at_least(1, jobs=None if self.jobs == -1 else self.jobs)
 
 
 class Refused(Exception):
@@ -74,6 +81,29 @@ def refuse_phantoms(data: Path, patient: Path) -> None:
         raise Refused(f"{data}: expected scans of patients, found the synthetic ones of {folder}; leave the option out")
 
 
+def options_in(folder: Path, kind: type[Options]) -> Options:
+    """Options of an experiment as a training's folder describes them; others that stand there are its command's own.
+
+    Raises RunError when they are damaged.
+    """
+    written, wanted = given(folder, options=dict)["options"], get_type_hints(kind)
+    values = {name: written[name] for name in wanted if name in written}
+    for name, value in values.items():
+        if isinstance(value, str) and wanted[name] in (Path, Path | None):
+            values[name] = Path(value)
+    try:
+        return typed(kind, values)
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{folder / 'config.json'}: expected the options of an experiment, found: {error}") from None
+
+
+def at_least(least: int, **options: int | None) -> None:
+    """Raises ValueError when an option, where it is given, is smaller."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ValueError(f"expected --{name.replace('_', '-')} of {least} or more, received {value}")
+
+
 def command_line(
     experiment: str, presets: Mapping[str, Any], description: str, *, options_type: type
 ) -> tuple[Any, Any]:
@@ -96,10 +126,13 @@ def command_line(
         options: Annotated[options_type, tyro.conf.arg(name="")]
         model: type(config)
 
-    arguments = tyro.cli(
-        Arguments,
-        prog=f"python -m experiments.{experiment}",
-        description=description,
-        default=Arguments(options=options_type(preset=preset), model=config),
-    )
+    try:
+        arguments = tyro.cli(
+            Arguments,
+            prog=f"python -m experiments.{experiment}",
+            description=description,
+            default=Arguments(options=options_type(preset=preset), model=config),
+        )
+    except ValueError as error:  # tyro words what a model refuses, not what options without a name of their own do
+        sys.exit(f"error: {error}")
     return arguments.options, arguments.model

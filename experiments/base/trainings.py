@@ -106,12 +106,18 @@ def require(states: Mapping[str, State]) -> None:
         raise RunError("\n  ".join([f"{len(lost)} of {len(states)} trainings have not finished", *lost]))
 
 
-def given(folder: Path, name: str = "config") -> dict[str, Any]:
-    """What a training's folder says of its ``config``, ``data`` or ``split``. Raises RunError where it says nothing."""
+def given(folder: Path, name: str = "config", /, **entries: type) -> dict[str, Any]:
+    """What a training's folder says of its ``config``, ``data`` or ``split``.
+
+    entries: those that must be there, and their types. Raises RunError where it says nothing, or lacks one.
+    """
     try:
         written = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         if not isinstance(written, dict):
             raise ValueError(f"a {type(written).__name__}")
+        for entry, kind in entries.items():
+            if not isinstance(written.get(entry), kind):
+                raise ValueError(f"{entry} {written.get(entry)!r:.100}")
     except (OSError, ValueError) as error:
         raise RunError(f"{folder}: expected the folder of a training with its {name}.json, found: {error}") from error
     return written
@@ -224,7 +230,7 @@ class _Runner:
         elif code == 0 and (training.result is None or training.is_finished):
             self.states[training.name] = State("finished", "", minutes)
         else:
-            reason = why(code, training.folder / LOG)
+            reason = why(code, training.folder / LOG) if code else f"ended without a {training.result}"
             write_text(training.folder / FAILURE, f"{reason}\n")
             self.states[training.name] = State("failed", reason, minutes)
 

@@ -1,6 +1,5 @@
 """What the MGMT experiments share: options, cohort, prepared slices, stratified split, trained models, results."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +16,9 @@ from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_
 from common.store import Store
 from common.subject import Problem
 from experiments.base import results
-from experiments.base.options import Refused, leave_out, refusals, refuse_phantoms
+from experiments.base.options import Refused, at_least, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
-from experiments.base.trainings import Training, python, require, run
+from experiments.base.trainings import Training, given, python, require, run
 from experiments.mgmt.cohort import notes_on_series
 
 if TYPE_CHECKING:
@@ -78,6 +77,9 @@ class MgmtOptions:
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
 
+    def __post_init__(self) -> None:
+        at_least(1, at_once=self.at_once, max_patients=self.max_patients, jobs=None if self.jobs == -1 else self.jobs)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -103,7 +105,7 @@ class Fitted:
 
 def fitted(folder: Path) -> Fitted:
     """What a model's folder holds once it is finished."""
-    threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
+    threshold = given(folder, "threshold", threshold=float)["threshold"]
     table = pd.read_csv(folder / PREDICTIONS, dtype={"id": str}).sort_values("id")
     validation, test = (
         table.loc[table["part"] == part, ["id", "label", "probability"]].reset_index(drop=True)
@@ -146,11 +148,12 @@ class MgmtStudy:
         )
         if not training.is_finished and not is_in_use(folder):
             split, labels = model.split or self.split, model.labels or self.labels
-            options = {"prepared": self.options.prepared, "jobs": self.options.jobs}
-            given = {"experiment": self.experiment, "kind": "mgmt", "name": name, "options": options}
+            table = None if self.options.labels is None else self.options.labels.resolve()
+            options = {"labels": table, "prepared": self.options.prepared.resolve(), "jobs": self.options.jobs}
+            settings = {"experiment": self.experiment, "kind": "mgmt", "name": name, "options": options}
             # The patients are where they were found, whatever folder this command is called in.
-            data = {"synthetic": self.synthetic, "folder": self.cohort.folder, "labels": dict(labels)}
-            describe(folder, config=given | {"model": asdict(model.config)}, data=data, split=split.as_dict())
+            data = {"synthetic": self.synthetic, "folder": self.cohort.folder.resolve(), "labels": dict(labels)}
+            describe(folder, config=settings | {"model": asdict(model.config)}, data=data, split=split.as_dict())
         return training
 
     def result(

@@ -8,8 +8,9 @@ from common.dicom.mgmt_cohort import find_patients
 from common.files import write_csv
 from common.runs import Run, RunError, read_model_config
 from common.splits import PARTS
+from experiments.base.options import options_in
 from experiments.base.trainings import given
-from experiments.mgmt.study import PREDICTIONS
+from experiments.mgmt.study import PREDICTIONS, MgmtOptions
 
 
 def train(folder: Path) -> None:
@@ -22,13 +23,16 @@ def train(folder: Path) -> None:
     from mgmt_classifier.predict import predict
     from mgmt_classifier.train import fit
 
-    config, options = read_model_config(folder, Config), given(folder)["options"]
-    described, split = (given(folder, name) for name in ("data", "split"))
+    config, options = read_model_config(folder, Config), options_in(folder, MgmtOptions)
+    described = given(folder, "data", folder=str, labels=dict)
+    split = given(folder, "split", **dict.fromkeys(PARTS, list))
     labels, used = described["labels"], {id for part in PARTS for id in split[part]}
     with Run(folder) as run:
         run.note_start()
-        patients = [patient for patient in find_patients(described["folder"]).patients if patient.id in used]
-        entries = data.prepare(patients, config.recipe, Path(options["prepared"]), n_jobs=options["jobs"]).entries
+        patients = [
+            patient for patient in find_patients(described["folder"], options.labels).patients if patient.id in used
+        ]
+        entries = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs).entries
         if lost := sorted(used - set(entries)):
             raise RunError(f"{described['folder']}: expected the patients that {folder} was made for, lost: {lost}")
         parts = {part: [(entries[id], labels[id]) for id in split[part]] for part in PARTS}

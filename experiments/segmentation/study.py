@@ -4,9 +4,9 @@ import hashlib
 import math
 import sys
 from collections import ChainMap, Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from common.runs import Run, RunError, configuration_hash, describe, folder_of_r
 from common.scoring import EmptyPolicy
 from common.subject import Subject
 from experiments.base import results
-from experiments.base.options import Refused, leave_out, refusals, refuse_phantoms
+from experiments.base.options import Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
 from experiments.base.trainings import Training, given
 
 PHANTOM_SUBJECTS = 40
@@ -67,6 +67,10 @@ class Options:
     """Trainings side by side, where there are several; each gets its share of the cores, and of several GPUs one."""
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
+
+    def __post_init__(self) -> None:
+        at_least(1, at_once=self.at_once, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
+        at_least(3, folds=self.folds)
 
 
 def refuse_contradictions(options: Options) -> None:
@@ -145,10 +149,13 @@ class Study:
             result=result,
         )
         if not training.is_finished and not is_in_use(folder):
-            settings = {"experiment": self.experiment, "kind": kind, "name": name, "options": asdict(self.options)}
+            # Scans and store are where they are, whatever folder the training's own command is typed in.
+            options = asdict(self.options) | {"prepared": self.options.prepared.resolve()}
+            options["runs"] = self.options.runs.resolve()
+            settings = {"experiment": self.experiment, "kind": kind, "name": name, "options": options}
             settings |= {} if self.backend is None else {"backend": self.backend}
             settings["grid"] = asdict(config.recipe.grid)
-            data = given(self.run.folder, "data")
+            data = given(self.run.folder, "data") | {"folder": self.cohort.folder.resolve()}
             describe(
                 folder, config=settings | further | {"model": asdict(config)}, data=data, split=self.split.as_dict()
             )
@@ -309,14 +316,16 @@ def restored(run: Run, config: Any) -> Study:
 
     Raises RunError when a subject has changed or cannot be prepared any more since the list of trainings was made.
     """
-    settings, data, written = (given(run.folder, name) for name in ("config", "data", "split"))
-    options = _restored_options(settings["options"])
+    settings = given(run.folder, experiment=str)
+    data = given(run.folder, "data", folder=str, subjects=dict)
+    written = given(run.folder, "split", name=str, **dict.fromkeys(splits.PARTS, list))
+    options = options_in(run.folder, Options)
     cohort = find_subjects(Path(data["folder"]), convention=options.convention, max_subjects=options.max_subjects)
     split = splits.Split(written["name"], *(tuple(written[part]) for part in splits.PARTS))
     used = {*split.train, *split.validation, *split.test}
     subjects = [subject for subject in cohort.subjects if subject.id in used]
     store = prepared.prepare(subjects, config.recipe, options.prepared, n_jobs=options.jobs)
-    changed = [subject.id for subject in subjects if subject.fingerprint() != data["subjects"][subject.id]]
+    changed = [subject.id for subject in subjects if subject.fingerprint() != data["subjects"].get(subject.id)]
     if lost := sorted({*changed, *(used - set(store.entries))}):
         raise RunError(f"{cohort.folder}: expected the subjects that {run.folder} was made for, which differ: {lost}")
     run.note_start()
@@ -330,14 +339,6 @@ def restored(run: Run, config: Any) -> Study:
         prefix=settings.get("prefix", ""),
         backend=settings.get("backend"),
     )
-
-
-def _restored_options(written: Mapping[str, object]) -> Options:
-    """Options as config.json holds them."""
-    values = {field.name: written[field.name] for field in fields(Options) if field.name in written}
-    for name in ("data", "subjects", "patients", "runs", "prepared", "phantoms"):
-        values[name] = None if values.get(name) is None else Path(values[name])
-    return Options(**values)
 
 
 def phantom_cohort(folder: Path, *, jobs: int) -> Path:

@@ -39,8 +39,8 @@ def segresnet_of(folder: Path) -> None:
     config = read_model_config(folder, Config)
     with Run(folder) as run:
         study = restored(run, config)
-        if (parent := given(folder).get("continues")) is not None:
-            continue_from(Path(parent), config, run)
+        if "continues" in given(folder):
+            continue_from(Path(given(folder, continues=str)["continues"]), config, run)
         segresnet(study, config)
 
 

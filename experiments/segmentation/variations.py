@@ -1,6 +1,5 @@
 """Rows of a table of variations: each a training with a folder of its own, then compared."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm, paired_difference
 from experiments.base import results
 from experiments.base.results import Result
-from experiments.base.trainings import FAILURE, run, state
+from experiments.base.trainings import FAILURE, given, run, state
 from experiments.segmentation.study import Study
 from segresnet_monai.config import Config
 
@@ -55,7 +54,7 @@ def run_rows(study: Study, variations: Mapping[str, Variation], rows: Iterable[s
         config, parent = variations[row].config, variations[row].parent
         further: dict[str, object] = {"prefix": f"{row}__"}
         if config.continued_from is not None:
-            further |= {"continues": folder_of(study, parent), "after": (parent,)}
+            further |= {"continues": folder_of(study, parent).resolve(), "after": (parent,)}
         trainings.append(study.training("segresnet", row, config, folder_of(study, row), **further))
     run(trainings, at_once=study.options.at_once)
 
@@ -143,7 +142,7 @@ def _costs(folder: Path) -> dict[str, float]:
     """Seconds per training step and the peak memory of training, the GPU's where one was used."""
     if state(folder) != "finished":
         return {}
-    costs = json.loads((folder / "costs.json").read_text(encoding="utf-8"))
+    costs = given(folder, "costs", seconds_per_step=float)
     return {
         "seconds_per_step": costs["seconds_per_step"],
         "peak_memory_mib": costs["gpu_peak_memory_mib"] or costs["peak_memory_mib"],

@@ -69,6 +69,8 @@ def test_only_tensorflows_trainings_may_import_it(train, backend, found):
         ({"kind": "refuses"}, "error: training: gone"),
         ({"kind": "other"}, "expected the folder of a training (works, refuses, opens), found 'other'"),
         ({}, "found None"),
+        ({"kind": ["works"]}, "found ['works']"),
+        ({"kind": "works", "backend": 5}, "expected a backend (tensorflow, torch, jax), found 5"),
         ([], "expected the folder of a training with its config.json, found: a list"),
         (None, "expected the folder of a training with its config.json, found: "),
     ],

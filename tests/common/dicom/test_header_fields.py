@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from common.dicom.mgmt_cohort import Patient, _row
 from common.dicom.pixels import DicomError
@@ -129,6 +129,8 @@ def test_a_file_unlike_the_others_is_refused_everywhere(tmp_path, changes, words
         ({"PixelRepresentation": 1}, "2 values of PixelRepresentation"),
         ({"PixelPaddingValue": 300}, "2 values of PixelPaddingValue"),
         ({"EchoTime": "88"}, "2 values of EchoTime: 12.0 (6) and 88.0 (1)"),
+        ({"SeriesNumber": 5}, "2 values of SeriesNumber: none (6) and 5.0 (1)"),
+        ({"SeriesDescription": "t2\x1b[2J"}, r"2 values of SeriesDescription: none (6) and t2\x1b[2J (1)"),
         ({"AcquisitionNumber": 2}, "2 values of AcquisitionNumber: none (6) and 2.0 (1)"),
         ({"ImagePositionPatient": [-3, -20, 37.5]}, "images shifted against each other by up to 14 pixels"),
     ],
@@ -212,6 +214,24 @@ def test_padding_after_the_end_mark_is_no_truncation(tmp_path, padding):
         else:
             with pytest.raises(DicomError, match="expected the mark that ends image 1"):
                 read_series(folder)
+
+
+@pytest.mark.parametrize("kept", [0.25, 0.8, 0.95])
+def test_jpeg_ls_that_was_cut_and_closed_is_refused(tmp_path, kept):
+    """CharLS notices; libjpeg, to which pydicom would turn next, fills the rest of the image."""
+    encode = pytest.importorskip("jpeg_ls", reason="needs the extra dicom: pyjpegls").encode_array
+    pixels = noise(3, (40, 33))
+    folder = write_series(tmp_path, pixels)
+    for place, stream in enumerate(bytes(encode(image)) for image in pixels):
+        dataset = pydicom.dcmread(folder / f"Image-{place}.dcm")
+        dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+        dataset.PixelData = encapsulate([stream[: int(len(stream) * kept)] + b"\xff\xd9" if place == 1 else stream])
+        dataset["PixelData"].VR = "OB"
+        save(dataset, folder / f"Image-{place}.dcm")
+    series = read_series(folder)
+    np.testing.assert_array_equal(series.read([0, 2]), pixels[[0, 2]])
+    with pytest.raises(DicomError, match=r"Image-1.dcm: its image 1 cannot be decoded"):
+        series.read()
 
 
 def test_what_is_no_file_is_named_at_once(tmp_path):

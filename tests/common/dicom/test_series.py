@@ -464,7 +464,7 @@ def test_a_missing_decoder_is_named_with_the_command_that_installs_it(tmp_path):
     )
     said = hide_decoders(tmp_path, script).stdout
     assert "0.dcm: compressed as JPEG-LS Lossless Image Compression, which needs a decoder" in said
-    assert "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg" in said
+    assert "pip install pyjpegls pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg" in said
 
 
 GOOD = ("ge", "siemens", "philips", "compressed_j2k", "compressed_jpeg", "compressed_jpegls", "compressed_rle")

@@ -127,7 +127,7 @@ def test_what_needs_a_failed_one_is_not_run_and_the_others_are(training, started
         ("os.kill(os.getpid(), 9)", "ended by SIGKILL, as the system does for want of memory"),
         ("print('half'); sys.stdout.flush(); os.kill(os.getpid(), 15)", "ended by SIGTERM: half"),
         ("print('50 %\\r60 %\\r', end=''); sys.exit(2)", "exit status 2: 60 %"),
-        ("sys.exit(0)", "exit status 0"),  # without its result
+        ("sys.exit(0)", "ended without a summary.json"),
         ("raise KeyError('flair')", "exit status 1: KeyError: 'flair'"),
         (
             "import atexit\natexit.register(print, '10 %', file=sys.stderr)\nprint('5 %', end='', file=sys.stderr)\n"
