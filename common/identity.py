@@ -80,6 +80,24 @@ def copied_contrasts(scans: Mapping[str, Scan]) -> dict[str, str]:
     return copies
 
 
+def masks_among(scans: Mapping[str, Scan]) -> dict[str, int]:
+    """Contrasts that are masks by their values, a few whole numbers, beside others that are scans: how many values.
+
+    Altogether such contrasts are a drawing, and of fewer than 1000 voxels nothing can be told.
+    """
+    few = {}
+    for contrast, scan in scans.items():
+        some = scan.data.ravel(order="F")[:: max(1, scan.data.size // _SAMPLES)]
+        values = np.unique(some[some != 0])
+        if (
+            len(values) < MINIMUM_GREY_VALUES
+            and (values == np.rint(values)).all()
+            and np.count_nonzero(scan.data) > 999
+        ):
+            few[contrast] = len(values)
+    return few if len(few) < len(scans) else {}
+
+
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Of the voxels that are not 0 in both; 0 where there are too few grey values to tell."""
     inside = (a != 0) & (b != 0) & np.isfinite(a) & np.isfinite(b)

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from common.identity import as_one_patient, content_digest, copied_contrasts, equal_content
+from common.identity import as_one_patient, content_digest, copied_contrasts, equal_content, masks_among
 from common.nifti import Scan
 
 
@@ -88,3 +88,14 @@ def test_what_cannot_be_compared_is_no_copy():
     assert copied_contrasts({"T1": Scan(scan(), np.eye(4), None)}) == {}
     four = {name: Scan(scan(), np.eye(4), None) for name in ("FLAIR", "T1", "T1ce", "T2")}
     assert copied_contrasts(four) == dict.fromkeys(("T1", "T1ce", "T2"), "FLAIR")
+
+
+def test_a_mask_among_scans_is_told_and_a_drawing_is_not():
+    def with_t1(data):
+        images = {name: scan(seed, (20, 18, 16)) for seed, name in enumerate(("FLAIR", "T1", "T2"))} | {"T1": data}
+        return {name: Scan(image, np.eye(4), None) for name, image in images.items()}
+
+    mask = (np.indices((20, 18, 16)).sum(axis=0) % 5).astype(np.float32)
+    assert masks_among(with_t1(mask)) == {"T1": 4}
+    assert masks_among(with_t1(scan(9, (20, 18, 16)))) == masks_among(with_t1(mask * 0.3)) == {}
+    assert masks_among(dict.fromkeys(("FLAIR", "T1"), Scan(mask, np.eye(4), None))) == {}
