@@ -1,5 +1,7 @@
 """Whether a scan is what the networks were shown: a brain without its skull on a background of exactly 0."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 LARGEST_BRAIN_ML = 2500.0
@@ -16,6 +18,8 @@ LARGEST_PEAK = 20.0
 """How many times the 99.9th percentile the largest value may be; 2.6 at most in BraTS."""
 FEWEST_NEGATIVE = 0.2
 """Share of the non-zero voxels; of a z-scored scan about a half are negative, and fewer come from elsewhere."""
+LEAST_COVERED = 0.95
+"""Share of where any contrast is not 0 that each of them covers; 0.999 at least in BraTS."""
 _EVERY = 3  # of each axis' voxels, for percentiles
 
 
@@ -70,6 +74,16 @@ def brain_note(data: np.ndarray, *, spacing_mm: tuple[float, float, float]) -> s
     if ml >= SMALLEST_BRAIN_ML:
         return None
     return f"{ml:.0f} ml of it are not 0, less than a brain: check its voxel size, or whether a part is missing"
+
+
+def coverage_note(contrasts: Mapping[str, np.ndarray]) -> str | None:
+    """That contrasts (x, y, z) of one shape do not cover one brain, as shifted or cut ones do not; None where they do."""
+    brains = {name: data[:, :, ::_EVERY] != 0 for name, data in contrasts.items()}
+    whole = max(1, np.count_nonzero(np.logical_or.reduce(list(brains.values()))))
+    shares = {name: np.count_nonzero(brain) / whole for name, brain in brains.items()}
+    if not (few := [f"{name} {share:.0%}" for name, share in shares.items() if share < LEAST_COVERED]):
+        return None
+    return f"{', '.join(few)} of the voxels where any contrast is not 0: check that they are registered and whole"
 
 
 def _some(data: np.ndarray) -> np.ndarray:

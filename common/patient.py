@@ -120,6 +120,7 @@ def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volu
         data, spacing = scans[name].data, scans[name].spacing_mm
         odd = [*geometry.notes(scans[name]), *background.notes(data), background.brain_note(data, spacing_mm=spacing)]
         notes += [f"{file}: {note}" for note in odd if note]
+    notes.append(background.coverage_note({name: one.data for name, one in scans.items()}))
     notes.append(str(brought.placement) and f"the scans were {brought.placement}; the answer lies on their own grid")
     for note in filter(None, notes):
         print(f"note: {note}", file=sys.stderr)

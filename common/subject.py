@@ -191,7 +191,10 @@ def examine(subject: Subject) -> Findings:
     looked = examine_arrays(subject, scans, mask)
     problems = unreadable + looked.problems + looked.copies
     digests = {} if problems else contents(scans)
-    notes = [] if problems else [f"{c}: {note}" for c, scan in scans.items() for note in background.notes(scan.data)]
+    notes = []
+    if not problems:
+        notes = [f"{contrast}: {note}" for contrast, scan in scans.items() for note in background.notes(scan.data)]
+        notes += filter(None, [background.coverage_note({contrast: scan.data for contrast, scan in scans.items()})])
     own = there = None
     if looked.labels is not None:
         own = layers(looked.labels)

@@ -76,3 +76,13 @@ def test_less_than_a_brain_is_noted():
     assert background.brain_note(scan, spacing_mm=(0.5, 0.5, 0.5)).startswith(
         "90 ml of it are not 0, less than a brain"
     )
+
+
+def test_contrasts_that_do_not_cover_one_brain_are_noted(brain):
+    cut = brain.copy()
+    cut[:, :, :26] = 0
+    assert background.coverage_note({"T1": brain, "T2": brain * 2}) is None
+    note = background.coverage_note({"T1": brain, "T2": cut})
+    assert note.startswith("T2 5")
+    assert "% of the voxels where any contrast is not 0" in note
+    assert "T1" in background.coverage_note({"T1": brain, "T2": np.roll(brain, 6, axis=1)})
