@@ -77,7 +77,7 @@ def brain_note(data: np.ndarray, *, spacing_mm: tuple[float, float, float]) -> s
 
 
 def coverage_note(contrasts: Mapping[str, np.ndarray]) -> str | None:
-    """That contrasts (x, y, z) of one shape do not cover one brain, as shifted or cut ones do not; None where they do."""
+    """That contrasts (x, y, z) of one shape do not cover one brain, being shifted or cut; None where they do."""
     brains = {name: data[:, :, ::_EVERY] != 0 for name, data in contrasts.items()}
     whole = max(1, np.count_nonzero(np.logical_or.reduce(list(brains.values()))))
     shares = {name: np.count_nonzero(brain) / whole for name, brain in brains.items()}

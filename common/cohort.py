@@ -16,7 +16,7 @@ from pathlib import Path
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from common.identity import equal_content
+from common.identity import equal_content, nearly_equal
 from common.labels import (
     BY_FILE_NAMES,
     CONVENTIONS,
@@ -69,12 +69,14 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
     checks = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         delayed(examine)(subject) for subject in cohort.subjects
     )
-    problems, values, digests, masks, classes, notes = list(cohort.incomplete), set(), {}, [], [], []
+    problems, values, digests, sketches = list(cohort.incomplete), set(), {}, {}
+    masks, classes, notes = [], [], []
     progress = tqdm(checks, total=len(cohort.subjects), desc="checking", unit="subject", leave=False)
     for subject, found in zip(cohort.subjects, progress, strict=True):
         problems += found.problems
         values |= found.values
         digests[subject.id] = found.contents
+        sketches[subject.id] = found.sketches
         masks += [found.layers] if found.layers else []
         classes += [] if found.classes is None else [found.classes]
         notes += found.notes
@@ -87,7 +89,14 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         except ValueError as error:
             problems += [Problem(s.id, s.label, f"in the cohort as a whole, {error}") for s in doubtful]
     problems.sort(key=lambda problem: (problem.subject, str(problem.file), problem.what))
-    return Audit(tuple(problems), tuple(equal_content(digests)), (*notes, *absences(classes), *doubts(masks)))
+    equal = equal_content(digests)
+    notes += [
+        f"{one} and {other}: {contrast} is nearly equal, as of one scan stored or processed in two ways; a table of "
+        "patients keeps them on one side of a split"
+        for one, other, contrast in nearly_equal(sketches)
+        if not any({one, other} <= set(group) for group in equal)
+    ]
+    return Audit(tuple(problems), tuple(equal), (*notes, *absences(classes), *doubts(masks)))
 
 
 def find_subjects(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from common import background, geometry, nifti
-from common.identity import contents, copied_contrasts, masks_among
+from common.identity import contents, copied_contrasts, masks_among, sketch
 from common.labels import CLASSES, LabelConvention
 from common.nifti import Scan, ScanError
 from common.plausibility import Layers, layers
@@ -147,6 +147,7 @@ class Findings:
 
     values: which of 1 to 4 its mask holds, whatever they mean. contents: see `common.identity`. layers: of a good mask.
     classes: that it holds, None without a good mask. notes: what is odd in its images.
+    sketches: see `common.identity`.
     """
 
     problems: tuple[Problem, ...]
@@ -155,6 +156,7 @@ class Findings:
     layers: Layers | None
     classes: frozenset[str] | None
     notes: tuple[str, ...]
+    sketches: Mapping[str, np.ndarray]
 
 
 def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | None) -> Examination:
@@ -191,15 +193,16 @@ def examine(subject: Subject) -> Findings:
     looked = examine_arrays(subject, scans, mask)
     problems = unreadable + looked.problems + looked.copies
     digests = {} if problems else contents(scans)
-    notes = []
+    notes, sketches = [], {}
     if not problems:
+        sketches = {contrast: drawn for contrast, scan in scans.items() if (drawn := sketch(scan)) is not None}
         notes = [f"{contrast}: {note}" for contrast, scan in scans.items() for note in background.notes(scan.data)]
         notes += filter(None, [background.coverage_note({contrast: scan.data for contrast, scan in scans.items()})])
     own = there = None
     if looked.labels is not None:
         own = layers(looked.labels)
         there = frozenset(name for value, name in enumerate(CLASSES) if value and (looked.labels == value).any())
-    return Findings(problems, values, digests, own, there, tuple(f"{subject.id}: {note}" for note in notes))
+    return Findings(problems, values, digests, own, there, tuple(f"{subject.id}: {note}" for note in notes), sketches)
 
 
 def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:
