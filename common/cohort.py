@@ -16,7 +16,7 @@ from pathlib import Path
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from common.identity import equal_content
+from common.identity import equal_content, nearly_equal
 from common.labels import (
     BY_FILE_NAMES,
     CONVENTIONS,
@@ -25,7 +25,7 @@ from common.labels import (
     infer_convention,
 )
 from common.layouts import CohortError, find_files
-from common.plausibility import doubts
+from common.plausibility import absences, doubts
 from common.splits import read_patients
 from common.subject import CONTRASTS, LABEL, Problem, Subject, examine
 from common.walk import shown
@@ -37,7 +37,7 @@ _FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes a cell that begins so
 class Cohort:
     """Subjects sorted by id, all of them with four contrasts.
 
-    incomplete: what kept other subjects out of it. notes: how its masks are read, and why.
+    incomplete: what kept other subjects out of it. notes: how its masks are read, and why; scans left out.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class Audit:
     """What a look at every voxel found.
 
     problems: sorted by subject. equal: groups of good subjects that hold the same scan under several ids. notes: what
-    contradicts the anatomy in most masks.
+    is odd in the images, and what contradicts the anatomy in most masks.
     """
 
     problems: tuple[Problem, ...]
@@ -69,13 +69,17 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
     checks = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         delayed(examine)(subject) for subject in cohort.subjects
     )
-    problems, values, digests, masks = list(cohort.incomplete), set(), {}, []
+    problems, values, digests, sketches = list(cohort.incomplete), set(), {}, {}
+    masks, classes, notes = [], [], []
     progress = tqdm(checks, total=len(cohort.subjects), desc="checking", unit="subject", leave=False)
     for subject, found in zip(cohort.subjects, progress, strict=True):
         problems += found.problems
         values |= found.values
         digests[subject.id] = found.contents
+        sketches[subject.id] = found.sketches
         masks += [found.layers] if found.layers else []
+        classes += [] if found.classes is None else [found.classes]
+        notes += found.notes
     convention = BY_FILE_NAMES.get(cohort.layout)
     bad = {problem.subject for problem in problems}
     doubtful = [s for s in cohort.subjects if s.label and s.convention == convention and s.id not in bad]
@@ -85,7 +89,14 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         except ValueError as error:
             problems += [Problem(s.id, s.label, f"in the cohort as a whole, {error}") for s in doubtful]
     problems.sort(key=lambda problem: (problem.subject, str(problem.file), problem.what))
-    return Audit(tuple(problems), tuple(equal_content(digests)), tuple(doubts(masks)))
+    equal = equal_content(digests)
+    notes += [
+        f"{one} and {other}: {contrast} is nearly equal, as of one scan stored or processed in two ways; a table of "
+        "patients keeps them on one side of a split"
+        for one, other, contrast in nearly_equal(sketches)
+        if not any({one, other} <= set(group) for group in equal)
+    ]
+    return Audit(tuple(problems), tuple(equal), (*notes, *absences(classes), *doubts(masks)))
 
 
 def find_subjects(
@@ -140,14 +151,15 @@ def find_subjects(
         except ValueError as error:
             raise CohortError(str(error)) from error
         subjects = [replace(subject, known_patient=known[subject.id]) for subject in subjects]
-    notes = Counter(reasons[subject.id] for subject in subjects if subject.id in reasons)
-    return Cohort(
-        folder,
-        layout,
-        tuple(subjects),
-        tuple(problems),
-        tuple(f"{n} masks are read as {note}" for note, n in sorted(notes.items())),
-    )
+    counts = Counter(reasons[subject.id] for subject in subjects if subject.id in reasons)
+    notes = [f"{n} masks are read as {note}" for note, n in sorted(counts.items())]
+    if found.left_out:
+        names = ", ".join(str(file.relative_to(folder)) for file in found.left_out[:3])
+        notes.append(
+            f"{len(found.left_out)} other scans take no part, as their names or formats have no place: {names}"
+            + ", ..." * (len(found.left_out) > 3)
+        )
+    return Cohort(folder, layout, tuple(subjects), tuple(problems), tuple(notes))
 
 
 def _conventions(

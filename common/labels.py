@@ -15,6 +15,8 @@ import numpy as np
 
 CLASSES = ("background", "NCR", "ED", "ET")
 REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})
+ROUNDING = 0.01
+"""How far a mask's value may lie from a whole number: 8 bits scaled to 0..4 leave 0.008, interpolation any distance."""
 _UNKNOWN = 255
 _OTHERS = (
     "BraTS-PED 2024 has 1 ET, 2 NET, 3 CC, 4 ED (2023 other values), BraTS-MEN-RT 1 for the whole target, and scans "
@@ -49,10 +51,13 @@ class LabelConvention:
         return 0, self.ncr, self.ed, self.et
 
     def to_classes(self, mask: np.ndarray) -> np.ndarray:
-        """Classes 0..3 (uint8, any shape) of a mask of whole numbers, stored as integers or floats.
+        """Classes 0..3 (uint8, any shape) of a mask of whole numbers, stored as integers or, to within ROUNDING, as
+        floats.
 
         Raises ValueError naming the values that this convention lacks and the conventions that have them.
         """
+        if mask.dtype.kind == "f":
+            mask = _rounded(mask)
         small = mask.astype(np.uint8, copy=False) if mask.dtype.kind in "bui" else _whole_numbers(mask)
         # Comparing bytes is several times faster than looking every voxel up. A value that is none of ours stays 0.
         classes = np.zeros_like(small)
@@ -207,6 +212,13 @@ def _meaning(name: str) -> str:
         )
         raise ValueError(f"label name {name!r} {what}")
     return found[0]
+
+
+def _rounded(mask: np.ndarray) -> np.ndarray:
+    """Whole numbers where all values are that but for rounding, as in a file that stores them scaled; else the mask."""
+    with np.errstate(invalid="ignore"):  # infinities and NaN have no distance from themselves
+        whole = np.rint(mask)
+        return whole if (np.abs(mask - whole) <= ROUNDING).all() else mask
 
 
 def _whole_numbers(mask: np.ndarray) -> np.ndarray:

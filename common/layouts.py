@@ -15,15 +15,17 @@ from common.walk import Trouble, shown, walk
 
 FILE_NAMES = {
     "BraTS 2018-2021": (
-        re.compile(r"(.+)_(flair|t1|t1ce|t2|seg)\.nii(?:\.gz)?"),
+        re.compile(r"(.+)_(flair|t1|t1ce|t2|seg)\.nii(?:\.gz)?", re.IGNORECASE),
         dict(zip(("flair", "t1", "t1ce", "t2", "seg"), (*CONTRASTS, LABEL), strict=True)),
     ),
     "BraTS 2023": (
-        re.compile(r"(.+)-(t2f|t1n|t1c|t2w|seg)\.nii(?:\.gz)?"),
+        re.compile(r"(.+)-(t2f|t1n|t1c|t2w|seg)\.nii(?:\.gz)?", re.IGNORECASE),
         dict(zip(("t2f", "t1n", "t1c", "t2w", "seg"), (*CONTRASTS, LABEL), strict=True)),
     ),
 }
-_STRAY_MASK = re.compile(r".+_Segm\.nii(?:\.gz)?")  # BraTS 2020 case 355 has W39_1998.09.19_Segm.nii as its mask
+_STRAY_MASK = re.compile(
+    r".+_Segm\.nii(?:\.gz)?", re.IGNORECASE
+)  # BraTS 2020 case 355 has W39_1998.09.19_Segm.nii as its mask
 _CHANNEL_NAMES = {
     "FLAIR": {"flair", "t2flair", "t2f"},
     "T1": {"t1", "t1w", "t1n", "t1pre"},
@@ -31,6 +33,7 @@ _CHANNEL_NAMES = {
     "T2": {"t2", "t2w"},
 }
 _SCANS = (".nii", ".nii.gz")
+_OTHER_FORMATS = (".img", ".img.gz", ".nrrd", ".mha", ".mgz")
 Claims = dict[str, dict[str, list[Path]]]  # subject -> contrast or label -> the files that claim to be it
 
 
@@ -40,13 +43,17 @@ class CohortError(ValueError):
 
 @dataclass(frozen=True)
 class Found:
-    """A folder in one layout. channels: place of each contrast in a 4-D file; described: its dataset.json."""
+    """A folder in one layout. channels: place of each contrast in a 4-D file; described: its dataset.json.
+
+    left_out: scans whose names or formats have no place in the layout.
+    """
 
     layout: str
     claims: Claims
     troubles: tuple[Trouble, ...]
     channels: Mapping[str, int] | None = None
     described: Mapping[str, object] = field(default_factory=dict)
+    left_out: tuple[Path, ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -59,8 +66,8 @@ def find_files(folder: Path, convention: str | None) -> Found:
 
     Raises CohortError when it has none or several, or a dataset.json does not say what the files are.
     """
-    by_name, troubles = _find_by_name(folder)
-    found = [Found(layout, claims, troubles) for layout, claims in by_name.items() if claims]
+    by_name, troubles, left_out = _find_by_name(folder)
+    found = [Found(layout, claims, troubles, left_out=left_out) for layout, claims in by_name.items() if claims]
     if os.path.isdir(folder / "imagesTr"):
         found.append(_find_by_table(folder, convention))
     if len(found) != 1:
@@ -73,30 +80,33 @@ def find_files(folder: Path, convention: str | None) -> Found:
     return found[0]
 
 
-def _find_by_name(folder: Path) -> tuple[dict[str, Claims], tuple[Trouble, ...]]:
+def _find_by_name(folder: Path) -> tuple[dict[str, Claims], tuple[Trouble, ...], tuple[Path, ...]]:
+    """Claims by layout, what the walk could not take, and the scans that are nobody's."""
     found: dict[str, Claims] = {layout: {} for layout in FILE_NAMES}
     by_folder: dict[Path, list[dict[str, list[Path]]]] = {}
-    stray = []
-    walked = walk(folder, suffixes=_SCANS)
+    stray, left_out = [], []
+    walked = walk(folder, suffixes=(*_SCANS, *_OTHER_FORMATS))
     for file in walked.files:
         # Some redistributions hold a folder X_flair.nii with a file of another name inside: the folder's name counts.
         for name in (file.parent.name, file.name):
             for layout, (pattern, roles) in FILE_NAMES.items():
                 if match := pattern.fullmatch(name):
                     files = found[layout].setdefault(match[1], {})
-                    files.setdefault(roles[match[2]], []).append(file)
+                    files.setdefault(roles[match[2].lower()], []).append(file)
                     by_folder.setdefault(file.parent, []).append(files)
                     break
             else:
                 continue
             break
         else:
-            stray += [file] if _STRAY_MASK.fullmatch(file.name) else []
+            (stray if _STRAY_MASK.fullmatch(file.name) else left_out).append(file)
     for file in stray:
         owners = {id(files): files for files in by_folder.get(file.parent, [])}
         if len(owners) == 1:
             next(iter(owners.values())).setdefault(LABEL, []).append(file)
-    return found, walked.troubles
+        else:
+            left_out.append(file)
+    return found, walked.troubles, tuple(left_out)
 
 
 def _find_by_table(folder: Path, convention: str | None) -> Found:
@@ -105,7 +115,7 @@ def _find_by_table(folder: Path, convention: str | None) -> Found:
     if os.path.lexists(folder / "labelsTr"):
         labels = walk(folder / "labelsTr", suffixes=_SCANS)
     images = walked.files
-    numbered = [re.fullmatch(r"(.+)_(\d{4})\.nii(?:\.gz)?", file.name) for file in images]
+    numbered = [re.fullmatch(r"(.+)_(\d{4})\.nii(?:\.gz)?", file.name, re.IGNORECASE) for file in images]
     if any(numbered) and not all(numbered):
         raise CohortError(
             f"{folder}: imagesTr mixes nnU-Net names (*_0000.nii.gz) with others, as {_listing(folder / 'imagesTr')}"
@@ -128,17 +138,19 @@ def _find_by_table(folder: Path, convention: str | None) -> Found:
             f"mask values 1, 2, 3 could be read as {BRATS_2023} or {MSD}"
         )
     claims: Claims = {}
+    left_out = []
     for file, match in zip(images, numbered, strict=True):
         if match is None:
             contrasts, name = CONTRASTS, _stem(file)
         else:
             contrasts, name = [c for c, index in channels.items() if index == int(match[2])], match[1]
+        left_out += [] if contrasts else [file]
         for contrast in contrasts:
             claims.setdefault(name, {}).setdefault(contrast, []).append(file)
     for file in labels.files if labels else ():
         claims.setdefault(_stem(file), {}).setdefault(LABEL, []).append(file)
     troubles = walked.troubles + (labels.troubles if labels else ())
-    return Found(layout, claims, troubles, None if layout == "nnU-Net" else channels, described)
+    return Found(layout, claims, troubles, None if layout == "nnU-Net" else channels, described, tuple(left_out))
 
 
 def _channels(names: object) -> dict[str, int]:
@@ -149,7 +161,7 @@ def _channels(names: object) -> dict[str, int]:
     items = names.items() if isinstance(names, Mapping) else enumerate(names)
     plain = {int(index): re.sub(r"[^a-z0-9]", "", str(name).lower()) for index, name in items}
     places = {c: [index for index, name in plain.items() if name in known] for c, known in _CHANNEL_NAMES.items()}
-    if any(len(place) != 1 for place in places.values()):
+    if any(len(place) != 1 or place[0] < 0 for place in places.values()):
         raise ValueError(f"expected each of {', '.join(CONTRASTS)} once among its channel names, found {names}")
     return {contrast: place[0] for contrast, place in places.items()}
 
@@ -159,11 +171,11 @@ def _problem(trouble: Trouble) -> Problem:
     for pattern, _ in FILE_NAMES.values():
         if match := pattern.fullmatch(trouble.name):
             return Problem(match[1], trouble.path, trouble.what)
-    return Problem(re.sub(r"(_\d{4})?\.nii(\.gz)?$", "", trouble.name), trouble.path, trouble.what)
+    return Problem(re.sub(r"(_\d{4})?\.nii(\.gz)?$", "", trouble.name, flags=re.IGNORECASE), trouble.path, trouble.what)
 
 
 def _stem(file: Path) -> str:
-    return file.name.removesuffix(".gz").removesuffix(".nii")
+    return re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
 
 
 def _listing(folder: Path) -> str:

@@ -245,6 +245,8 @@ def _parse_header(stream: BinaryIO, path: Path, max_bytes: int) -> nib.Nifti1Hea
         bits = int(HEADER_CLASSES[size](block, endianness=endianness, check=False)["bitpix"])  # a check repairs it
         shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
         header.get_slope_inter()
+        if np.isinf(header["scl_slope"]):
+            raise ValueError(f"expected a finite scl_slope, found {header['scl_slope']}")
         affine = affine_mm(header)
     except (HeaderDataError, ValueError, OverflowError) as error:
         raise ScanError(f"{path}: its NIfTI header is not valid: {error}") from error

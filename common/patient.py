@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from common import geometry, nifti
+from common import background, geometry, nifti
 from common.files import plain
 from common.grid import bring
 from common.labels import CONVENTIONS
@@ -117,7 +117,10 @@ def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volu
     for name, file in images.items():
         if reason := misfit(brought.scans, replace(recipe, contrasts=(name,))):
             raise ValueError(f"{file}: {reason}")
-        notes += [f"{file}: {note}" for note in geometry.notes(scans[name])]
+        data, spacing = scans[name].data, scans[name].spacing_mm
+        odd = [*geometry.notes(scans[name]), *background.notes(data), background.brain_note(data, spacing_mm=spacing)]
+        notes += [f"{file}: {note}" for note in odd if note]
+    notes.append(background.coverage_note({name: one.data for name, one in scans.items()}))
     notes.append(str(brought.placement) and f"the scans were {brought.placement}; the answer lies on their own grid")
     for note in filter(None, notes):
         print(f"note: {note}", file=sys.stderr)

@@ -64,3 +64,18 @@ def doubts(masks: Iterable[Layers]) -> list[str]:
                 "check that the masks' values mean what they are read as"
             )
     return found
+
+
+def absences(masks: Iterable[frozenset[str]]) -> list[str]:
+    """Empty masks, and classes that none of three masks or more holds; masks: the classes that each of them holds."""
+    masks = list(masks)
+    found = []
+    if empty := sum(not classes for classes in masks):
+        found.append(f"{empty} of {len(masks)} masks are empty")
+    absent = [name for name in CLASSES[1:] if not any(name in classes for classes in masks)]
+    if absent and len(masks) - empty >= MINIMUM_MASKS:
+        found.append(
+            f"none of {len(masks)} masks holds {' or '.join(absent)}: check that the masks' values mean what they are "
+            "read as, and that they are no masks of the whole tumour or brain"
+        )
+    return found

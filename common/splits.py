@@ -192,6 +192,10 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: expected a CSV with the columns {wanted}, but {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells for names of rows then
+        raise ValueError(
+            f"{path}: expected as many cells in each row as in the first, {len(table.columns)}, found more"
+        )
     if not set(columns) <= set(table.columns):
         raise ValueError(f"{path}: expected the columns {wanted}, found {', '.join(table.columns)}")
     return table

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from common import background, geometry, nifti
-from common.identity import contents, copied_contrasts
-from common.labels import LabelConvention
+from common.identity import contents, copied_contrasts, masks_among, sketch
+from common.labels import CLASSES, LabelConvention
 from common.nifti import Scan, ScanError
 from common.plausibility import Layers, layers
 from common.walk import shown
@@ -146,12 +146,17 @@ class Findings:
     """What an audit keeps of a subject.
 
     values: which of 1 to 4 its mask holds, whatever they mean. contents: see `common.identity`. layers: of a good mask.
+    classes: that it holds, None without a good mask. notes: what is odd in its images.
+    sketches: see `common.identity`.
     """
 
     problems: tuple[Problem, ...]
     values: frozenset[int]
     contents: Mapping[str, str]
     layers: Layers | None
+    classes: frozenset[str] | None
+    notes: tuple[str, ...]
+    sketches: Mapping[str, np.ndarray]
 
 
 def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | None) -> Examination:
@@ -169,6 +174,9 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
         name, _, first = items[0]
         if what := _grid_difference(scan, first.data.shape, first.affine, name):
             problems.append(Problem(subject.id, file, what))
+    for contrast, n in masks_among(scans).items():
+        what = f"{contrast} holds {n} values besides 0, as a mask: expected a scan, as the other contrasts are"
+        problems.append(Problem(subject.id, subject.images[contrast], what))
     copies = tuple(
         Problem(subject.id, subject.images[other], f"{other} is a copy of {one}, expected two different images")
         for other, one in copied_contrasts(scans).items()
@@ -185,7 +193,16 @@ def examine(subject: Subject) -> Findings:
     looked = examine_arrays(subject, scans, mask)
     problems = unreadable + looked.problems + looked.copies
     digests = {} if problems else contents(scans)
-    return Findings(problems, values, digests, None if looked.labels is None else layers(looked.labels))
+    notes, sketches = [], {}
+    if not problems:
+        sketches = {contrast: drawn for contrast, scan in scans.items() if (drawn := sketch(scan)) is not None}
+        notes = [f"{contrast}: {note}" for contrast, scan in scans.items() for note in background.notes(scan.data)]
+        notes += filter(None, [background.coverage_note({contrast: scan.data for contrast, scan in scans.items()})])
+    own = there = None
+    if looked.labels is not None:
+        own = layers(looked.labels)
+        there = frozenset(name for value, name in enumerate(CLASSES) if value and (looked.labels == value).any())
+    return Findings(problems, values, digests, own, there, tuple(f"{subject.id}: {note}" for note in notes), sketches)
 
 
 def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:

@@ -73,7 +73,7 @@ def _sort_in(
 ) -> None:
     path = Path(entry.path)
     what = irregular(entry)
-    wanted = entry.name.endswith(suffixes)
+    wanted = entry.name.lower().endswith(suffixes)
     if what != "a folder" and not wanted and not (entry.is_symlink() and not path.suffix):
         return
     if not entry.name.isprintable():

@@ -99,7 +99,7 @@ def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) ->
         count("subjects_with_problems", n_bad, len(rows) + n_bad),
         count("subjects_with_the_scan_of_another", n_copies),
         mean("background_fraction", voxels["background"] / voxels.sum(axis=1)),
-        count("label_shares", shares.mean().max() / shares.mean().min()),
+        count("label_shares", shares.mean().max() / shares.mean().min() if shares.mean().min() > 0 else np.nan),
         *(mean(f"share_{name}", shares[name]) for name in labelled),
         count("subjects_excluded", not_counted or int(excluded.sum()), len(excluded)),
         count("subjects_kept", not_counted or int(len(excluded) - excluded.sum()), len(excluded)),

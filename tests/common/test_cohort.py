@@ -702,3 +702,28 @@ def test_real_subjects_against_nibabel(real_data):
         labels = subject.load_labels()
         for value, number in ((0, 0), (1, 1), (2, 2), (4, 3)):
             np.testing.assert_array_equal(labels == number, stored == value)
+
+
+def test_names_in_capitals_count_and_other_scans_are_counted(tmp_path):
+    capitals = {contrast: name.upper() for contrast, name in BRATS_2018_NAMES.items()}
+    subject_2018(tmp_path, "Brats18_AB_1")
+    folder = subject_2018(tmp_path, "Brats18_CD_1", names=capitals)
+    for file in folder.iterdir():
+        file.rename(file.with_name(file.name.replace(".nii.gz", ".NII.GZ")))
+    save(folder / "brainmask.nii.gz", volume("T1"))
+    nib.Nifti1Pair(volume("T2"), AFFINE).to_filename(tmp_path / "Brats18_EF_1_t2.img")
+    found = find_subjects(tmp_path)
+    assert [subject.id for subject in found.subjects] == ["Brats18_AB_1", "Brats18_CD_1"]
+    assert found.notes[1] == (
+        "2 other scans take no part, as their names or formats have no place: Brats18_CD_1/brainmask.nii.gz, "
+        "Brats18_EF_1_t2.img"
+    )
+    assert audit(found).problems == ()
+    shutil.copy(folder / "Brats18_CD_1_T1.NII.GZ", folder / "Brats18_CD_1_t1.nii.gz")
+    assert "2 files claim to be its T1" in str(find_subjects(tmp_path).incomplete[0])
+
+
+def test_a_channel_has_no_negative_number(tmp_path):
+    names = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "-1": "T2w"}
+    with pytest.raises(CohortError, match="expected each of"):
+        find_subjects(msd(tmp_path, described=MSD_JSON | {"modality": names}))

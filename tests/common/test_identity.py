@@ -3,8 +3,18 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from common.identity import as_one_patient, content_digest, copied_contrasts, equal_content
+from common.cohort import find_subjects
+from common.identity import (
+    as_one_patient,
+    content_digest,
+    copied_contrasts,
+    equal_content,
+    masks_among,
+    nearly_equal,
+    sketch,
+)
 from common.nifti import Scan
+from common.subject import examine
 
 
 @dataclass(frozen=True)
@@ -88,3 +98,35 @@ def test_what_cannot_be_compared_is_no_copy():
     assert copied_contrasts({"T1": Scan(scan(), np.eye(4), None)}) == {}
     four = {name: Scan(scan(), np.eye(4), None) for name in ("FLAIR", "T1", "T1ce", "T2")}
     assert copied_contrasts(four) == dict.fromkeys(("T1", "T1ce", "T2"), "FLAIR")
+
+
+def test_a_mask_among_scans_is_told_and_a_drawing_is_not():
+    def with_t1(data):
+        images = {name: scan(seed, (20, 18, 16)) for seed, name in enumerate(("FLAIR", "T1", "T2"))} | {"T1": data}
+        return {name: Scan(image, np.eye(4), None) for name, image in images.items()}
+
+    mask = (np.indices((20, 18, 16)).sum(axis=0) % 5).astype(np.float32)
+    assert masks_among(with_t1(mask)) == {"T1": 4}
+    assert masks_among(with_t1(scan(9, (20, 18, 16)))) == masks_among(with_t1(mask * 0.3)) == {}
+    assert masks_among(dict.fromkeys(("FLAIR", "T1"), Scan(mask, np.eye(4), None))) == {}
+
+
+def test_a_scan_that_was_processed_is_nearly_the_same_and_another_is_not():
+    rng = np.random.default_rng(5)
+    one, other = (np.pad(rng.integers(50, 900, (30, 28, 26)), 3).astype(np.int16) for _ in range(2))
+    flipped = Scan(np.round(one[::-1] / 900 * 255).astype(np.uint8), np.diag([1.0, -1, 1, 1]), None)
+    lps = np.diag([-1.0, -1, 1, 1])
+    drawn = {
+        "a": {"T1": sketch(Scan(one, lps, None))},
+        "b": {"T1": sketch(flipped), "T2": sketch(Scan(other, lps, None))},
+        "c": {"T1": sketch(Scan(other, lps, None))},
+        "d": {"T2": sketch(Scan(np.where(other, other + rng.normal(0, 5, other.shape), 0), lps, None))},
+    }
+    assert nearly_equal(drawn) == [("a", "b", "T1"), ("b", "d", "T2")]
+    assert sketch(Scan(np.where(one, 7, 0), lps, None)) is None
+    assert nearly_equal({}) == []
+
+
+def test_real_patients_are_not_nearly_equal(real_data):
+    found = find_subjects(real_data / "brats").subjects
+    assert nearly_equal({subject.id: examine(subject).sketches for subject in found}) == []

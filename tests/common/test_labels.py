@@ -188,3 +188,17 @@ def test_inference_refuses_and_names_the_readings(layout, values, why):
 def test_values_that_contradict_the_names_are_refused():
     with pytest.raises(ValueError, match=r"\[4\] are not in msd"):
         infer_convention("MSD", (0, 1, 4), names={"1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"})
+
+
+def test_what_scaling_leaves_of_whole_numbers_is_read_and_what_interpolation_leaves_is_not():
+    classes = np.arange(24).reshape(2, 3, 4) % 4
+    scaled = (np.rint(BRATS_2018.from_classes(classes) / (4 / 255)) * (4 / 255)).astype(np.float32)
+    assert 0.003 < np.abs(scaled - np.rint(scaled)).max() < 0.01
+    np.testing.assert_array_equal(BRATS_2018.to_classes(scaled), classes)
+    for spoiled in (
+        scaled + np.float32(0.02),
+        np.where(classes == 2, np.nan, scaled),
+        np.where(classes, scaled, np.inf),
+    ):
+        with pytest.raises(ValueError, match="mask values"):
+            BRATS_2018.to_classes(spoiled)

@@ -240,6 +240,7 @@ def header_of(shape, dtype=np.int16, **fields):
         (header_of((2, 2, 2), sform_code=1), "invertible affine"),
         (header_of((2, 2, 2), sform_code=1, srow_x=[np.nan] * 4), "invertible affine"),
         (header_of((2, 2, 2), scl_slope=2, scl_inter=np.inf), "not valid"),
+        (header_of((2, 2, 2), scl_slope=-np.inf), "finite scl_slope, found -inf"),
         (b"\x00" * 400, "begins with 348"),
         (b"", "begins with 348|an empty file"),
         (header_of((2, 2, 2))[:300], "ends inside its header"),

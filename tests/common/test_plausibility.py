@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from common.cohort import audit, find_subjects
-from common.plausibility import Layers, doubts, layers
+from common.plausibility import Layers, absences, doubts, layers
 
 AS_GLIOMA = (0, 1, 2, 3)  # what NCR, ED and ET of a glioma are read as
 
@@ -77,3 +77,11 @@ def test_the_audit_notes_it(tmp_path):
         save(folder / f"{name}-seg.nii.gz", mask)
     (note,) = audit(find_subjects(tmp_path)).notes
     assert "in 3 of 4 masks most of the core's surface is NCR" in note
+
+
+def test_empty_masks_and_classes_that_no_mask_holds_are_named():
+    everything, whole, empty = frozenset(("NCR", "ED", "ET")), frozenset(("NCR",)), frozenset()
+    assert absences([]) == absences([whole, whole]) == absences([whole, whole, everything]) == []
+    assert absences([whole, empty, whole]) == ["1 of 3 masks are empty"]
+    (absent,) = absences([whole] * 3)
+    assert absent.startswith("none of 3 masks holds ED or ET")

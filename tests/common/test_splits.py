@@ -410,3 +410,10 @@ def test_tables_of_patients_that_are_refused(tmp_path, text, why):
     with pytest.raises(ValueError, match=why) as raised:
         read_patients(tmp_path / "patients.csv", ["m1"])
     assert "patients.csv" in str(raised.value)
+
+
+def test_rows_longer_than_the_header_are_refused(tmp_path):
+    for text in ("id,patient\ns1,a,\ns2,b,\n", "id,patient\ns1,a,x\ns2,b\n"):
+        (tmp_path / "table.csv").write_text(text)
+        with pytest.raises(ValueError, match="as many cells in each row as in the first, 2, found more"):
+            read_patients(tmp_path / "table.csv", ["s1", "s2"])
