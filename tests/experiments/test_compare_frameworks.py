@@ -177,7 +177,7 @@ def test_finished_models_are_compared_and_failed_ones_are_shown(run_module, coho
         assert (adopted / name).read_bytes() == (elsewhere / name).read_bytes()
     assert summary_of(folder)["segresnet__mean_dice"] == found["segresnet__mean_dice"]
     models = pd.read_csv(folder / "models.csv").set_index("model")
-    assert models.loc["segresnet", "training"].endswith("trained in runs/table2_final/seed0")
+    assert models.loc["segresnet", "training"].endswith("runs/table2_final/seed0")
     costs = [json.loads((each / "costs.json").read_text()) for each in (adopted, elsewhere)]
     assert costs[0]["parameters"] == costs[1]["parameters"]
     assert costs[0]["seconds_per_step"] != costs[1]["seconds_per_step"]  # measured again

@@ -99,7 +99,7 @@ def test_bad_subjects_stop_the_command_before_training_unless_they_are_left_out(
     [
         (("--data", "nowhere"), "expected a folder of scans"),
         (("--max-subjects", "2"), "at least 3 patients"),
-        (("--folds", "2"), "between 3 folds and one per patient"),
+        (("--folds", "2"), "expected --folds of 3 or more, received 2"),
         (("--folds", "3", "--fold", "4"), "--fold between 1 and 3"),
         (("--subjects", "missing.csv"), "missing.csv"),
         (("--convention", "brats1999"), "unknown label convention"),
