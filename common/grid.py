@@ -90,6 +90,12 @@ class Placement:
         """For each axis of the grid the scan's axis, and whether it runs the same way (1) or not (-1)."""
         return [(int(axis), int(flip)) for axis, flip in _turn(self.axes, self.source_axes)]
 
+    @property
+    def is_moved(self) -> bool:
+        """Whether the working grid's voxels are others than the scan's."""
+        now = (self.source_axes, self.turned_shape, self.resampled_shape, self.start)
+        return now != (self.axes, self.shape, self.shape, (0, 0, 0))
+
     def __str__(self) -> str:
         """What was done, for a note; empty where nothing was."""
         done = []
@@ -97,7 +103,9 @@ class Placement:
             done.append(f"turned from {self.source_axes} to {self.axes}")
         if self.resampled_shape != self.turned_shape:
             done.append(f"resampled from {by(self.turned_shape)} to {by(self.resampled_shape)} voxels")
-        if self.placed_by:
+        if self.placed_by and not self.is_moved:
+            done.append(f"left where they lie by {self.placed_by}")
+        elif self.placed_by:
             done.append(f"brought from {by(self.resampled_shape)} to {by(self.shape)} voxels by {self.placed_by}")
         return ", ".join(done)
 

@@ -91,6 +91,13 @@ def check_grid(run: Path, recipe: Recipe) -> str | None:
     return None
 
 
+def _synthetic_note(run: Path) -> str | None:
+    path = run / "data.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("synthetic"):
+        return f"{run}: this network has seen synthetic phantoms only; what it makes of a patient is no result"
+    return None
+
+
 def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volume], np.ndarray]) -> dict[str, float]:
     """Write the segmentation and return the volume of each label and region in ml; notes go to standard error.
 
@@ -101,7 +108,7 @@ def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volu
     if missing := [name for name in recipe.contrasts if name not in arguments.scans]:
         options = ", ".join(f"--{name.lower()}" for name in recipe.contrasts)
         raise ValueError(f"expected {options} for this network, received no {', '.join(missing)}")
-    notes = [check_grid(arguments.run, recipe)]
+    notes = [check_grid(arguments.run, recipe), _synthetic_note(arguments.run)]
     images = {name: arguments.scans[name] for name in recipe.contrasts}
     subject = Subject(id="patient", images=images)
     scans, _ = subject.read(recipe.contrasts)

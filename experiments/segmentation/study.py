@@ -240,8 +240,9 @@ def _open(
     problems = tuple(dict.fromkeys((*cohort.incomplete, *(problem for each in stores for problem in each.problems))))
     left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subjects")
     good = [subject for subject in cohort.subjects if all(subject.id in each.entries for each in stores)]
-    brought = {subject.id: str(store.entries[subject.id].placement) for subject in good}
-    for done, n in Counter(filter(None, brought.values())).items():
+    placements = {subject.id: store.entries[subject.id].placement for subject in good}
+    brought = {subject: str(placement) for subject, placement in placements.items() if placement.is_moved}
+    for done, n in Counter(brought.values()).items():
         print(f"note: {n} of {len(good)} subjects were {done}", file=sys.stderr)
     equal = equal_content({s.id: ChainMap(*(each.entries[s.id].contents for each in stores)) for s in good})
     good = as_one_patient(good, equal)
@@ -266,7 +267,7 @@ def _open(
         "fingerprint": hashlib.sha256(repr(sorted(fingerprints.items())).encode()).hexdigest()[:16],
         "subjects": fingerprints,
         "left_out": [str(problem) for problem in problems],
-        "brought_to_grid": {subject: done for subject, done in brought.items() if done},
+        "brought_to_grid": brought,
         "masks": cohort.notes,
         "equal_content": equal,
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from experiments import table1_variations, table2_final
-from experiments.base.options import Refused
 from experiments.base.results import reported
 from experiments.table2_final import DEMO, PAPER, FinalOptions
 from segresnet_monai.config import Config
@@ -35,7 +34,7 @@ def test_the_demo_takes_the_same_path():
 
 
 def test_no_seed_at_all_is_refused():
-    with pytest.raises(Refused, match="expected --seeds of 1 or more, received 0"):
+    with pytest.raises(ValueError, match="expected --seeds of 1 or more, received 0"):
         FinalOptions(seeds=0)
 
 
