@@ -175,3 +175,13 @@ def test_channels_are_the_tumour_labels_without_background():
     labels = torch.tensor([[0, 1], [2, 3]]).reshape(1, 2, 2, 1)
     expected = torch.tensor([[[0, 1], [0, 0]], [[0, 0], [1, 0]], [[0, 0], [0, 1]]]).reshape(1, 3, 2, 2, 1)
     torch.testing.assert_close(to_channels(labels).int(), expected.int())
+
+
+def test_regions_lie_inside_one_another():
+    labels = torch.arange(4, dtype=torch.uint8).reshape(1, 4, 1, 1)
+    et, tc, wt = to_channels(labels, "regions")[0].flatten(1).tolist()
+    assert (et, tc, wt) == (
+        [False, False, False, True],
+        [False, True, False, True],
+        [False, True, True, True],
+    )
