@@ -113,7 +113,8 @@ def rotated(
 
     Linear for intensities; classes, and what is brain, are those of the nearest voxel.
     """
-    matrix = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() / zoom
+    # From a voxel of the crop to where it is read: the way back.
+    matrix = Rotation.from_euler("xyz", degrees, degrees=True).inv().as_matrix() / zoom
     middle = (np.array(size) - 1) / 2
     offset = np.array(start) - volume.box_start + middle - matrix @ middle
     # Only what the crop can see is looked at, and of it a copy that runs as the result does.
@@ -125,9 +126,14 @@ def rotated(
         return image, labels
     seen = np.ascontiguousarray(volume.voxels[:, *map(slice, low, high)])
     how = {"offset": offset - low, "output_shape": tuple(size)}
-    for channel, integers, step in zip(image, seen, volume.steps, strict=False):
+    # Which contrasts have brain in a voxel, and its class, in one number: one search for the nearest voxel finds all.
+    facts = seen[-1] << len(image)
+    for bit, (channel, integers, step) in enumerate(zip(image, seen, volume.steps, strict=False)):
         ndimage.affine_transform(integers, matrix, output=channel, order=1, **how)
-        channel *= ndimage.affine_transform(integers, matrix, order=0, **how) != 0
         channel *= np.float32(step)
-    ndimage.affine_transform(seen[-1], matrix, output=labels, order=0, **how)
+        facts |= (integers != 0).astype(np.int16) << bit
+    facts = ndimage.affine_transform(facts, matrix, order=0, **how)
+    for bit, channel in enumerate(image):
+        channel *= (facts >> bit) & 1
+    labels[:] = facts >> len(image)
     return image, labels
