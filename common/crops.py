@@ -9,7 +9,6 @@ from scipy.spatial.transform import Rotation
 
 from common import volumes
 from common.augmentation import Augmentation, change_intensities, factor
-from common.labels import CLASSES
 from common.recipe import Volume, decode
 
 
@@ -84,8 +83,9 @@ def zoomed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The crop about the same centre with the anatomy ``zoom`` times as large, as near as whole voxels allow.
 
-    A smaller or larger window is resampled as the store resamples scans: linearly, and each voxel takes the class that
-    fills the most of it. The brain is what is nearest to it.
+    A smaller or larger window is resampled linearly, as the store resamples scans. Classes, and what is brain, are those
+    of the nearest voxel: so near the old voxel size this keeps the volume of necrosis better than the class that fills
+    the most of a voxel does.
     """
     seen = [max(1, round(side / zoom)) for side in size]
     first = [s + (side - n) // 2 for s, side, n in zip(start, size, seen, strict=True)]
@@ -97,13 +97,13 @@ def zoomed(
         image = np.zeros((len(stored), *size), np.float32)
         decode(stored, volume.steps, out=image[:, *place])
         return image, classes
+    nearest = np.ix_(*((2 * np.arange(side) + 1) * n // (2 * side) for side, n in zip(size, seen, strict=True)))
     image = volumes.resize_part(decode(stored, volume.steps), place, seen, size, whole)
-    nearest = [(2 * np.arange(side) + 1) * n // (2 * side) for side, n in zip(size, seen, strict=True)]
     brain = np.zeros(seen, bool)
     for channel, integers in zip(image, stored, strict=True):
         brain[place] = integers != 0
-        channel *= brain[np.ix_(*nearest)]
-    return image, volumes.resize_labels(classes, size, len(CLASSES))
+        channel *= brain[nearest]
+    return image, classes[nearest]
 
 
 def rotated(

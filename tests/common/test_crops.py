@@ -54,9 +54,10 @@ def test_zoom_resamples_the_window_about_the_same_centre(volume, zoom):
     window = volumes.window(image, first, seen)
     own, classes = zoomed(volume, start, size, zoom)
     wanted = np.stack([volumes.resize(contrast, size) for contrast in window])
-    brain = ndimage.zoom(window != 0, (1, *(24 / n for n in seen)), order=0, grid_mode=True, mode="nearest")
+    nearest = [np.floor((np.arange(24) + 0.5) * n / 24).astype(int) for n in seen]
+    brain = (window != 0)[:, *np.ix_(*nearest)]
     np.testing.assert_allclose(own, wanted * brain, atol=1e-4)
-    np.testing.assert_array_equal(classes, volumes.resize_labels(volumes.window(labels, first, seen), size, 4))
+    np.testing.assert_array_equal(classes, volumes.window(labels, first, seen)[np.ix_(*nearest)])
     for value in (1, 2, 3):
         expected = (volumes.window(labels, first, seen) == value).sum() * np.prod(size) / np.prod(seen)
         assert (classes == value).sum() == pytest.approx(expected, rel=0.15)
