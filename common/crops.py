@@ -83,9 +83,9 @@ def zoomed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The crop about the same centre with the anatomy ``zoom`` times as large, as near as whole voxels allow.
 
-    A smaller or larger window is resampled linearly, as the store resamples scans. Classes, and what is brain, are those
-    of the nearest voxel: so near the old voxel size this keeps the volume of necrosis better than the class that fills
-    the most of a voxel does.
+    A smaller or larger window is resampled linearly, as the store resamples scans. Classes, and what is brain, are
+    those of the nearest voxel: so near the old voxel size this keeps the volume of necrosis better than the class that
+    fills the most of a voxel does.
     """
     seen = [max(1, round(side / zoom)) for side in size]
     first = [s + (side - n) // 2 for s, side, n in zip(start, size, seen, strict=True)]
