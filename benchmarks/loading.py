@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import joblib
@@ -265,6 +266,8 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def main(options: Options) -> None:
+    if find_spec("torchio") is None:
+        raise SystemExit("benchmarks.loading compares with TorchIO, which is missing: pip install -e '.[benchmarks]'")
     config = Config()
     subjects = basis.find(options.data, options.max_subjects)
     with tempfile.TemporaryDirectory() as folder, torch_threads(options.threads):

@@ -108,12 +108,18 @@ def read_json(path: Path, expected: type[T]) -> T:
 def typed(kind: type[T], values: Mapping[str, object]) -> T:
     """A dataclass from named values of a JSON file, checked as if they were typed on a command line.
 
-    Lists become tuples. Raises ValueError when a name or a value's type is not the dataclass's own, and what it raises.
+    Lists become tuples, objects the dataclasses that they stand for.
+    Raises ValueError when a name or a value's type is not the dataclass's own, and what it raises.
     """
     wanted = get_type_hints(kind)
     if unknown := sorted(values.keys() - wanted.keys()):
         raise ValueError(f"expected fields of {kind.__name__}, found {', '.join(unknown)}")
-    values = {name: _tuples(value) for name, value in values.items()}
+    values = {
+        name: typed(wanted[name], value)
+        if is_dataclass(wanted[name]) and isinstance(value, Mapping)
+        else _tuples(value)
+        for name, value in values.items()
+    }
     for name, value in values.items():
         if not _is_a(value, wanted[name]):
             annotation = getattr(wanted[name], "__name__", None) if not get_args(wanted[name]) else None

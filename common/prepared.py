@@ -20,10 +20,13 @@ from common.subject import Problem, Subject, examine, examine_arrays
 
 __all__ = ["Entry", "Store", "StoreError", "prepare"]
 
-FORMAT = 5  # part of every entry's key: raise it when the meaning of the stored numbers changes
+FORMAT = 6  # part of every entry's key: raise it when the meaning of the stored numbers changes
 
 _PLACEMENT = tuple(field.name for field in fields(Placement))
 _CONTENTS = "contents"
+_LABEL_POSITIONS = "label_positions"
+_OWN = (_CONTENTS, _LABEL_POSITIONS)  # not the volume's
+_POSITIONS_PER_CLASS = 256
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,18 @@ class Entry(store.StoredArray):
 
     def open(self) -> Volume:
         """The subject with its voxels memory-mapped, read-only."""
-        own = {name: value for name, value in self.geometry.items() if name not in (*_PLACEMENT, _CONTENTS)}
+        own = {name: value for name, value in self.geometry.items() if name not in (*_PLACEMENT, *_OWN)}
         return Volume(id=self.id, voxels=self.array(), placement=self.placement, **own)
 
     @property
     def contents(self) -> dict[str, str]:
         """Content digest of each contrast that the recipe takes (see `common.identity`)."""
         return self.geometry[_CONTENTS]
+
+    @property
+    def label_positions(self) -> dict[int, np.ndarray]:
+        """Voxels (n, 3) of the recipe's grid for each class of tumour that is there: at most 256, drawn evenly."""
+        return {int(value): np.array(positions) for value, positions in self.geometry[_LABEL_POSITIONS].items()}
 
 
 def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:
@@ -81,7 +89,30 @@ def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict]:
         raise UnusableError(Problem(subject.id, None, reason))
     volume = transform(subject.id, brought, recipe)
     own = {name: value for name, value in vars(volume).items() if name not in ("id", "voxels", "placement")}
-    return volume.voxels, {**own, **asdict(volume.placement), _CONTENTS: contents(scans)}
+    return volume.voxels, {
+        **own,
+        **asdict(volume.placement),
+        _CONTENTS: contents(scans),
+        _LABEL_POSITIONS: _label_positions(volume),
+    }
+
+
+def _label_positions(volume: Volume) -> dict[str, list[list[int]]]:
+    """Some voxels of each class, the same for the same labels."""
+    if not volume.has_label:
+        return {}
+    labels = volume.voxels[-1].ravel()
+    labelled = np.flatnonzero(labels)
+    classes = labels[labelled]
+    positions = {}
+    for value in np.unique(classes):
+        of_class = labelled[classes == value]
+        drawn = np.random.default_rng(0).choice(
+            of_class, min(len(of_class), _POSITIONS_PER_CLASS), replace=False, shuffle=False
+        )
+        where = np.stack(np.unravel_index(np.sort(drawn), volume.box_shape), axis=1) + volume.box_start
+        positions[str(value)] = where.tolist()
+    return positions
 
 
 def _unreadable(subject: Subject, error: ScanError | OSError) -> UnusableError:

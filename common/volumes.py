@@ -134,11 +134,19 @@ def resize_part(
 
     A product with one small matrix per axis: exact, and as fast as the machine's matrix product.
     """
-    result = np.ascontiguousarray(part, dtype=np.float32)
-    for axis, (source, target) in enumerate(zip(volume_shape, shape, strict=True)):
-        if source == target and box[axis] == region[axis]:
+    matrices = [
+        None if source == target and before == after else linear_weights(source, target)[after, before]
+        for source, target, before, after in zip(volume_shape, shape, box, region, strict=True)
+    ]
+    return along_axes(part, matrices)
+
+
+def along_axes(array: np.ndarray, matrices: Sequence[np.ndarray | None]) -> np.ndarray:
+    """The last three axes multiplied by one matrix (new length, length) each, float32; None leaves an axis as it is."""
+    result = np.ascontiguousarray(array, dtype=np.float32)
+    for axis, weights in enumerate(matrices):
+        if weights is None:
             continue
-        weights = linear_weights(source, target)[region[axis], box[axis]]
         if axis == 2:
             result = result @ weights.T
         else:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from common.augmentation import Augmentation
 from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
 from common.settings import check, later
@@ -34,6 +35,10 @@ class Config:
     """Probability of a flip along x, y and z (flips on all axes: R; probability: D)."""
     intensity_shift_sd: float = 0.1
     """A shift drawn from +-this many standard deviations, the same for all contrasts (shifting: R; size: D)."""
+    label_crop_probability: float = later(0.0)
+    """Probability that a crop is centred, roughly, on a voxel of a tumour label, each label as likely as the others."""
+    augmentation: Augmentation = later(Augmentation())  # noqa: RUF009 (a field)
+    """Further random changes of the crops; by default none (R)."""
 
     network: Literal["segresnet", "segresnet_ds", "pocket"] = later("segresnet")
     """MONAI's SegResNet (R); Auto3DSeg's SegResNetDS; or MONAI's DynUNet with residual blocks and as many filters at
@@ -123,6 +128,8 @@ class Config:
                 f"positive multiples of {factor} ({levels} levels)",
             ),
             (all(0 <= p <= 1 for p in self.flip_probabilities), "flip_probabilities", "three probabilities"),
+            (0 <= self.label_crop_probability <= 1, "label_crop_probability", "a probability"),
+            (self.augmentation.fits(self.contrasts), "contrasts", "T1, T1ce and others where enhancement is removed"),
             (
                 self.initial_filters > 0 and self.initial_filters % 8 == 0,
                 "initial_filters",

@@ -1,12 +1,14 @@
 """Training crops straight from the prepared store: crop, flips and shift are functions of (seed, round, subject)."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common import crops
+from common.augmentation import Augmentation
 from common.prepared import Entry
 from common.recipe import Volume, decode
 from common.signals import end_with_parent
@@ -34,9 +36,17 @@ class Crops(Dataset):
         entry, config = self.entries[index], self.config
         rng = np.random.default_rng([config.seed, number, zlib.crc32(entry.id.encode())])
         volume = entry.open()
-        start = crop_start(volume, config, rng)
+        start = crop_start(volume, config, rng, entry.label_positions if config.label_crop_probability else None)
         flips = np.flatnonzero(rng.random(3) < config.flip_probabilities)
         shift = float(rng.uniform(-config.intensity_shift_sd, config.intensity_shift_sd))
+
+        if config.augmentation != Augmentation():
+            image, labels = crops.augmented(
+                volume, start, config.crop_voxels, config.augmentation, config.contrasts, rng
+            )
+            image = np.flip(image, 1 + flips) + np.float32(shift)
+            labels = np.ascontiguousarray(np.flip(labels, flips))
+            return {"image": torch.from_numpy(image), "labels": torch.from_numpy(labels)}
 
         # Outside the brain's box every contrast is 0 and every label background: only the overlap is read.
         image = np.full((len(volume.steps), *config.crop_voxels), shift, dtype=np.float32)
@@ -47,29 +57,20 @@ class Crops(Dataset):
         return {"image": torch.from_numpy(image), "labels": torch.from_numpy(labels)}
 
 
-def crop_start(volume: Volume, config: Config, rng: np.random.Generator) -> list[int]:
-    """First voxel of a random crop, uniform over all positions inside the volume (or that fit around the brain).
-
-    Along an axis where the crop is longer than what it is taken from, uniform over the positions that hold all of it.
-    ``config.slices`` stand for the volume or the brain along z. Raises ValueError for a scan on another grid.
-    """
-    if config.crop_from == "volume":
-        firsts, lengths = [0, 0, 0], list(volume.grid_shape)
-    else:
-        firsts, lengths = list(volume.box_start), list(volume.box_shape)
-    if config.slices is not None:
-        if volume.placement.shape != config.extent:
-            raise ValueError(
-                f"{volume.id}: expected a scan on the grid of {config.extent} voxels where config.slices are counted, "
-                f"found {volume.placement.shape}"
-            )
-        firsts[2], last = (round(edge * volume.grid_shape[2] / config.extent[2]) for edge in config.slices)
-        lengths[2] = last - firsts[2]
-    start = []
-    for first, length, side in zip(firsts, lengths, config.crop_voxels, strict=True):
-        low, high = sorted((first, first + length - side))
-        start.append(int(rng.integers(low, high, endpoint=True)))
-    return start
+def crop_start(
+    volume: Volume, config: Config, rng: np.random.Generator, label_positions: Mapping[int, np.ndarray] | None = None
+) -> list[int]:
+    """First voxel of a random crop of a subject, as it is configured (see :func:`common.crops.crop_start`)."""
+    return crops.crop_start(
+        volume,
+        config.crop_voxels,
+        rng,
+        crop_from=config.crop_from,
+        slices=config.slices,
+        extent=config.extent,
+        label_probability=config.label_crop_probability,
+        label_positions=label_positions,
+    )
 
 
 class Rounds(Sampler[Position]):

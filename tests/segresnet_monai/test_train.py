@@ -168,7 +168,7 @@ def test_the_rate_warms_up_before_the_cosine():
 
 
 def test_gradients_are_shortened_to_the_norm(tiny_entries, tmp_path):
-    """Adam rescales gradients, yet their ratio from step to step remains: a bound that binds changes what is learned."""
+    """Adam rescales gradients, but not their ratio from step to step: a bound that binds changes what is learned."""
     kept = {}
     for norm in (None, 1e6, 1e-3):
         config = Config(**{**SMALL, "epochs": 1, "gradient_norm": norm})
