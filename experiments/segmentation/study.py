@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from common import prepared, splits
 from common.cohort import Cohort, find_subjects
@@ -22,6 +24,9 @@ from common.subject import Subject
 from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
 from experiments.base.trainings import Training, given
+from experiments.segmentation import added, fine_tuning
+from experiments.segmentation.added import Kind
+from segresnet_monai.start import Start, find_start
 
 PHANTOM_SUBJECTS = 40
 PHANTOM_SEED = 2021
@@ -60,7 +65,11 @@ class Options:
     prepared: Path = Path("prepared")
     """Folder of the prepared store."""
     phantoms: Path = Path("phantoms")
-    """Folder of the embedded cohort."""
+    """Folder of the embedded cohort; that of the randomised patients has the same name and ``_randomised``."""
+    synthetic: int = 0
+    """Randomised synthetic patients to train on beside the training part; none is validated or tested on."""
+    synthetic_without: tuple[Kind, ...] = ()
+    """Kinds of tumours that these are not to have."""
     jobs: int = -1
     """Threads that prepare and score; -1 takes every core."""
     at_once: int = 1
@@ -71,6 +80,17 @@ class Options:
     def __post_init__(self) -> None:
         at_least(1, at_once=self.at_once, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
         at_least(3, folds=self.folds)
+        at_least(0, synthetic=self.synthetic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegResNetOptions(Options):
+    """What every segmentation experiment is told on its command line, and where its network starts."""
+
+    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Fine-tuning: folder of a finished run whose weights the training starts from."""
+    control: bool = False
+    """Beside --from: the same training from random weights too, and a table of both with their differences."""
 
 
 def refuse_contradictions(options: Options) -> None:
@@ -81,6 +101,10 @@ def refuse_contradictions(options: Options) -> None:
         others = {"--folds": options.folds, "--max-subjects": options.max_subjects, "--split-seed": options.split_seed}
         if found := [name for name, value in others.items() if value]:
             raise Refused(f"{options.subjects} (--subjects) says who is in which part: leave out {' and '.join(found)}")
+    if options.synthetic_without and not options.synthetic:
+        raise Refused("expected --synthetic beside --synthetic-without, received none")
+    if isinstance(options, SegResNetOptions) and options.control and options.start_from is None:
+        raise Refused("expected --from beside --control, received none")
 
 
 @dataclass
@@ -102,6 +126,10 @@ class Study:
     """Keras' backend, of a U-Net."""
     equal: tuple[tuple[str, ...], ...] = ()
     """Groups of subjects that hold the same scan under several ids; each is on one side of the split."""
+    randomised: tuple[Entry, ...] = ()
+    """Synthetic patients to train on beside the training part."""
+    start: Start | None = None
+    """Another run's weights to start from."""
 
     @property
     def synthetic(self) -> bool:
@@ -109,7 +137,7 @@ class Study:
 
     @property
     def train(self) -> list[Entry]:
-        return [self.store.entries[subject] for subject in self.split.train]
+        return [*(self.store.entries[subject] for subject in self.split.train), *self.randomised]
 
     @property
     def validation(self) -> list[Entry]:
@@ -154,6 +182,7 @@ class Study:
             options["runs"] = self.options.runs.resolve()
             settings = {"experiment": self.experiment, "kind": kind, "name": name, "options": options}
             settings |= {} if self.backend is None else {"backend": self.backend}
+            settings |= {} if self.start is None else {"start": asdict(self.start)}
             settings["grid"] = asdict(config.recipe.grid)
             data = given(self.run.folder, "data") | {"folder": self.cohort.folder.resolve()}
             describe(
@@ -172,6 +201,10 @@ class Study:
             print(results.SYNTHETIC_NOTE)
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
+        if self.randomised:
+            print(f"trained on {len(self.randomised)} randomised synthetic patients too (data.json); none is tested on")
+        if self.start is not None:
+            print(fine_tuning.described(self.start))
         for note in self.cohort.notes:
             print(note)
         if self.equal:
@@ -224,6 +257,10 @@ def _open(
     backend: str | None,
 ) -> Study:
     refuse_contradictions(options)
+    start, seen = None, []
+    if isinstance(options, SegResNetOptions) and options.start_from is not None:
+        start, seen = find_start(options.start_from, config), fine_tuning.seen_by(options.start_from)
+        print(fine_tuning.described(start), file=sys.stderr)
     folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
     cohort = find_subjects(
         folder, convention=options.convention, max_subjects=options.max_subjects, patients=options.patients
@@ -260,12 +297,29 @@ def _open(
         also = f" ({len(excluded)} subjects are excluded with less than {minimum} labelled)" if excluded else ""
         raise Refused(f"{error}{also}") from error
     fingerprints = {subject.id: subject.fingerprint() for subject in good if subject.id not in excluded}
+    contents = {subject.id: store.entries[subject.id].contents for subject in good}
+    if start is not None:
+        tested = [subject for subject in good if subject.id in split.test]
+        fine_tuning.refuse_seen(start.run, seen, tested, fingerprints, contents)
+    others = added.add(
+        options.phantoms,
+        options.synthetic,
+        without=options.synthetic_without,
+        recipe=config.recipe,
+        prepared_in=options.prepared,
+        n_jobs=options.jobs,
+    )
+    used = fingerprints | others.fingerprints
     data = {
         "folder": cohort.folder,
         "layout": cohort.layout,
         "synthetic": options.data is None,
-        "fingerprint": hashlib.sha256(repr(sorted(fingerprints.items())).encode()).hexdigest()[:16],
+        "fingerprint": hashlib.sha256(repr(sorted(used.items())).encode()).hexdigest()[:16],
         "subjects": fingerprints,
+        "patients": {subject.id: subject.patient for subject in good if subject.known_patient is not None},
+        "contents": contents,
+        "randomised": {"folder": others.folder, "subjects": others.fingerprints},
+        "seen": seen,
         "left_out": [str(problem) for problem in problems],
         "brought_to_grid": brought,
         "masks": cohort.notes,
@@ -280,6 +334,7 @@ def _open(
             and written["config"].get("backend", DEFAULT_BACKEND) == (backend or DEFAULT_BACKEND)
             and written["config"]["options"]["empty_masks"] == options.empty_masks
             and written["data"]["fingerprint"] == data["fingerprint"]
+            and written["config"].get("start", {}).get("digest") == (start and start.digest)
             and written["split"]["hash"] == split.hash
         )
 
@@ -289,12 +344,19 @@ def _open(
         named.append(backend)
     if data["brought_to_grid"]:
         named.append("brought to the working grid")  # older runs, which took scans as they lay, have another name
-    prefix = f"{options.preset}-{file_stem(source)}-{file_stem(split.name)}"
+    source = file_stem(source)
+    if others.entries:
+        source += f"-synthetic{len(others.entries)}"
+    if start is not None:
+        named.append(start.digest)
+        source += f"-from_{start.digest[:8]}"
+    prefix = f"{options.preset}-{source}-{file_stem(split.name)}"
     folder = folder_of_run(options.runs / experiment, prefix, configuration_hash(*named), is_same)
     run = Run(folder, fresh=options.fresh)
     if not run.is_finished:
         settings = {"experiment": experiment, "options": asdict(options), "model": asdict(config)}
         settings |= {} if backend is None else {"backend": backend}
+        settings |= {} if start is None else {"start": asdict(start)}
         settings["grid"] = asdict(config.recipe.grid)
         run.describe(config=settings, data=data, split=split.as_dict())
     return Study(
@@ -309,6 +371,8 @@ def _open(
         excluded=tuple(sorted(excluded)),
         backend=backend,
         equal=tuple(equal),
+        randomised=others.entries,
+        start=start,
     )
 
 
@@ -329,6 +393,9 @@ def restored(run: Run, config: Any) -> Study:
     changed = [subject.id for subject in subjects if subject.fingerprint() != data["subjects"].get(subject.id)]
     if lost := sorted({*changed, *(used - set(store.entries))}):
         raise RunError(f"{cohort.folder}: expected the subjects that {run.folder} was made for, which differ: {lost}")
+    randomised = added.restore(
+        data.get("randomised", {}), recipe=config.recipe, prepared_in=options.prepared, n_jobs=options.jobs
+    )
     run.note_start()
     return Study(
         experiment=settings["experiment"],
@@ -339,6 +406,8 @@ def restored(run: Run, config: Any) -> Study:
         run=run,
         prefix=settings.get("prefix", ""),
         backend=settings.get("backend"),
+        randomised=randomised,
+        start=fine_tuning.start_in(settings),
     )
 
 
