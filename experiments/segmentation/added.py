@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,12 +29,19 @@ class Added:
 
 
 def add(
-    phantoms: Path, number: int, *, without: Container[Kind], recipe: Recipe, prepared_in: Path, n_jobs: int
+    phantoms: Path,
+    number: int,
+    *,
+    without: Container[Kind],
+    minimum_mask_fraction: float,
+    recipe: Recipe,
+    prepared_in: Path,
+    n_jobs: int,
 ) -> Added:
     """The first ``number`` randomised patients that are of no kind in ``without``, made where they are missing.
 
-    phantoms: folder of the embedded cohort, beside which theirs lies. Raises Refused when no kind is left, or the
-    folder holds something else.
+    phantoms: folder of the embedded cohort, beside which theirs lies. minimum_mask_fraction: those with less of the
+    recipe's crop labelled are left out. Raises Refused when no kind is left, or the folder holds something else.
     """
     if not number:
         return Added()
@@ -49,7 +56,9 @@ def add(
         )
     except ValueError as error:
         raise Refused(str(error)) from error
-    return _prepared(folder, {name_of(n) for n in numbers}, recipe, prepared_in, n_jobs)
+    added = _prepared(folder, {name_of(n) for n in numbers}, recipe, prepared_in, n_jobs)
+    kept = tuple(entry for entry in added.entries if entry.geometry["labelled_fraction"] >= minimum_mask_fraction)
+    return replace(added, entries=kept, fingerprints={entry.id: added.fingerprints[entry.id] for entry in kept})
 
 
 def restore(written: Mapping, *, recipe: Recipe, prepared_in: Path, n_jobs: int) -> tuple[Entry, ...]:

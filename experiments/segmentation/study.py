@@ -195,17 +195,21 @@ class Study:
         print(results.segmentation_table(results.read_summary(self.run.folder / "summary.json")))
         self.show_data()
 
+    def trained_with(self) -> list[str]:
+        """What a table says of a training that has more than its patients."""
+        notes = [] if self.start is None else [fine_tuning.described(self.start)]
+        if self.randomised:
+            n = len(self.randomised)
+            notes.append(f"trained on {n} randomised synthetic patients too (data.json); none of them is tested")
+        return notes
+
     def show_data(self) -> None:
         """Print what the numbers above were measured on."""
         if self.synthetic:
             print(results.SYNTHETIC_NOTE)
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
-        if self.randomised:
-            print(f"trained on {len(self.randomised)} randomised synthetic patients too (data.json); none is tested on")
-        if self.start is not None:
-            print(fine_tuning.described(self.start))
-        for note in self.cohort.notes:
+        for note in (*self.trained_with(), *self.cohort.notes):
             print(note)
         if self.equal:
             listed = "; ".join(" = ".join(group) for group in self.equal)
@@ -305,6 +309,7 @@ def _open(
         options.phantoms,
         options.synthetic,
         without=options.synthetic_without,
+        minimum_mask_fraction=minimum_mask_fraction,
         recipe=config.recipe,
         prepared_in=options.prepared,
         n_jobs=options.jobs,
