@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,8 @@ from common.subject import CONTRASTS
 
 GENERATOR_VERSION = 1
 """Raise it whenever a change alters any voxel: a folder made by another version is then refused, not mixed."""
-KINDS = ("typical", "no_enhancement", "several", "no_necrosis", "huge", "cavity", "tiny")
+Kind = Literal["typical", "no_enhancement", "several", "no_necrosis", "huge", "cavity", "tiny"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 """What subject i is: KINDS[i % 7]. no_enhancement: no ET. no_necrosis: the core is all ET. cavity: after an operation,
 fluid (background) in an incomplete rim of ET, no NCR."""
 KINDS_FILE = "kinds.csv"
@@ -41,13 +43,14 @@ _TISSUES = ("wm", "gm", "csf", "ED", "ET", "NCR")
 
 @dataclass(frozen=True, kw_only=True)
 class _Kind:
-    """Number of foci, radii in mm, and growth."""
+    """The two ends of the number of foci and of their radii in mm, and growth as in ``Growth``."""
 
     foci: tuple[int, int] = (1, 2)
     radius: tuple[float, float] = (6, 24)
     rim: tuple[float, float] = (1.5, 9)
-    oedema_ml: tuple[float, float] = (25, 1.2)
+    oedema_ml: tuple[float, float] = (35, 1.0)
     oedema_limits_ml: tuple[float, float] = (0.5, 180)
+    lobes: tuple[float, float] = (0.08, 0.28)
     enhances: bool = True
 
 
@@ -57,12 +60,12 @@ _DRAWN = {
     "several": _Kind(foci=(3, 6), radius=(3, 13)),
     "no_necrosis": _Kind(radius=(4, 18)),
     "huge": _Kind(foci=(1, 1), radius=(27, 38), oedema_ml=(90, 0.6), oedema_limits_ml=(20, 260)),
-    "cavity": _Kind(foci=(1, 1), radius=(11, 24), rim=(1.5, 4)),
+    "cavity": _Kind(foci=(1, 1), radius=(12, 26), rim=(1.5, 4), lobes=(0.08, 0.16)),
     "tiny": _Kind(foci=(1, 1), radius=(2.5, 5), rim=(1, 3), oedema_ml=(2, 0.8), oedema_limits_ml=(0.2, 8)),
 }
 
 
-def kind_of(subject: int) -> str:
+def kind_of(subject: int) -> Kind:
     """The kind of tumour of a subject, by its number."""
     return KINDS[subject % len(KINDS)]
 
@@ -83,7 +86,8 @@ def make_randomised(subject: int, *, seed: int) -> Phantom:
     pose = _reshaped(rng, draw_pose(rng))
     foci = _place(rng, pose, _DRAWN[kind])
     anatomy = sample_anatomy(rng, push_tissue(rng, pose, foci))
-    tumour, cavity = _of_kind(kind, grow_tumour(rng, anatomy, foci, _growth(rng, _DRAWN[kind])), anatomy)
+    tumour = _fingered(rng, grow_tumour(rng, anatomy, foci, _growth(rng, _DRAWN[kind])), anatomy)
+    tumour, cavity = _of_kind(kind, tumour, anatomy)
     draw = _realistic if rng.random() < 0.5 else _random
     images = {}
     for contrast, vector in draw(rng, anatomy, tumour).items():
@@ -129,7 +133,7 @@ def _place(rng: np.random.Generator, pose: Pose, drawn: _Kind) -> list[Focus]:
 def _growth(rng: np.random.Generator, drawn: _Kind) -> Growth:
     thickness, gap = rng.uniform(*drawn.rim), rng.uniform(0.9, 2.6)
     return Growth(
-        lobes=(rng.uniform(0.08, 0.30), rng.uniform(0.02, 0.10)),
+        lobes=(rng.uniform(*drawn.lobes), rng.uniform(0.02, 0.10)),
         rim=(thickness, 1.3 * thickness),
         gap=(gap, gap + 0.3),
         enhances=drawn.enhances,
@@ -138,7 +142,15 @@ def _growth(rng: np.random.Generator, drawn: _Kind) -> Growth:
     )
 
 
-def _of_kind(kind: str, tumour: Tumour, anatomy: Anatomy) -> tuple[Tumour, np.ndarray]:
+def _fingered(rng: np.random.Generator, tumour: Tumour, anatomy: Anatomy) -> Tumour:
+    """Oedema that grey matter keeps out, more in one subject than in another: it ends in fingers between the folds."""
+    spread = tumour.spread + np.float32(rng.uniform(0, 15)) * anatomy.gm
+    labels = tumour.labels[anatomy.brain]
+    labels[(labels == 2) & (spread >= 0)] = 0
+    return replace(tumour, labels=anatomy.whole(labels), spread=spread)
+
+
+def _of_kind(kind: Kind, tumour: Tumour, anatomy: Anatomy) -> tuple[Tumour, np.ndarray]:
     """The tumour as its kind wants it, and how much of each brain voxel is a cavity (0..1)."""
     cavity = np.zeros(tumour.core.shape, np.float32)
     labels = tumour.labels[anatomy.brain]
@@ -201,7 +213,7 @@ def draw_levels(rng: np.random.Generator) -> dict[str, dict[str, float]]:
     flair, t1, t1ce = (levels[contrast] for contrast in ("FLAIR", "T1", "T1ce"))
     if rng.random() < 0.7:  # as a rule the agent changes nothing else
         t1ce |= {name: t1[name] * float(np.exp(rng.normal(0, 0.04))) for name in ("wm", "gm", "csf", "ED", "NCR")}
-    flair["ED"] = max(flair["wm"], flair["gm"]) + _MARGIN + rng.uniform(0, 1)
+    flair["ED"] = max(flair["wm"], flair["gm"]) + _MARGIN + rng.uniform(0.1, 1.2)
     apart = levels[CONTRASTS[rng.integers(len(CONTRASTS))]]
     apart["NCR"] = apart["ED"] + (_MARGIN + rng.uniform(0, 0.7)) * (1 if apart["ED"] < 1 or rng.random() < 0.5 else -1)
     apart["NCR"] = max(apart["NCR"], 0.05)

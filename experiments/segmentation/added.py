@@ -6,17 +6,16 @@ import itertools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from common import prepared
 from common.cohort import find_subjects
+from common.phantom.randomised import KINDS, Kind, kind_of, name_of, write_randomised
 from common.prepared import Entry
 from common.recipe import Recipe
 from common.runs import RunError
 from experiments.base.options import Refused
 
 SEED = 2026
-Kind = Literal["typical", "no_enhancement", "several", "no_necrosis", "huge", "cavity", "tiny"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +44,6 @@ def add(
     """
     if not number:
         return Added()
-    from common.phantom.randomised import KINDS, kind_of, name_of, write_randomised
-
     if all(kind in without for kind in KINDS):
         raise Refused(f"expected --synthetic-without to leave one of the kinds {', '.join(KINDS)}, received them all")
     numbers = list(itertools.islice((n for n in itertools.count() if kind_of(n) not in without), number))

@@ -16,6 +16,7 @@ from common import prepared, splits
 from common.cohort import Cohort, find_subjects
 from common.files import file_stem
 from common.identity import as_one_patient, equal_content
+from common.phantom.randomised import Kind
 from common.prepared import Entry, Store
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
@@ -25,7 +26,6 @@ from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
 from experiments.base.trainings import Training, given
 from experiments.segmentation import added, fine_tuning
-from experiments.segmentation.added import Kind
 from segresnet_monai.start import Start, find_start
 
 PHANTOM_SUBJECTS = 40
