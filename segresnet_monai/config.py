@@ -8,6 +8,11 @@ from common.recipe import Recipe
 from common.settings import check, later
 from common.subject import CONTRASTS
 
+NETWORKS = "networks.json"
+"""In the folder of several networks that predict as one: the folders of their runs, as seen from it."""
+DECISION = "decision.json"
+"""Beside it: how their probabilities of regions are decided."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

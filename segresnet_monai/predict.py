@@ -15,14 +15,14 @@ import torch
 import tyro
 from monai.inferers import sliding_window_inference
 
-from common.files import check_archive
+from common.files import check_archive, read_json, typed
 from common.labels import REGIONS
 from common.patient import PatientArguments, check_files, report, segment
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Decision, decode_regions
 from common.runs import RunError, read_model_config
-from segresnet_monai.config import Config
+from segresnet_monai.config import DECISION, NETWORKS, Config
 from segresnet_monai.model import build_pocket, build_segresnet, build_segresnet_ds
 
 
@@ -185,6 +185,29 @@ def load_run(folder: str | Path, *, device: str | torch.device | None = None) ->
     return load(config, weights, device), config
 
 
+def load_runs(
+    folder: str | Path, *, device: str | torch.device | None = None
+) -> tuple[list[torch.nn.Module], Config, Decision | None]:
+    """The networks of a run's folder, which predict as one, their configuration and how their regions are decided.
+
+    Of a single network's run, that one and no decision. Raises ValueError as :func:`load_run`, and RunError when the
+    networks are not of one configuration or the decision is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / NETWORKS).exists():
+        network, config = load_run(folder, device=device)
+        return [network], config, None
+    loaded = [load_run(folder / name, device=device) for name in read_json(folder / NETWORKS, list)]
+    configs = [config for _, config in loaded]
+    if not configs or any(config != configs[0] for config in configs):
+        raise RunError(f"{folder / NETWORKS}: expected networks of one configuration, found others or none")
+    try:
+        decision = typed(Decision, read_json(folder / DECISION, dict))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{folder / DECISION}: expected how regions are decided, found: {error}") from error
+    return [network for network, _ in loaded], configs[0], decision
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arguments(PatientArguments):
     """Segment one's own patient with a trained SegResNet: four scans in, one segmentation and its volumes in ml out.
@@ -202,8 +225,10 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m segresnet_monai.predict")
     try:
         check_files(arguments)
-        network, config = load_run(arguments.run, device=arguments.device)
-        volumes_ml = segment(arguments, config.recipe, lambda volume: predict_volume(network, volume, config))
+        networks, config, decision = load_runs(arguments.run, device=arguments.device)
+        volumes_ml = segment(
+            arguments, config.recipe, lambda volume: predict_volume(networks, volume, config, decision)
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     report(volumes_ml, arguments.output)
