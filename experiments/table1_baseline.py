@@ -15,6 +15,7 @@ from functools import partial
 
 from experiments.base.options import command_line
 from experiments.segmentation.control import run_with_control
+from experiments.segmentation.protocol import run_network
 from experiments.segmentation.study import SegResNetOptions, study
 from segresnet_monai.config import Config
 
@@ -48,7 +49,8 @@ DEMO = replace(
 
 def main() -> None:
     options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=SegResNetOptions)
-    run_with_control("segresnet", config, options, partial(study, EXPERIMENT, config=config))
+    open_study = partial(study, EXPERIMENT, config=config)
+    run_with_control(options, lambda options: run_network("segresnet", config, options, open_study))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Fine-tuning beside its control: the same training from random weights, compared on the same test cases."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -12,28 +12,32 @@ from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm, paired_difference
 from experiments.base import results
 from experiments.base.options import refusals
-from experiments.segmentation.protocol import OpenStudy, run_network
 from experiments.segmentation.study import SegResNetOptions
 
 METRICS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "hd95_TC", "hd95_WT")
 CONTROL = "control.csv"
 
 
-def run_with_control(kind: str, config: Any, options: SegResNetOptions, open_study: OpenStudy) -> None:
-    """As ``protocol.run_network``; with --control the same without --from too, and both in one table.
+def run_with_control(
+    options: SegResNetOptions, run: Callable[[SegResNetOptions], Path], *, scored: Sequence[str] = (".",)
+) -> None:
+    """Run an experiment; with --control the same without --from too, and both in one table.
 
-    The control is a run of its own, the one that the same command without --from and --control makes. The table lies in
-    the fine-tuned run's folder as control.csv.
+    run: what the experiment does with its options; returns the run's folder. The control is a run of its own, the one
+    that the same command without --from and --control makes. scored: folders in it that hold cases.csv; in each of
+    the fine-tuned run's that there are the table is written as control.csv.
     """
-    folder = run_network(kind, config, options, open_study)
+    folder = run(options)
     if not options.control:
         return
-    control = run_network(kind, config, replace(options, start_from=None, control=False), open_study)
+    control = run(replace(options, start_from=None, control=False))
     with refusals():
-        table = compare(folder, control, options.empty_masks)
-        write_csv(folder / CONTROL, table)
-        print(as_text(table))
-        print(f"fine-tuned: {folder}\nfrom random weights: {control}")
+        for part in scored:
+            if (folder / part / "cases.csv").exists():
+                table = compare(folder / part, control / part, options.empty_masks)
+                write_csv(folder / part / CONTROL, table)
+                print(as_text(table))
+                print(f"fine-tuned: {folder / part}\nfrom random weights: {control / part}")
 
 
 def compare(fine_tuned: Path, control: Path, policy: EmptyPolicy) -> pd.DataFrame:

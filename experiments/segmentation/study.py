@@ -26,6 +26,7 @@ from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
 from experiments.base.trainings import Training, given
 from experiments.segmentation import added, fine_tuning
+from segresnet_monai.config import Config as SegResNet
 from segresnet_monai.start import Start, find_start
 
 PHANTOM_SUBJECTS = 40
@@ -235,6 +236,7 @@ def study(
     several: bool = False,
     out_of_fold: bool = False,
     backend: str | None = None,
+    network: SegResNet | None = None,
 ) -> Iterator[Study]:
     """Find, check and prepare the cohort, split it, and open the run's folder, in which everything is recorded.
 
@@ -243,13 +245,22 @@ def study(
     other networks in the same table; a subject that one of them cannot prepare is a bad one for all. several: the run
     is made of trainings with folders and locks of their own, so that two commands may work on it. out_of_fold: what
     opens it makes the folds of ``--folds`` itself, so all patients are in the split's ``train``. backend: Keras', of a
-    U-Net; it decides numbers, so runs on different ones are different runs.
+    U-Net; it decides numbers, so runs on different ones are different runs. network: what --from is for, where config
+    holds more than that.
     What the user can mend (bad subjects, too few of them, a full disk, a run in use) ends the program with a message
     and exit status 1.
     """
     with refusals():
         opened = _open(
-            experiment, options, config, fractions, minimum_mask_fraction, further_recipes, out_of_fold, backend
+            experiment,
+            options,
+            config,
+            fractions,
+            minimum_mask_fraction,
+            further_recipes,
+            out_of_fold,
+            backend,
+            network or config,
         )
         with opened.run:
             if several:
@@ -266,11 +277,12 @@ def _open(
     further_recipes: Sequence[Recipe],
     out_of_fold: bool,
     backend: str | None,
+    network: SegResNet,
 ) -> Study:
     refuse_contradictions(options)
     start, seen = None, []
     if isinstance(options, SegResNetOptions) and options.start_from is not None:
-        start, seen = find_start(options.start_from, config), fine_tuning.seen_by(options.start_from)
+        start, seen = find_start(options.start_from, network), fine_tuning.seen_by(options.start_from)
         print(fine_tuning.described(start), file=sys.stderr)
     folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
     cohort = find_subjects(
@@ -310,8 +322,9 @@ def _open(
     fingerprints = {subject.id: subject.fingerprint() for subject in good if subject.id not in excluded}
     contents = {subject.id: store.entries[subject.id].contents for subject in good}
     if start is not None:
-        tested = [subject for subject in good if subject.id in split.test]
-        fine_tuning.refuse_seen(start.run, seen, tested, fingerprints, contents)
+        scored = {*split.test, *(split.train if out_of_fold else ()), *(split.validation if out_of_fold else ())}
+        tested = [subject for subject in good if subject.id in scored]
+        fine_tuning.refuse_seen(options.start_from, seen, tested, fingerprints, contents)
     others = added.add(
         options.phantoms,
         options.synthetic,
