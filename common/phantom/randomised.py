@@ -51,6 +51,8 @@ class _Kind:
     oedema_ml: tuple[float, float] = (35, 1.0)
     oedema_limits_ml: tuple[float, float] = (0.5, 180)
     lobes: tuple[float, float] = (0.08, 0.28)
+    fingers: tuple[float, float] = (0, 15)
+    """How far grey matter keeps the oedema back, in mm."""
     enhances: bool = True
 
 
@@ -61,7 +63,9 @@ _DRAWN = {
     "no_necrosis": _Kind(radius=(4, 18)),
     "huge": _Kind(foci=(1, 1), radius=(27, 38), oedema_ml=(90, 0.6), oedema_limits_ml=(20, 260)),
     "cavity": _Kind(foci=(1, 1), radius=(12, 26), rim=(1.5, 4), lobes=(0.08, 0.16)),
-    "tiny": _Kind(foci=(1, 1), radius=(2.5, 5), rim=(1, 3), oedema_ml=(2, 0.8), oedema_limits_ml=(0.2, 8)),
+    "tiny": _Kind(
+        foci=(1, 1), radius=(3, 5.5), rim=(1, 3), oedema_ml=(2, 0.8), oedema_limits_ml=(0.2, 8), fingers=(0, 2)
+    ),
 }
 
 
@@ -86,7 +90,8 @@ def make_randomised(subject: int, *, seed: int) -> Phantom:
     pose = _reshaped(rng, draw_pose(rng))
     foci = _place(rng, pose, _DRAWN[kind])
     anatomy = sample_anatomy(rng, push_tissue(rng, pose, foci))
-    tumour = _fingered(rng, grow_tumour(rng, anatomy, foci, _growth(rng, _DRAWN[kind])), anatomy)
+    tumour = grow_tumour(rng, anatomy, foci, _growth(rng, _DRAWN[kind]))
+    tumour = _fingered(tumour, anatomy, rng.uniform(*_DRAWN[kind].fingers))
     tumour, cavity = _of_kind(kind, tumour, anatomy)
     draw = _realistic if rng.random() < 0.5 else _random
     images = {}
@@ -142,9 +147,9 @@ def _growth(rng: np.random.Generator, drawn: _Kind) -> Growth:
     )
 
 
-def _fingered(rng: np.random.Generator, tumour: Tumour, anatomy: Anatomy) -> Tumour:
-    """Oedema that grey matter keeps out, more in one subject than in another: it ends in fingers between the folds."""
-    spread = tumour.spread + np.float32(rng.uniform(0, 15)) * anatomy.gm
+def _fingered(tumour: Tumour, anatomy: Anatomy, mm: float) -> Tumour:
+    """Oedema that grey matter keeps back by so many mm: it ends in fingers between the folds."""
+    spread = tumour.spread + np.float32(mm) * anatomy.gm
     labels = tumour.labels[anatomy.brain]
     labels[(labels == 2) & (spread >= 0)] = 0
     return replace(tumour, labels=anatomy.whole(labels), spread=spread)
