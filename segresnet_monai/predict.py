@@ -64,8 +64,7 @@ def load(config: Config, weights: str | Path, device: str | torch.device | None 
     """
     try:
         network = build(config)
-        check_archive(weights)
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        network.load_state_dict(read_weights(weights))
         if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
             raise ValueError("NaN or infinity among them")
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
@@ -73,6 +72,12 @@ def load(config: Config, weights: str | Path, device: str | torch.device | None 
             f"{weights}: expected intact weights of this configuration's SegResNet, found: {error}"
         ) from None
     return network.eval().to(device or default_device())
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """A network's parameters by name, on the CPU. Raises what zip, pickle and torch raise of a damaged file."""
+    check_archive(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def default_device() -> torch.device:
