@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
@@ -33,7 +34,9 @@ class Change:
 
     @property
     def name(self) -> str:
-        return f"{self.kind}_{self.strength:g}" if isinstance(self.strength, float) else f"{self.kind}_{self.strength}"
+        if self.strength == 0:
+            return self.kind
+        return f"{self.kind}_{self.strength}" if isinstance(self.strength, str) else f"{self.kind}_{self.strength:g}"
 
     def apply(self, scans: Scans, *, seed: int, case: str) -> dict[str, Scan]:
         """The changed scans, by contrast; those of a contrast that is missing lack it. Strength 0 changes nothing.
@@ -99,7 +102,7 @@ def slices(scans: Scans, thickness_mm: float, rng: np.random.Generator) -> dict[
 
     def change(image: np.ndarray, scan: Scan) -> np.ndarray:
         turned = to_axes(image, scan.affine)
-        axis = int(np.argmax([scan.affine[2, i] ** 2 / side**2 for i, side in enumerate(scan.spacing_mm)]))
+        (axis,) = np.flatnonzero(nib.io_orientation(scan.affine)[:, 0] == 2)
         thick = (*turned.shape[:2], max(1, round(turned.shape[2] * scan.spacing_mm[axis] / thickness_mm)))
         resampled = _within_brain(turned, lambda values: volumes.resize(volumes.resize(values, thick), turned.shape))
         back = np.empty_like(image)
@@ -175,8 +178,8 @@ _KINDS = {each.__name__: each for each in (gain, bias, noise, blur, slices, gamm
 
 CHANGES = (
     *(Change("gain", most, f"gain of each contrast up to {1 + most:g}-fold") for most in (0.25, 1.0)),
-    *(Change("bias", most, f"bias field up to +{most:.0%}") for most in (0.2, 0.4, 0.8)),
-    *(Change("noise", share, f"Rician noise, SD {share:.0%} of the mean") for share in (0.05, 0.1, 0.2)),
+    *(Change("bias", most, f"bias field up to +{100 * most:g} %") for most in (0.2, 0.4, 0.8)),
+    *(Change("noise", share, f"Rician noise, SD {100 * share:g} % of the mean") for share in (0.05, 0.1, 0.2)),
     *(Change("blur", fwhm, f"blur, {fwhm:g} mm FWHM") for fwhm in (2.0, 4.0)),
     *(Change("slices", mm, f"axial slices of {mm:g} mm") for mm in (2.0, 5.0)),
     *(Change("gamma", most, f"gamma {1 + most:g} or 1/{1 + most:g}") for most in (0.25, 0.5)),

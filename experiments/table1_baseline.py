@@ -14,7 +14,7 @@ from functools import partial
 
 from experiments.base.options import command_line
 from experiments.segmentation.protocol import run_network
-from experiments.segmentation.study import Options, study
+from experiments.segmentation.study import NetworkOptions, study
 from segresnet_monai.config import Config
 
 EXPERIMENT = "table1_baseline"
@@ -46,7 +46,7 @@ DEMO = replace(
 
 
 def main() -> None:
-    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=Options)
+    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=NetworkOptions)
     run_network("segresnet", config, options, partial(study, EXPERIMENT, config=config))
 
 

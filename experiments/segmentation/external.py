@@ -2,13 +2,15 @@
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from common import prepared
+from common import nifti, prepared
 from common.cohort import Cohort, find_subjects
 from common.files import file_stem, write_csv
 from common.identity import equal_content
@@ -22,8 +24,8 @@ from common.subject import Problem, Subject
 from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out
 from experiments.base.results import Result
-from experiments.segmentation.finished import Finished, load, read_run, require_finished
-from experiments.segmentation.study import Options, Study
+from experiments.segmentation.finished import Finished, Networks, load, read_run, require_finished
+from experiments.segmentation.study import NetworkOptions, Options, Study
 
 FOLDER = "external"
 SHOWN = (
@@ -54,6 +56,14 @@ class CohortOptions:
 
     def __post_init__(self) -> None:
         at_least(1, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
+
+    @classmethod
+    def of(cls, options: NetworkOptions) -> "CohortOptions | None":
+        """The cohort that an experiment's --test-data names; None where it names none."""
+        if options.test_data is None:
+            return None
+        shared = {name: getattr(options, name) for name in ("leave_out_bad", "prepared", "jobs", "fresh")}
+        return cls(data=options.test_data, **shared)
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,7 @@ def score(run: Finished, checked: Checked, options: CohortOptions) -> Path:
                 "left_out": [str(problem) for problem in checked.problems],
                 "masks": checked.cohort.notes,
             }
-            settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": options.__dict__}
+            settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": asdict(options)}
             opened.describe(config=settings, data=data, split=study.split.as_dict())
             _score(run, study, opened)
         show(run, checked, folder)
@@ -180,7 +190,7 @@ def _study(run: Finished, checked: Checked, options: CohortOptions, opened: Run)
 def _score(run: Finished, study: Study, opened: Run) -> None:
     from experiments.segmentation import scores  # and with it the plotting library
 
-    frame = scores.write_scores(study, load(run).entries(study.test), n_cases=len(study.test))
+    frame = scores.write_scores(study, _predictions(study, load(run)), n_cases=len(study.test))
     differences = compare(run, results.read_cases(opened.folder))
     write_csv(opened.folder / "differences.csv", differences)
     synthetic = study.synthetic or run.synthetic
@@ -193,6 +203,20 @@ def _score(run: Finished, study: Study, opened: Run) -> None:
         )
     ]
     scores.write_summary(study, frame, further)
+
+
+def _predictions(study: Study, networks: Networks) -> Iterator[tuple]:
+    """What the networks predict, case by case; what a killed call has predicted already is read."""
+    subjects = {subject.id: subject for subject in study.cohort.subjects}
+    for entry in study.test:
+        folder, subject = study.run.folder / "predictions", subjects[entry.id]
+        files = {view: folder / view / f"{entry.id}.nii.gz" for view in ("", *networks.views)}
+        if not all(file.exists() for file in files.values()):
+            yield from networks.entries([entry])
+            continue
+        labels = {view: subject.convention.to_classes(nifti.read(file).data) for view, file in files.items()}
+        own = labels.pop("")
+        yield (entry.id, own, partial(dict, labels)) if labels else (entry.id, own)
 
 
 def compare(run: Finished, cases: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -13,7 +12,7 @@ import pandas as pd
 from common.prepared import Entry
 from common.recipe import Recipe, Volume
 from common.runs import RunError, read_model_config
-from common.scoring import EmptyPolicy
+from common.scoring import EmptyPolicy, apply_empty_policy
 from experiments.base.trainings import given
 from experiments.segmentation.study import DEFAULT_BACKEND
 from segresnet_monai.config import Config as SegResNet
@@ -21,6 +20,7 @@ from unet_tf.config import Config as UNet
 
 SEEN = ("train", "validation")
 """Parts of a split whose subjects have made or chosen the weights."""
+VIEWS = {"segresnet": (), "unet": ("before_postprocessing", "geometric_ceiling")}
 OWN_CASES = (".", "test/beyond", "test", "out_of_fold/beyond")
 """Where a run keeps the scores of the subjects that it has not seen, first found first taken."""
 
@@ -57,18 +57,18 @@ class Finished:
         """Scores of the subjects that its networks have not seen, one row each. Raises RunError without any."""
         for place in OWN_CASES:
             if (self.folder / place / "cases.csv").exists():
-                frame = pd.read_csv(self.folder / place / "cases.csv", dtype={"case": str, "view": str})
-                return frame[frame["view"].isna()].drop(columns="view") if "view" in frame else frame
+                return read_scores(self.folder / place / "cases.csv")
         raise RunError(f"{self.folder}: expected the scores of a test part (cases.csv), found none")
 
 
 @dataclass(frozen=True)
 class Networks:
     """What predicts. volume: one prepared subject's classes, uint8 (x, y, z) on the scan's own grid. entries: as
-    ``experiments.segmentation.scores`` takes them."""
+    ``experiments.segmentation.scores`` takes them. views: further label maps that come with those of entries."""
 
     volume: Callable[[Volume], np.ndarray]
     entries: Callable[[Iterable[Entry]], Iterator[tuple]]
+    views: tuple[str, ...]
 
 
 def read_run(folder: Path) -> Finished:
@@ -96,6 +96,20 @@ def read_run(folder: Path) -> Finished:
     )
 
 
+def read_scores(path: Path) -> pd.DataFrame:
+    """Scores of cases (``common.scoring.score_cases``) to the last digit, without those of further views.
+
+    Raises RunError when the file is damaged.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"case": str, "view": str, "change": str}, float_precision="round_trip")
+        frame = frame[frame["view"].isna()].drop(columns="view") if "view" in frame else frame
+        apply_empty_policy(frame, "brats")
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: expected scores, a row per case, found: {error!r}; --fresh starts over") from None
+    return frame
+
+
 def require_finished(run: Finished) -> None:
     """Raises RunError when the run's training or scoring has not ended."""
     if not (run.folder / "summary.json").exists():
@@ -111,9 +125,6 @@ def load(run: Finished) -> Networks:
     network, config = load_run(run.folder)
     return Networks(
         lambda volume: predict_volume(network, volume, config),
-        partial(_predict, predict, network, config),
+        lambda entries: predict(network, entries, config),
+        VIEWS[run.kind],
     )
-
-
-def _predict(predict: Callable, network: object, config: object, entries: Iterable[Entry]) -> Iterator[tuple]:
-    return predict(network, entries, config)

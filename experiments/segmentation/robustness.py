@@ -1,7 +1,7 @@
 """What scanner-like changes cost a finished run's network: the same test cases, changed in one way at a time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from common.subject import Subject
 from experiments.base import results
 from experiments.base.options import at_least
 from experiments.base.results import Result
-from experiments.segmentation.finished import Finished, Networks, load
+from experiments.segmentation.finished import Finished, Networks, load, read_scores
 
 FOLDER = "robustness"
 UNTOUCHED = Change("untouched", 0.0, "untouched")
@@ -53,10 +53,8 @@ def measure(run: Finished, options: ChangeOptions) -> Path:
     folder = run.folder / FOLDER / f"{len(subjects)}cases_seed{options.seed}-{digest}"
     with Run(folder, fresh=options.fresh) as opened:
         if not opened.is_finished:
-            write_json(
-                folder / "config.json",
-                {"experiment": run.experiment, "run": run.folder.resolve(), "options": options.__dict__},
-            )
+            settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": asdict(options)}
+            write_json(folder / "config.json", settings | {"changes": changes})
             opened.note_start()
             cases = _cases(run, subjects, changes, options.seed, folder / "cases.csv")
             costs = costs_of(cases, run, changes)
@@ -65,7 +63,7 @@ def measure(run: Finished, options: ChangeOptions) -> Path:
 
             draw_costs(folder / "figures" / "costs.png", costs, synthetic=run.synthetic)
             write_json(folder / "summary.json", results.as_rows(_results(run, costs)))
-        show(run, folder)
+        show(run, folder, changes)
     return folder
 
 
@@ -85,7 +83,7 @@ def _subjects(run: Finished, options: ChangeOptions) -> list[Subject]:
 
 def _cases(run: Finished, subjects: list[Subject], changes: tuple[Change, ...], seed: int, path: Path) -> pd.DataFrame:
     """One row per case and change, as ``common.scoring.score_case`` scores it; written after every case."""
-    rows = pd.read_csv(path, dtype={"case": str}).to_dict("records") if path.exists() else []
+    rows = read_scores(path).to_dict("records") if path.exists() else []
     done = {row["case"] for row in rows}
     networks = load(run)
     progress = tqdm(total=len(subjects) * len(changes), desc="predicting", unit="volume")
@@ -98,7 +96,7 @@ def _cases(run: Finished, subjects: list[Subject], changes: tuple[Change, ...], 
             progress.update()
         write_csv(path, pd.DataFrame(rows))
     progress.close()
-    return pd.read_csv(path, dtype={"case": str})
+    return read_scores(path)
 
 
 def score_changes(
@@ -122,8 +120,9 @@ def volume_of(case: str, changed: dict[str, Scan], scans: dict[str, Scan], truth
 
     Of one's own patient a network refuses a missing contrast. Here what it would make of one is the question.
     """
-    absent = [name for name in recipe.contrasts if name not in changed]
-    volume = transform(case, bring({**scans, **changed}, truth, recipe.grid), recipe)
+    there = {name: scan for name, scan in changed.items() if scan.data.any()}
+    absent = [name for name in recipe.contrasts if name not in there]
+    volume = transform(case, bring({**scans, **there}, truth, recipe.grid), recipe)
     for name in absent:
         volume.voxels[recipe.contrasts.index(name)] = 0
     return volume
@@ -159,7 +158,7 @@ def _results(run: Finished, costs: pd.DataFrame) -> list[Result]:
     return [
         Result.of(
             run.experiment,
-            f"{FOLDER}.{row.change}.{kind}_{row.metric}",
+            _key(row.change, kind, row.metric),
             value,
             int(row.n),
             interval,
@@ -173,20 +172,25 @@ def _results(run: Finished, costs: pd.DataFrame) -> list[Result]:
     ]
 
 
-def show(run: Finished, folder: Path) -> None:
-    """Print the table *change | mean Dice, WT, TC, ET, NCR, ED | cost of mean Dice and WT with intervals*."""
-    costs = pd.read_csv(folder / "costs.csv")
+def show(run: Finished, folder: Path, changes: tuple[Change, ...]) -> None:
+    """Print the table *change | mean Dice, NCR, ED, ET, TC, WT | cost of mean Dice and WT with intervals*."""
+    found = {each.key.partition(".")[2]: each for each in results.read_summary(folder / "summary.json")}
     rows = [("change", *METRICS, "cost", "95 % interval", "cost WT", "95 % interval")]
-    for words, of in costs.groupby("words", sort=False):
-        by = of.set_index("metric")
-        cells = [results.short(float(by.loc[metric, "mean"])) for metric in METRICS]
+    for change in changes:
+        cells = [results.short(found[_key(change.name, "after", metric)].value) for metric in METRICS]
         for metric in ("mean_dice", "dice_WT"):
-            low, high = by.loc[metric, ["cost_low", "cost_high"]]
-            cells += [f"{by.loc[metric, 'cost']:.1f}", "" if np.isnan(low) else f"{low:.1f} to {high:.1f}"]
-        rows.append((words, *cells))
+            cost = found[_key(change.name, "cost", metric)]
+            cells += ["-" if cost.value is None else f"{cost.value:.1f}"]
+            cells += ["" if cost.low is None else f"{cost.low:.1f} to {cost.high:.1f}"]
+        rows.append((change.words, *cells))
     print(results.aligned(rows))
-    print("cost: Dice points (hundredths) of mean_dice and WT that the change takes, paired by case")
+    print("cost: Dice points (hundredths) that the change takes, of mean_dice and of WT, paired by case")
     if run.synthetic:
         print(results.SYNTHETIC_NOTE)
-    print(f"cases: {costs['n'].max()}; empty masks: {run.policy}; all costs: costs.csv; every score: cases.csv")
+    n = max(each.n for each in found.values())
+    print(f"cases: {n}; empty masks: {run.policy}; costs of every label: costs.csv; every score: cases.csv")
     print(f"folder: {folder}")
+
+
+def _key(change: str, kind: str, metric: str) -> str:
+    return f"{FOLDER}.{change}.{kind}_{metric}"

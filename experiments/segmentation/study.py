@@ -73,6 +73,14 @@ class Options:
         at_least(3, folds=self.folds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Options):
+    """What an experiment that trains one network is told on its command line."""
+
+    test_data: Path | None = None
+    """Folder of another cohort, on which the finished network is scored too (see experiments.external)."""
+
+
 def refuse_contradictions(options: Options) -> None:
     """Raises Refused when an option has no effect beside another or without one, before anything is read."""
     if options.fold is not None and options.folds is None:
@@ -270,6 +278,7 @@ def _open(
         "brought_to_grid": brought,
         "masks": cohort.notes,
         "equal_content": equal,
+        "contents": {s.id: dict(ChainMap(*(each.entries[s.id].contents for each in stores))) for s in good},
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
 
