@@ -97,12 +97,12 @@ def read_run(folder: Path) -> Finished:
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """Scores of cases (``common.scoring.score_cases``) to the last digit, without those of further views.
+    """Scores of cases (``common.scoring.score_cases``), without those of further views.
 
     Raises RunError when the file is damaged.
     """
     try:
-        frame = pd.read_csv(path, dtype={"case": str, "view": str, "change": str}, float_precision="round_trip")
+        frame = pd.read_csv(path, dtype={"case": str, "view": str, "change": str})
         frame = frame[frame["view"].isna()].drop(columns="view") if "view" in frame else frame
         apply_empty_policy(frame, "brats")
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
@@ -117,12 +117,15 @@ def require_finished(run: Finished) -> None:
 
 
 def load(run: Finished) -> Networks:
-    """The run's trained network. Raises RunError or ValueError when it has none, or they are damaged."""
+    """The run's trained network. Raises RunError when there is none, or it is damaged."""
     if run.kind == "unet":
         from unet_tf.predict import load_run, predict, predict_volume
     else:
         from segresnet_monai.predict import load_run, predict, predict_volume
-    network, config = load_run(run.folder)
+    try:
+        network, config = load_run(run.folder)
+    except ValueError as error:
+        raise RunError(str(error)) from None
     return Networks(
         lambda volume: predict_volume(network, volume, config),
         lambda entries: predict(network, entries, config),
