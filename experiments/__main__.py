@@ -35,6 +35,9 @@ def main() -> None:
     print("    python -m experiments.run_all --help")
     print("    python -m experiments.figures --help")
     print("    python -m experiments.report --help")
+    print("a finished segmentation run on another cohort, and on its own cases as other scanners would show them")
+    print("    python -m experiments.external --help")
+    print("    python -m experiments.robustness --help")
 
 
 if __name__ == "__main__":

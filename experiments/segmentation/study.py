@@ -85,7 +85,15 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegResNetOptions(Options):
+class NetworkOptions(Options):
+    """What an experiment that trains one network is told on its command line."""
+
+    test_data: Path | None = None
+    """Folder of another cohort, on which the finished network is scored too (see experiments.external)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegResNetOptions(NetworkOptions):
     """What every segmentation experiment is told on its command line, and where its network starts."""
 
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
@@ -349,6 +357,7 @@ def _open(
         "brought_to_grid": brought,
         "masks": cohort.notes,
         "equal_content": equal,
+        "contents": {s.id: dict(ChainMap(*(each.entries[s.id].contents for each in stores))) for s in good},
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
 
