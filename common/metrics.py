@@ -290,6 +290,9 @@ def _directed(
     bits = np.uint8(1) << np.arange(n_masks, dtype=np.uint8)
     lost = [np.count_nonzero(wanted & bit) if not present & bit else 0 for bit in bits]
     wanted &= np.uint8(present)
+    inside = _within_reach(target, shells.padding).ravel()[where]
+    beyond = where[~inside], wanted[~inside]
+    where, wanted = where[inside], wanted[inside]
     counts = []
     for offsets in shells.offsets:
         if not where.size:
@@ -302,6 +305,7 @@ def _directed(
         wanted ^= found
         left = wanted != 0
         where, wanted = where[left], wanted[left]
+    where, wanted = (np.concatenate(parts) for parts in zip((where, wanted), beyond, strict=True))
     near = np.array(counts, dtype=int).reshape(-1, n_masks).T  # (mask, shell)
     distances = np.array(shells.distances_mm[: len(counts)])
     result = []
@@ -316,6 +320,16 @@ def _directed(
     return result
 
 
+def _within_reach(target: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """Whether a voxel lies in the box around all surfaces of target, wider by the padding: only there any is near."""
+    reach = np.zeros(target.shape, bool)
+    box = foreground_box(target, target)
+    reach[tuple(slice(max(0, side.start - pad), side.stop + pad) for side, pad in zip(box, padding, strict=True))] = (
+        True
+    )
+    return reach
+
+
 def nearest_mm(
     queries: np.ndarray, target: np.ndarray, bit: np.uint8, spacing: np.ndarray, *, exact_from: int = 0
 ) -> np.ndarray:
@@ -326,40 +340,41 @@ def nearest_mm(
     exact_from: rank, in ascending order, from which on distances are needed; of those below, an upper bound that is
     below them as well.
     """
-    here = np.column_stack(np.unravel_index(queries, target.shape))
-    there = np.column_stack(np.unravel_index(np.flatnonzero((target & bit) != 0), target.shape))
-    first, last = (pick.reduce([pick.reduce(here), pick.reduce(there)]) for pick in (np.minimum, np.maximum))
-    shape = last - first + 1
-    cost = _QUERY_COST + len(there) / _SURFACE_VOXELS_PER_COST
-    bounded = exact_from > 0 and len(here) >= _FEWEST_BOUNDED
-    if len(here) * (_OPEN_SHARE if bounded else 1) * cost > shape.prod():
+    here = np.stack(np.unravel_index(queries, target.shape))  # (3, n)
+    there = np.stack(np.unravel_index(np.flatnonzero((target & bit) != 0), target.shape))
+    first = np.minimum(here.min(axis=1), there.min(axis=1))[:, None]
+    shape = np.maximum(here.max(axis=1), there.max(axis=1)) + 1 - first[:, 0]
+    sides = spacing[:, None]
+    cost = _QUERY_COST + there.shape[1] / _SURFACE_VOXELS_PER_COST
+    bounded = exact_from > 0 and queries.size >= _FEWEST_BOUNDED
+    if queries.size * (_OPEN_SHARE if bounded else 1) * cost > shape.prod():
         elsewhere = np.ones(shape, bool)
-        elsewhere[tuple((there - first).T)] = False
+        elsewhere[tuple(there - first)] = False
         # Positions of the nearest voxels, as distances of the whole box would take three more arrays of its size.
         nearest = distance_transform_edt(elsewhere, sampling=spacing, return_distances=False, return_indices=True)
-        there = nearest[:, *(here - first).T].T + first
-        return np.sqrt((((here - there) * spacing) ** 2).sum(axis=1))
+        here = here - first
+        return np.sqrt((((here - nearest[:, *here]) * sides) ** 2).sum(axis=0))
     # A tree for one batch of queries: cheap to build, with leaves large enough to be scanned quickly (measured).
-    tree = cKDTree(there * spacing, leafsize=64, balanced_tree=False, compact_nodes=False)
-    points = here * spacing
+    tree = cKDTree((there * sides).T, leafsize=64, balanced_tree=False, compact_nodes=False)
+    places = here * sides
     if not bounded:
-        return tree.query(points)[0]
+        return tree.query(places.T)[0]
     middles = _one_per_block(here - first, shape)
     known = np.unique(middles)
-    distances = np.empty(len(here))
-    distances[known] = tree.query(points[known])[0]
+    distances = np.empty(queries.size)
+    distances[known] = tree.query(places[:, known].T)[0]
     # By the triangle inequality two voxels' distances differ by no more than the way between them.
-    way = np.sqrt(((points - points[middles]) ** 2).sum(axis=1)) + _ROUNDING * spacing.max()
+    way = np.sqrt(((places - places[:, middles]) ** 2).sum(axis=0)) + _ROUNDING * spacing.max()
     lowest = np.partition(distances[middles] - way, exact_from)[exact_from]
     distances = distances[middles] + way
     open_ = distances >= lowest
-    distances[open_] = tree.query(points[open_])[0]
+    distances[open_] = tree.query(places[:, open_].T)[0]
     return distances
 
 
 def _one_per_block(places: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """For each place (n, 3) of a box the index of one that lies in the same block, the same one for all of them."""
-    blocks = np.ravel_multi_index(tuple((places // _BLOCK_VOXELS).T), tuple(shape // _BLOCK_VOXELS + 1))
+    """For each place (3, n) of a box the index of one that lies in the same block, the same one for all of them."""
+    blocks = np.ravel_multi_index(tuple(places // _BLOCK_VOXELS), tuple(shape // _BLOCK_VOXELS + 1))
     chosen = np.empty(int(blocks.max()) + 1, np.intp)
-    chosen[blocks] = np.arange(len(places))
+    chosen[blocks] = np.arange(blocks.size)
     return chosen[blocks]

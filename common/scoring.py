@@ -100,9 +100,7 @@ def score_case(
     together = _count_pairs(prediction, truth)
     together[0, 0] += n_voxels - truth.size
     lowest = _LOWEST_PERCENTILE if surface_tolerance_mm <= near_mm(spacing_mm) else 0.0
-    surfaces = label_surface_distances(
-        prediction, truth, masks=MEMBERS, spacing_mm=spacing_mm, from_percentile=lowest
-    )
+    surfaces = label_surface_distances(prediction, truth, masks=MEMBERS, spacing_mm=spacing_mm, from_percentile=lowest)
 
     row = {"dice_background": _dice(together, (0,))}
     row |= {f"dice_{name}": _dice(together, members) for name, members in MEMBERS.items()}
