@@ -131,7 +131,12 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Of the voxels that are not 0 in both; 0 where there are too few grey values to tell."""
     inside = (a != 0) & (b != 0) & np.isfinite(a) & np.isfinite(b)
     a, b = a[inside].astype(np.float64), b[inside].astype(np.float64)
-    if min(len(np.unique(a)), len(np.unique(b))) < MINIMUM_GREY_VALUES:
+    if a.size < MINIMUM_GREY_VALUES:
         return 0.0
-    with np.errstate(over="ignore", invalid="ignore"):  # of values near the end of the range nothing can be told
-        return float(np.corrcoef(a, b)[0, 1])
+    # Of values near the end of the range nothing can be told, nor of one value only.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        correlation = float(np.corrcoef(a, b)[0, 1])
+    # Counting grey values takes ten times longer, so only of what is alike.
+    if correlation > COPY_CORRELATION and min(len(np.unique(a)), len(np.unique(b))) < MINIMUM_GREY_VALUES:
+        return 0.0
+    return correlation

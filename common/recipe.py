@@ -258,16 +258,16 @@ def _store(scan: np.ndarray, offset: float, scale: float, stored: np.ndarray) ->
 
     Slab by slab, so that what lies between the scan and the result stays in the processor's cache.
     """
-    low, high = float(scan.min()), float(scan.max())
+    planes = volumes.in_memory_order(scan)
+    low, high = float(planes.min()), float(planes.max())
     if low == 0 and offset > high - offset:
-        low = float(scan[scan != 0].min())  # the background is not shifted
+        low = float(planes.min(where=planes != 0, initial=planes.max()))  # the background is not shifted
     largest = max(high - offset, offset - low)
     if offset == 0 and scan.dtype.kind in "iu" and 0 < largest <= STEPS:
         largest = STEPS / (STEPS // largest)  # a whole number of steps to the scan's unit keeps its integers exact
     step = _step(largest / (scale or 1.0))
     # A brain of one value differs from its mean by rounding only.
     factor = np.float32(STEPS / largest if largest > abs(offset) * np.finfo(np.float32).eps else 0)
-    planes = volumes.in_memory_order(scan)
     rounded = np.empty(planes.shape, np.int16)
     for place, values in volumes.slabs(planes):
         scaled = values.astype(np.float32)

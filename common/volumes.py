@@ -59,10 +59,9 @@ def nonzero_mean_and_sd(image: np.ndarray) -> tuple[float, float]:
     count, total, squares = 0, 0.0, 0.0
     for _, values in slabs(in_memory_order(image)):
         count += np.count_nonzero(values)
-        doubles = values.astype(np.float64)
+        doubles = values.astype(np.float64).ravel()
         total += float(doubles.sum())
-        np.square(doubles, out=doubles)
-        squares += float(doubles.sum())
+        squares += float(doubles @ doubles)
     if count == 0:
         raise ValueError("expected an image with non-zero voxels, received one that is zero everywhere")
     mean = total / count
