@@ -206,9 +206,12 @@ def transform(subject: str, brought: Brought, recipe: Recipe) -> Volume:
             name = recipe.contrasts[channel]
             # Outside the box a whole scan is zero; of a crop's scan more is left.
             whole = images[name][crop_box] if recipe.crop is None else scans[name].data
-            offset, scale = (
-                volumes.nonzero_mean_and_sd(whole) if recipe.intensity == "zscore" else (0.0, float(whole.max()))
-            )
+            if recipe.intensity == "maximum":
+                offset, scale = 0.0, float(whole.max())
+            elif whole.dtype.kind == "f":
+                offset, scale = volumes.nonzero_mean_and_sd(whole)
+            else:
+                offset, scale = _mean_and_sd(*scans[name].grey_values)
             if shape == crop_shape:
                 return _store(images[name][box], offset, scale, voxels[channel])
             image = volumes.normalise_nonzero(images[name][crop_box], offset, scale)
@@ -247,6 +250,14 @@ def _grid_shape(
         return recipe.shape or crop_shape
     lengths = np.multiply(crop_shape, scan_spacing_mm)
     return tuple(max(1, round(float(length) / recipe.spacing_mm)) for length in lengths)
+
+
+def _mean_and_sd(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Of integers that repeat: far fewer than voxels, and their sums are exact in double precision."""
+    values, counts = values.astype(np.float64), counts.astype(np.float64)
+    n = float(counts.sum())
+    mean = float(values @ counts) / n
+    return mean, math.sqrt(max(float(values**2 @ counts) / n - mean**2, 0.0))
 
 
 def _step(largest: float) -> float:

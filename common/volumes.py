@@ -59,9 +59,10 @@ def nonzero_mean_and_sd(image: np.ndarray) -> tuple[float, float]:
     count, total, squares = 0, 0.0, 0.0
     for _, values in slabs(in_memory_order(image)):
         count += np.count_nonzero(values)
-        doubles = values.astype(np.float64).ravel()
+        doubles = values.astype(np.float64)
         total += float(doubles.sum())
-        squares += float(doubles @ doubles)
+        np.square(doubles, out=doubles)
+        squares += float(doubles.sum())
     if count == 0:
         raise ValueError("expected an image with non-zero voxels, received one that is zero everywhere")
     mean = total / count
