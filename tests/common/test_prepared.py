@@ -708,7 +708,7 @@ def test_an_entry_holds_the_contents_of_its_contrasts_and_a_long_id(cohort, tmp_
     subject = replace(subjects_of(cohort)[0], id="long" * 60)
     (entry,) = prepare([subject], Recipe(contrasts=("T1", "T2")), tmp_path / "store", n_jobs=1).entries.values()
     assert (entry.id, entry.open().id) == (subject.id, subject.id)
-    assert entry.contents == {c: content_digest(subject.read([c])[0][c].data) for c in ("T1", "T2")}
+    assert entry.contents == {c: content_digest(subject.read([c])[0][c]) for c in ("T1", "T2")}
     again = prepare([subject], Recipe(contrasts=("T1", "T2")), tmp_path / "store", n_jobs=1)
     assert (again.prepared, again.entries[subject.id].contents) == (0, entry.contents)
 
