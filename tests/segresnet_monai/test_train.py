@@ -66,15 +66,16 @@ def weights(folder, name):
     return torch.load(folder / "checkpoints" / name, weights_only=True)
 
 
-def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed):
-    process = start(entries, SMALL, tmp_path / "whole")
+def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed, **settings):
+    config = SMALL | settings
+    process = start(entries, config, tmp_path / "whole")
     process.stdout.readline()
     began = time.monotonic()
     assert process.communicate()[0] == "done\n"
     duration = time.monotonic() - began
     moments, interrupted = random.Random(seed), 0
     while interrupted < kills:
-        process = start(entries, SMALL, tmp_path / "killed")
+        process = start(entries, config, tmp_path / "killed")
         assert process.stdout.readline() == "ready\n"
         try:
             process.wait(timeout=moments.uniform(0, duration))
@@ -82,7 +83,7 @@ def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed):
             process.send_signal(signal.SIGKILL)
         process.communicate()
         interrupted += 1
-    process = start(entries, SMALL, tmp_path / "killed")
+    process = start(entries, config, tmp_path / "killed")
     assert process.communicate()[0].endswith("done\n")
     for name in ("last.pt", "best.pt"):
         whole, killed = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
@@ -95,9 +96,9 @@ def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed):
     assert not list((tmp_path / "killed").rglob("*.part"))
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_a_killed_run_ends_with_the_same_bits(tiny_entries, tmp_path, seed):
-    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=seed)
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+def test_a_killed_run_ends_with_the_same_bits(tiny_entries, tmp_path, precision):
+    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=0, precision=precision)
 
 
 @pytest.mark.slow
@@ -115,6 +116,13 @@ def test_training_depends_on_the_seed_and_nothing_else(tiny_entries, tmp_path):
         states.append(weights(tmp_path / str(number), "last.pt"))
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has float16")
+def test_float16_on_a_cpu_is_refused_before_anything_is_trained(tiny_entries, tmp_path):
+    with Run(tmp_path) as run, pytest.raises(RunError, match="expected a GPU for precision float16, found none"):
+        fit(tiny_entries[:3], tiny_entries[3:], Config(**SMALL, precision="float16"), run)
+    assert not (tmp_path / "history.csv").exists()
 
 
 @pytest.fixture(scope="module")
