@@ -18,6 +18,7 @@ from monai.inferers import sliding_window_inference
 from common.files import check_archive, read_json, typed
 from common.labels import REGIONS
 from common.patient import PatientArguments, check_files, report, segment
+from common.precision import resolve_for_prediction
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Decision, decode_regions
@@ -93,7 +94,10 @@ def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> t
     """
     device = next(network.parameters()).device
     image = torch.from_numpy(volume.image())[None].to(device)
-    autocast = torch.autocast(device.type, torch.float16, enabled=config.mixed_precision and device.type == "cuda")
+    precision = resolve_for_prediction(
+        config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda"
+    )
+    autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
     with torch.inference_mode(), autocast:
         total = sum(_probabilities(network, image, volume.id, config, flips) for flips in averaged_flips(config))
         return total / len(averaged_flips(config))

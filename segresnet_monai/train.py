@@ -20,6 +20,7 @@ from common import costs
 from common.epochs import Epochs
 from common.files import atomic_path, check_archive
 from common.metrics import dice
+from common.precision import LIGHTNING, resolve
 from common.prepared import Entry
 from common.runs import History, Run, RunError
 from segresnet_monai.config import Config
@@ -48,9 +49,13 @@ def fit(
     start: another run's weights to begin with, in place of random ones; read once, for the first epoch.
     The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
     started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged, a
-    loss or an output is not finite, or a file cannot be written.
+    loss or an output is not finite, a file cannot be written, or the device lacks the precision.
     """
     device = default_device()
+    try:
+        precision = resolve(config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda")
+    except ValueError as error:
+        raise RunError(str(error)) from None
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".pt")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device announcements, once per start
     trainer = L.Trainer(
@@ -60,7 +65,7 @@ def fit(
         # takes up such a file from the current one.
         plugins=[LightningEnvironment()],
         default_root_dir=run.folder,
-        precision="16-mixed" if config.mixed_precision and device.type == "cuda" else "32-true",
+        precision=LIGHTNING[precision],
         benchmark=device.type == "cuda",  # every crop has the same size, so cuDNN's search pays
         gradient_clip_val=config.gradient_norm,
         max_epochs=config.epochs,
@@ -82,6 +87,7 @@ def fit(
         convolutions=convolutions(network, (len(config.contrasts), *config.crop_voxels)),
         gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
         first_epoch=epochs.first,
+        precision=precision,
     )
     return run.checkpoints / f"{config.checkpoint}.pt"
 

@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from common.augmentation import Augmentation  # noqa: E402
 from common.epochs import Epochs  # noqa: E402
 from common.runs import Run, RunError  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
@@ -48,18 +49,24 @@ WINNERS = {
     "batch_size": 2,
     "average_flips": True,
     "window_weights": "gaussian",
+    "crop_from": "brain",
+    "label_crop_probability": 0.5,
+    "augmentation": {"zoom_probability": 0.3, "gamma_probability": 0.5, "noise_probability": 0.5},
+    "precision": "bfloat16",
 }
 PROGRAM = """
 import json, sys
 from common.prepared import Entry
 from common.runs import Run
 from pathlib import Path
+from common.augmentation import Augmentation
 from segresnet_monai.config import Config
 from segresnet_monai.train import fit
 told = json.loads(sys.argv[1])
 tuples = lambda fields: {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 entries = [Entry(id, Path(path), tuples(geometry)) for id, path, geometry in told["entries"]]
-config = Config(**tuples(told["config"]))
+settings = tuples(told["config"])
+config = Config(**settings | {"augmentation": Augmentation(**settings.get("augmentation", {}))})
 print("ready", flush=True)
 with Run(told["folder"]) as run:
     fit(entries[:3], entries[3:], config, run)
@@ -111,9 +118,9 @@ def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed, settin
     assert not list((tmp_path / "killed").rglob("*.part"))
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_a_killed_run_ends_with_the_same_bits(tiny_entries, tmp_path, seed):
-    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=seed)
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+def test_a_killed_run_ends_with_the_same_bits(tiny_entries, tmp_path, precision):
+    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=0, settings={**SMALL, "precision": precision})
 
 
 def test_a_killed_run_of_the_winners_recipe_ends_with_the_same_bits(tiny_entries, tmp_path):
@@ -139,7 +146,7 @@ def test_training_depends_on_the_seed_and_nothing_else(tiny_entries, tmp_path):
 
 
 def test_the_average_of_the_weights_is_what_is_kept(tiny_entries, tmp_path, monkeypatch):
-    config, seen = Config(**{**WINNERS, "epochs": 3}), []
+    config, seen = Config(**{**WINNERS, "epochs": 3, "augmentation": Augmentation(), "precision": None}), []
     step = Training.on_train_batch_end
 
     def noted(module, *arguments):
