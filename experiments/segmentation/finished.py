@@ -9,9 +9,10 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
+from common.files import typed
 from common.prepared import Entry
 from common.recipe import Recipe, Volume
-from common.runs import RunError, read_model_config
+from common.runs import RunError
 from common.scoring import EmptyPolicy, apply_empty_policy
 from experiments.base.trainings import given
 from experiments.segmentation.study import DEFAULT_BACKEND
@@ -77,6 +78,8 @@ def read_run(folder: Path) -> Finished:
     if (folder / "folds.json").exists():
         raise RunError(f"{folder}: expected the run of a network, found the cases of several folds: name a fold's run")
     model, policy = settings["model"], settings["options"].get("empty_masks")
+    if isinstance(model.get("network"), dict):  # several networks as one, and what else the study trained
+        model = model["network"]
     kind = "unet" if "spatial_dims" in model else "segresnet" if {"network", "encoder_blocks"} & set(model) else None
     if kind is None or policy not in get_args(EmptyPolicy):
         raise RunError(f"{folder / 'config.json'}: expected the settings of a SegResNet or a U-Net, found others")
@@ -92,8 +95,15 @@ def read_run(folder: Path) -> Finished:
         data=given(folder, "data", folder=str, subjects=dict),
         split={part: split[part] for part in parts},
         convention=settings["options"].get("convention"),
-        recipe=read_model_config(folder, UNet if kind == "unet" else SegResNet).recipe,
+        recipe=_config(folder, UNet if kind == "unet" else SegResNet, model).recipe,
     )
+
+
+def _config(folder: Path, kind: type, model: dict) -> SegResNet | UNet:
+    try:
+        return typed(kind, model)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise RunError(f"{folder / 'config.json'}: expected settings of {kind.__module__}, found: {error}") from None
 
 
 def read_scores(path: Path) -> pd.DataFrame:
@@ -117,17 +127,19 @@ def require_finished(run: Finished) -> None:
 
 
 def load(run: Finished) -> Networks:
-    """The run's trained network. Raises RunError when there is none, or it is damaged."""
+    """The run's trained networks. Raises RunError when there are none, or one is damaged."""
     if run.kind == "unet":
-        from unet_tf.predict import load_run, predict, predict_volume
+        from unet_tf.predict import load_run as load_them
+        from unet_tf.predict import predict, predict_volume
     else:
-        from segresnet_monai.predict import load_run, predict, predict_volume
+        from segresnet_monai.predict import load_runs as load_them
+        from segresnet_monai.predict import predict, predict_volume
     try:
-        network, config = load_run(run.folder)
+        networks, *settings = load_them(run.folder)
     except ValueError as error:
         raise RunError(str(error)) from None
     return Networks(
-        lambda volume: predict_volume(network, volume, config),
-        lambda entries: predict(network, entries, config),
+        lambda volume: predict_volume(networks, volume, *settings),
+        lambda entries: predict(networks, entries, *settings),
         VIEWS[run.kind],
     )
