@@ -328,7 +328,7 @@ def _open(
         also = f" ({len(excluded)} subjects are excluded with less than {minimum} labelled)" if excluded else ""
         raise Refused(f"{error}{also}") from error
     fingerprints = {subject.id: subject.fingerprint() for subject in good if subject.id not in excluded}
-    contents = {subject.id: store.entries[subject.id].contents for subject in good}
+    contents = {s.id: dict(ChainMap(*(each.entries[s.id].contents for each in stores))) for s in good}
     if start is not None:
         scored = {*split.test, *(split.train if out_of_fold else ()), *(split.validation if out_of_fold else ())}
         tested = [subject for subject in good if subject.id in scored]
@@ -357,7 +357,6 @@ def _open(
         "brought_to_grid": brought,
         "masks": cohort.notes,
         "equal_content": equal,
-        "contents": {s.id: dict(ChainMap(*(each.entries[s.id].contents for each in stores))) for s in good},
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
 
