@@ -2,7 +2,7 @@
 
 ``costs.json`` of a run's folder: parameters, gflop_per_sample (forward, one training sample), seconds_per_step,
 seconds_per_epoch (medians, validation not included), seconds_per_case (median, whole prediction of a test case),
-peak_memory_mib (of the training process; gpu_peak_memory_mib where a GPU was used).
+peak_memory_mib (of the training process; gpu_peak_memory_mib where a GPU was used), precision (of its products).
 """
 
 import contextlib
@@ -58,6 +58,7 @@ def record_training(
     convolutions: Iterable[Convolution],
     gpu_peak_mib: float | None,
     first_epoch: int | None = 1,
+    precision: str | None = None,
 ) -> None:
     """Write a finished training's costs; the seconds come from the columns steps and seconds of history.csv.
 
@@ -85,10 +86,11 @@ def record_training(
         seconds_per_epoch=statistics.median(epoch for epoch, _ in rows),
         peak_memory_mib=round(peak_memory_mib()),
         gpu_peak_memory_mib=None if gpu_peak_mib is None else round(gpu_peak_mib),
+        precision=precision,
     )
 
 
-def record(run: Run, **costs: float | int | None) -> None:
+def record(run: Run, **costs: float | int | str | None) -> None:
     """Add to a run's costs.json."""
     path = run.folder / "costs.json"
     try:

@@ -9,7 +9,6 @@ from scipy.spatial.transform import Rotation
 
 from common import volumes
 from common.augmentation import Augmentation, change_intensities, factor
-from common.labels import CLASSES
 from common.recipe import Volume, decode
 
 
@@ -84,8 +83,9 @@ def zoomed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The crop about the same centre with the anatomy ``zoom`` times as large, as near as whole voxels allow.
 
-    A smaller or larger window is resampled as the store resamples scans: linearly, and each voxel takes the class that
-    fills the most of it. The brain is what is nearest to it.
+    A smaller or larger window is resampled linearly, as the store resamples scans. Classes, and what is brain, are
+    those of the nearest voxel: so near the old voxel size this keeps the volume of necrosis better than the class that
+    fills the most of a voxel does.
     """
     seen = [max(1, round(side / zoom)) for side in size]
     first = [s + (side - n) // 2 for s, side, n in zip(start, size, seen, strict=True)]
@@ -97,13 +97,13 @@ def zoomed(
         image = np.zeros((len(stored), *size), np.float32)
         decode(stored, volume.steps, out=image[:, *place])
         return image, classes
+    nearest = np.ix_(*((2 * np.arange(side) + 1) * n // (2 * side) for side, n in zip(size, seen, strict=True)))
     image = volumes.resize_part(decode(stored, volume.steps), place, seen, size, whole)
-    nearest = [(2 * np.arange(side) + 1) * n // (2 * side) for side, n in zip(size, seen, strict=True)]
     brain = np.zeros(seen, bool)
     for channel, integers in zip(image, stored, strict=True):
         brain[place] = integers != 0
-        channel *= brain[np.ix_(*nearest)]
-    return image, volumes.resize_labels(classes, size, len(CLASSES))
+        channel *= brain[nearest]
+    return image, classes[nearest]
 
 
 def rotated(
@@ -113,7 +113,8 @@ def rotated(
 
     Linear for intensities; classes, and what is brain, are those of the nearest voxel.
     """
-    matrix = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() / zoom
+    # From a voxel of the crop to where it is read: the way back.
+    matrix = Rotation.from_euler("xyz", degrees, degrees=True).inv().as_matrix() / zoom
     middle = (np.array(size) - 1) / 2
     offset = np.array(start) - volume.box_start + middle - matrix @ middle
     # Only what the crop can see is looked at, and of it a copy that runs as the result does.
@@ -125,9 +126,14 @@ def rotated(
         return image, labels
     seen = np.ascontiguousarray(volume.voxels[:, *map(slice, low, high)])
     how = {"offset": offset - low, "output_shape": tuple(size)}
-    for channel, integers, step in zip(image, seen, volume.steps, strict=False):
+    # Which contrasts have brain in a voxel, and its class, in one number: one search for the nearest voxel finds all.
+    facts = seen[-1] << len(image)
+    for bit, (channel, integers, step) in enumerate(zip(image, seen, volume.steps, strict=False)):
         ndimage.affine_transform(integers, matrix, output=channel, order=1, **how)
-        channel *= ndimage.affine_transform(integers, matrix, order=0, **how) != 0
         channel *= np.float32(step)
-    ndimage.affine_transform(seen[-1], matrix, output=labels, order=0, **how)
+        facts |= (integers != 0).astype(np.int16) << bit
+    facts = ndimage.affine_transform(facts, matrix, order=0, **how)
+    for bit, channel in enumerate(image):
+        channel *= (facts >> bit) & 1
+    labels[:] = facts >> len(image)
     return image, labels

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -28,14 +27,13 @@ _SKETCH_BLOCKS = 12
 _SAMPLES = 2**17  # voxels that are compared: some 17000 of them lie in the brain
 
 
-def content_digest(image: np.ndarray) -> str:
+def content_digest(scan: Scan) -> str:
     """Hexadecimal digest of the grey values other than 0 and of how often each occurs.
 
     The same in another file format, compression, type, orientation or frame of zeros. Of grey values that repeat, as
     those of stored scans do, only how often each occurs in ascending order counts, so rescaling changes nothing either.
     """
-    flat = image.ravel(order="K")
-    values, counts = np.unique(flat[flat != 0], return_counts=True)
+    values, counts = scan.grey_values
     digest = hashlib.blake2b(counts.astype("<i8").tobytes(), digest_size=16)
     if not MINIMUM_GREY_VALUES <= len(values) <= counts.sum() // 2:
         digest.update(values.astype("<f8").tobytes())
@@ -44,7 +42,7 @@ def content_digest(image: np.ndarray) -> str:
 
 def contents(scans: Mapping[str, Scan]) -> dict[str, str]:
     """Content digest of each contrast."""
-    return {contrast: content_digest(scan.data) for contrast, scan in scans.items()}
+    return {contrast: content_digest(scan) for contrast, scan in scans.items()}
 
 
 def equal_content(digests: Mapping[str, Mapping[str, str]]) -> list[tuple[str, ...]]:
@@ -100,8 +98,7 @@ def copied_contrasts(scans: Mapping[str, Scan]) -> dict[str, str]:
     shapes = {scan.data.shape for scan in scans.values()}
     if len(shapes) != 1:
         return {}  # no common grid, which is a problem of its own
-    step = max(1, math.prod(*shapes) // _SAMPLES)
-    sampled = {contrast: scan.data.ravel(order="F")[::step] for contrast, scan in scans.items()}
+    sampled = {contrast: _sampled(scan.data) for contrast, scan in scans.items()}
     copies: dict[str, str] = {}
     for one, other in itertools.combinations(sampled, 2):
         if not {one, other} & set(copies) and _correlation(sampled[one], sampled[other]) > COPY_CORRELATION:
@@ -116,7 +113,7 @@ def masks_among(scans: Mapping[str, Scan]) -> dict[str, int]:
     """
     few = {}
     for contrast, scan in scans.items():
-        some = scan.data.ravel(order="F")[:: max(1, scan.data.size // _SAMPLES)]
+        some = _sampled(scan.data)
         values = np.unique(some[some != 0])
         if (
             len(values) < MINIMUM_GREY_VALUES
@@ -127,11 +124,20 @@ def masks_among(scans: Mapping[str, Scan]) -> dict[str, int]:
     return few if len(few) < len(scans) else {}
 
 
+def _sampled(image: np.ndarray) -> np.ndarray:
+    return image.ravel(order="F")[:: max(1, image.size // _SAMPLES)].copy()
+
+
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Of the voxels that are not 0 in both; 0 where there are too few grey values to tell."""
     inside = (a != 0) & (b != 0) & np.isfinite(a) & np.isfinite(b)
     a, b = a[inside].astype(np.float64), b[inside].astype(np.float64)
-    if min(len(np.unique(a)), len(np.unique(b))) < MINIMUM_GREY_VALUES:
+    if a.size < MINIMUM_GREY_VALUES:
         return 0.0
-    with np.errstate(over="ignore", invalid="ignore"):  # of values near the end of the range nothing can be told
-        return float(np.corrcoef(a, b)[0, 1])
+    # Of values near the end of the range nothing can be told, nor of one value only.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        correlation = float(np.corrcoef(a, b)[0, 1])
+    # Counting grey values takes ten times longer, so only of what is alike.
+    if correlation > COPY_CORRELATION and min(len(np.unique(a)), len(np.unique(b))) < MINIMUM_GREY_VALUES:
+        return 0.0
+    return correlation

@@ -23,6 +23,12 @@ _NEAR_VOXELS = 4
 # lies at nearly the same distance (at worst, inside a hollow box, 58 us for 130,000 voxels of surface). Measured.
 _QUERY_COST = 25
 _SURFACE_VOXELS_PER_COST = 400
+# Side in voxels of the blocks of which one query bounds all others, and the share of queries that bounds leave open.
+# Measured.
+_BLOCK_VOXELS = 4
+_OPEN_SHARE = 0.25
+_FEWEST_BOUNDED = 1000
+_ROUNDING = 1e-9  # in voxels: far above what roots in double precision are off by
 
 
 class SurfaceDistances(NamedTuple):
@@ -122,16 +128,24 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray, *, spacing_mm: 
 
 
 def label_surface_distances(
-    prediction: np.ndarray, truth: np.ndarray, *, masks: Mapping[str, Iterable[int]], spacing_mm: Sequence[float]
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    masks: Mapping[str, Iterable[int]],
+    spacing_mm: Sequence[float],
+    from_percentile: float = 0.0,
 ) -> dict[str, SurfaceDistances]:
     """:func:`surface_distances` of several masks of two label maps, at little more than the price of one.
 
     prediction, truth: uint8 classes (x, y, z) on the same grid. masks: name -> the classes that make up that mask, at
-    most eight masks. Exact for any input; memory grows with the box that holds both foregrounds.
-    Raises ValueError when the shapes differ, spacing_mm is not one positive number per axis or there are more than
-    eight masks, TypeError when a label map is not uint8.
+    most eight masks. Exact for any input; memory grows with the box that holds both foregrounds. from_percentile: the
+    lowest that will be asked for; of distances below it and beyond :func:`near_mm` only an upper bound need be given,
+    which between surfaces far apart is several times cheaper.
+    Raises ValueError when the shapes differ, spacing_mm is not one positive number per axis, from_percentile lies
+    outside 0..100 or there are more than eight masks, TypeError when a label map is not uint8.
     """
     check_label_maps(prediction, truth)
+    check_percentile(from_percentile)
     spacing = checked_spacing(spacing_mm)
     if len(masks) > 8:
         raise ValueError(f"masks must hold at most 8 masks, one per bit of a byte, received {len(masks)}.")
@@ -142,9 +156,15 @@ def label_surface_distances(
     shells = _shells(spacing)
     surfaces = [_surfaces(labels, table, shells.padding) for labels in (prediction, truth)]
     directions = [
-        _directed(source, target, shells, spacing, len(masks)) for source, target in (surfaces, surfaces[::-1])
+        _directed(source, target, shells, spacing, len(masks), from_percentile)
+        for source, target in (surfaces, surfaces[::-1])
     ]
     return {name: SurfaceDistances(*pair) for name, *pair in zip(masks, *directions, strict=True)}
+
+
+def near_mm(spacing_mm: Sequence[float]) -> float:
+    """Up to here every distance of :func:`label_surface_distances` is exact, whatever its percentile."""
+    return _NEAR_VOXELS * float(checked_spacing(spacing_mm).min())
 
 
 def crop_to_foreground(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -233,7 +253,7 @@ def _shells(spacing: np.ndarray) -> _Shells:
     reach = np.arange(-_NEAR_VOXELS, _NEAR_VOXELS + 1)
     offsets = np.stack(np.meshgrid(reach, reach, reach, indexing="ij"), axis=-1).reshape(-1, 3)
     distances = np.sqrt(((offsets * spacing) ** 2).sum(axis=1))
-    near = distances <= _NEAR_VOXELS * spacing.min() * (1 + 1e-12)
+    near = distances <= near_mm(spacing) * (1 + 1e-12)
     offsets, distances = offsets[near], distances[near]
     values, shell = np.unique(distances, return_inverse=True)
     padding = np.maximum(np.abs(offsets).max(axis=0), 1)
@@ -255,7 +275,12 @@ def _surfaces(labels: np.ndarray, table: np.ndarray, padding: np.ndarray) -> np.
 
 
 def _directed(
-    source: np.ndarray, target: np.ndarray, shells: _Shells, spacing: np.ndarray, n_masks: int
+    source: np.ndarray,
+    target: np.ndarray,
+    shells: _Shells,
+    spacing: np.ndarray,
+    n_masks: int,
+    from_percentile: float,
 ) -> list[np.ndarray]:
     """Per mask, the ascending distances in mm from each surface voxel of source to the nearest one of target."""
     where = np.flatnonzero(source != 0)
@@ -265,6 +290,9 @@ def _directed(
     bits = np.uint8(1) << np.arange(n_masks, dtype=np.uint8)
     lost = [np.count_nonzero(wanted & bit) if not present & bit else 0 for bit in bits]
     wanted &= np.uint8(present)
+    inside = _within_reach(target, shells.padding).ravel()[where]
+    beyond = where[~inside], wanted[~inside]
+    where, wanted = where[inside], wanted[inside]
     counts = []
     for offsets in shells.offsets:
         if not where.size:
@@ -277,32 +305,76 @@ def _directed(
         wanted ^= found
         left = wanted != 0
         where, wanted = where[left], wanted[left]
+    where, wanted = (np.concatenate(parts) for parts in zip((where, wanted), beyond, strict=True))
     near = np.array(counts, dtype=int).reshape(-1, n_masks).T  # (mask, shell)
     distances = np.array(shells.distances_mm[: len(counts)])
     result = []
     for index, bit in enumerate(bits):
         queries = where[(wanted & bit) != 0]
-        far = np.sort(nearest_mm(queries, target, bit, spacing)) if queries.size else np.empty(0)
+        far = np.empty(0)
+        if queries.size:
+            n_near = int(near[index].sum())
+            rank = int(from_percentile / 100 * (n_near + queries.size - 1)) - n_near
+            far = np.sort(nearest_mm(queries, target, bit, spacing, exact_from=max(0, rank)))
         result.append(np.concatenate([np.repeat(distances, near[index]), far, np.full(lost[index], np.inf)]))
     return result
 
 
-def nearest_mm(queries: np.ndarray, target: np.ndarray, bit: np.uint8, spacing: np.ndarray) -> np.ndarray:
+def _within_reach(target: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """Whether a voxel lies in the box around all surfaces of target, wider by the padding: only there any is near."""
+    reach = np.zeros(target.shape, bool)
+    box = foreground_box(target, target)
+    reach[tuple(slice(max(0, side.start - pad), side.stop + pad) for side, pad in zip(box, padding, strict=True))] = (
+        True
+    )
+    return reach
+
+
+def nearest_mm(
+    queries: np.ndarray, target: np.ndarray, bit: np.uint8, spacing: np.ndarray, *, exact_from: int = 0
+) -> np.ndarray:
     """Distance in mm from each voxel (flat index) to the nearest voxel of target that has the bit.
 
     A tree over the surface when the queries are few, as they are between masks that resemble each other; a distance
     transform of the box, whose cost has a bound, when they are many (noisy or collapsed predictions).
+    exact_from: rank, in ascending order, from which on distances are needed; of those below, an upper bound that is
+    below them as well.
     """
-    here = np.column_stack(np.unravel_index(queries, target.shape))
-    there = np.column_stack(np.unravel_index(np.flatnonzero((target & bit) != 0), target.shape))
-    first, last = (pick.reduce([pick.reduce(here), pick.reduce(there)]) for pick in (np.minimum, np.maximum))
-    shape = last - first + 1
-    if len(here) * (_QUERY_COST + len(there) / _SURFACE_VOXELS_PER_COST) > shape.prod():
+    here = np.stack(np.unravel_index(queries, target.shape))  # (3, n)
+    there = np.stack(np.unravel_index(np.flatnonzero((target & bit) != 0), target.shape))
+    first = np.minimum(here.min(axis=1), there.min(axis=1))[:, None]
+    shape = np.maximum(here.max(axis=1), there.max(axis=1)) + 1 - first[:, 0]
+    sides = spacing[:, None]
+    cost = _QUERY_COST + there.shape[1] / _SURFACE_VOXELS_PER_COST
+    bounded = exact_from > 0 and queries.size >= _FEWEST_BOUNDED
+    if queries.size * (_OPEN_SHARE if bounded else 1) * cost > shape.prod():
         elsewhere = np.ones(shape, bool)
-        elsewhere[tuple((there - first).T)] = False
+        elsewhere[tuple(there - first)] = False
         # Positions of the nearest voxels, as distances of the whole box would take three more arrays of its size.
         nearest = distance_transform_edt(elsewhere, sampling=spacing, return_distances=False, return_indices=True)
-        there = nearest[:, *(here - first).T].T + first
-        return np.sqrt((((here - there) * spacing) ** 2).sum(axis=1))
+        here = here - first
+        return np.sqrt((((here - nearest[:, *here]) * sides) ** 2).sum(axis=0))
     # A tree for one batch of queries: cheap to build, with leaves large enough to be scanned quickly (measured).
-    return cKDTree(there * spacing, leafsize=64, balanced_tree=False, compact_nodes=False).query(here * spacing)[0]
+    tree = cKDTree((there * sides).T, leafsize=64, balanced_tree=False, compact_nodes=False)
+    places = here * sides
+    if not bounded:
+        return tree.query(places.T)[0]
+    middles = _one_per_block(here - first, shape)
+    known = np.unique(middles)
+    distances = np.empty(queries.size)
+    distances[known] = tree.query(places[:, known].T)[0]
+    # By the triangle inequality two voxels' distances differ by no more than the way between them.
+    way = np.sqrt(((places - places[:, middles]) ** 2).sum(axis=0)) + _ROUNDING * spacing.max()
+    lowest = np.partition(distances[middles] - way, exact_from)[exact_from]
+    distances = distances[middles] + way
+    open_ = distances >= lowest
+    distances[open_] = tree.query(places[:, open_].T)[0]
+    return distances
+
+
+def _one_per_block(places: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """For each place (3, n) of a box the index of one that lies in the same block, the same one for all of them."""
+    blocks = np.ravel_multi_index(tuple(places // _BLOCK_VOXELS), tuple(shape // _BLOCK_VOXELS + 1))
+    chosen = np.empty(int(blocks.max()) + 1, np.intp)
+    chosen[blocks] = np.arange(blocks.size)
+    return chosen[blocks]

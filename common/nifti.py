@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,6 +57,12 @@ class Scan:
         """Voxel size along x, y, z in mm, from the affine (the header's zooms may contradict it)."""
         x, y, z = nib.affines.voxel_sizes(self.affine)
         return float(x), float(y), float(z)
+
+    @cached_property
+    def grey_values(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values other than 0, ascending, and how often each occurs."""
+        flat = self.data.ravel(order="K")
+        return np.unique(flat[flat != 0], return_counts=True)
 
     @property
     def unit_mm(self) -> float:

@@ -211,9 +211,12 @@ def transform(subject: str, brought: Brought, recipe: Recipe) -> Volume:
             name = recipe.contrasts[channel]
             # Outside the box a whole scan is zero; of a crop's scan more is left.
             whole = images[name][crop_box] if recipe.crop is None else scans[name].data
-            offset, scale = (
-                volumes.nonzero_mean_and_sd(whole) if recipe.intensity == "zscore" else (0.0, float(whole.max()))
-            )
+            if recipe.intensity == "maximum":
+                offset, scale = 0.0, float(whole.max())
+            elif whole.dtype.kind == "f":
+                offset, scale = volumes.nonzero_mean_and_sd(whole)
+            else:
+                offset, scale = _mean_and_sd(*scans[name].grey_values)
             if shape == crop_shape:
                 return _store(images[name][box], offset, scale, voxels[channel])
             image = volumes.normalise_nonzero(images[name][crop_box], offset, scale)
@@ -254,6 +257,14 @@ def _grid_shape(
     return tuple(max(1, round(float(length) / recipe.spacing_mm)) for length in lengths)
 
 
+def _mean_and_sd(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Of integers that repeat: far fewer than voxels, and their sums are exact in double precision."""
+    values, counts = values.astype(np.float64), counts.astype(np.float64)
+    n = float(counts.sum())
+    mean = float(values @ counts) / n
+    return mean, math.sqrt(max(float(values**2 @ counts) / n - mean**2, 0.0))
+
+
 def _step(largest: float) -> float:
     return max(largest / STEPS, float(np.finfo(np.float32).tiny))
 
@@ -263,16 +274,16 @@ def _store(scan: np.ndarray, offset: float, scale: float, stored: np.ndarray) ->
 
     Slab by slab, so that what lies between the scan and the result stays in the processor's cache.
     """
-    low, high = float(scan.min()), float(scan.max())
+    planes = volumes.in_memory_order(scan)
+    low, high = float(planes.min()), float(planes.max())
     if low == 0 and offset > high - offset:
-        low = float(scan[scan != 0].min())  # the background is not shifted
+        low = float(planes.min(where=planes != 0, initial=planes.max()))  # the background is not shifted
     largest = max(high - offset, offset - low)
     if offset == 0 and scan.dtype.kind in "iu" and 0 < largest <= STEPS:
         largest = STEPS / (STEPS // largest)  # a whole number of steps to the scan's unit keeps its integers exact
     step = _step(largest / (scale or 1.0))
     # A brain of one value differs from its mean by rounding only.
     factor = np.float32(STEPS / largest if largest > abs(offset) * np.finfo(np.float32).eps else 0)
-    planes = volumes.in_memory_order(scan)
     rounded = np.empty(planes.shape, np.int16)
     for place, values in volumes.slabs(planes):
         scaled = values.astype(np.float32)

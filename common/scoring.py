@@ -27,7 +27,13 @@ from joblib import Parallel, delayed
 
 from common.labels import CLASSES, REGIONS
 from common.lesions import DEFINITIONS, Lesion, LesionScores, lesion_scores
-from common.metrics import check_label_maps, crop_to_foreground, label_surface_distances, voxel_volume_ml
+from common.metrics import (
+    check_label_maps,
+    crop_to_foreground,
+    label_surface_distances,
+    near_mm,
+    voxel_volume_ml,
+)
 from common.statistics import bootstrap_interval
 
 EmptyPolicy = Literal["brats", "ignore"]
@@ -45,6 +51,7 @@ MEMBERS: dict[str, tuple[int, ...]] = {
 
 _MEANS = {"mean_dice": ("NCR", "ED", "ET"), "mean_dice_with_background": ("background", "NCR", "ED", "ET")}
 _HIGHER_IS_BETTER = {"dice": True, "surface_dice": True, "hd": False, "hd95": False}
+_LOWEST_PERCENTILE = 95.0
 _FALSE_POSITIVES = "false_positive_voxels"
 _VOLUMES = ("volume_truth_ml", "volume_predicted_ml")
 
@@ -92,14 +99,15 @@ def score_case(
     prediction, truth = crop_to_foreground(prediction, truth)
     together = _count_pairs(prediction, truth)
     together[0, 0] += n_voxels - truth.size
-    surfaces = label_surface_distances(prediction, truth, masks=MEMBERS, spacing_mm=spacing_mm)
+    lowest = _LOWEST_PERCENTILE if surface_tolerance_mm <= near_mm(spacing_mm) else 0.0
+    surfaces = label_surface_distances(prediction, truth, masks=MEMBERS, spacing_mm=spacing_mm, from_percentile=lowest)
 
     row = {"dice_background": _dice(together, (0,))}
     row |= {f"dice_{name}": _dice(together, members) for name, members in MEMBERS.items()}
     for name, distances in surfaces.items():
         absent = all(direction.size == 0 for direction in distances)
         row[f"hd_{name}"] = float("nan") if absent else distances.hausdorff()
-        row[f"hd95_{name}"] = float("nan") if absent else distances.hausdorff(95)
+        row[f"hd95_{name}"] = float("nan") if absent else distances.hausdorff(_LOWEST_PERCENTILE)
         row[f"surface_dice_{name}"] = distances.surface_dice(surface_tolerance_mm)
     for name, members in MEMBERS.items():
         right = together[np.ix_(members, members)].sum()

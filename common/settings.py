@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import field, fields
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 LATER = "later"
 
@@ -24,14 +25,14 @@ def check(
 ) -> None:
     """Raises ValueError, with the value received, for a field of a dataclass that holds what it must not.
 
-    Literal fields must hold one of their choices. checks: whether a field is as wanted, its name, what is wanted.
+    Literal fields must hold one of their choices, or None where they may. checks: whether a field is as wanted, its name, what is wanted.
     positive, not_negative: names of fields with a number above zero, and with zero or more.
     """
     checks = [
         *(
             (getattr(settings, each.name) in choices, each.name, f"one of {', '.join(map(str, choices))}")
             for each in fields(settings)
-            if get_origin(each.type) is Literal and (choices := get_args(each.type))
+            if (choices := _choices(each.type))
         ),
         *((getattr(settings, name) > 0, name, "a positive number") for name in positive),
         *((getattr(settings, name) >= 0, name, "zero or more") for name in not_negative),
@@ -40,3 +41,11 @@ def check(
     for holds, name, wanted in checks:
         if not holds:
             raise ValueError(f"expected {name} to be {wanted}, received {getattr(settings, name)!r}")
+
+
+def _choices(kind: Any) -> list[Any]:
+    """Values of a Literal, or of a Literal or None; of any other type none."""
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if not all(part is NoneType or get_origin(part) is Literal for part in parts):
+        return []
+    return [choice for part in parts for choice in get_args(part) or (None,)]

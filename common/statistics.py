@@ -52,12 +52,11 @@ def bootstrap_interval(
         return Interval(float("nan"), float("nan"))
     if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]))
-    tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
     result = stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=n_resamples,
-        confidence_level=float(1 - 2 * tail),
+        confidence_level=float(1 - 2 * _tail(n, confidence)),
         method="BCa",
         rng=np.random.default_rng(seed),
     ).confidence_interval
@@ -113,3 +112,34 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     factors = np.arange(order.size, 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1)
     return adjusted
+
+
+def unpaired_difference(first: np.ndarray, second: np.ndarray, *, seed: int, n_resamples: int = 10_000) -> Interval:
+    """Bootstrap interval of mean(second) - mean(first) of different cases, each group resampled by itself.
+
+    first, second: (n,) and (m,) finite numbers. As :func:`bootstrap_interval`, widened for the smaller of the groups;
+    (nan, nan) where one has fewer than three cases. Two groups of equal cases each give the difference twice.
+    Raises ValueError when one is not one finite number per case.
+    """
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if first.ndim != 1 or second.ndim != 1 or not all(np.isfinite(each).all() for each in (first, second)):
+        raise ValueError(f"both must be one finite number per case, received shapes {first.shape} and {second.shape}.")
+    n = min(first.size, second.size)
+    if n < FEWEST_CASES:
+        return Interval(float("nan"), float("nan"))
+    if np.ptp(first) == 0 and np.ptp(second) == 0:
+        return Interval(*[float(second[0] - first[0])] * 2)
+    result = stats.bootstrap(
+        (first, second),
+        lambda one, other, axis: np.mean(other, axis=axis) - np.mean(one, axis=axis),
+        n_resamples=n_resamples,
+        confidence_level=float(1 - 2 * _tail(n, 0.95)),
+        method="BCa",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(result.low), float(result.high))
+
+
+def _tail(n: int, confidence: float) -> float:
+    """Share of a normal distribution beyond either end of an interval that is widened for n cases."""
+    return float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1)))

@@ -17,6 +17,7 @@ from common.identity import contents, copied_contrasts, masks_among, sketch
 from common.labels import CLASSES, LabelConvention
 from common.nifti import Scan, ScanError
 from common.plausibility import Layers, layers
+from common.volumes import bounding_box
 from common.walk import shown
 
 CONTRASTS = ("FLAIR", "T1", "T1ce", "T2")
@@ -222,8 +223,11 @@ def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:
 def _classes(subject: Subject, mask: Scan | None) -> tuple[np.ndarray | None, list[Problem]]:
     if mask is None or subject.convention is None:
         return None, []
+    inside = bounding_box(mask.data)
+    classes = np.zeros_like(mask.data, np.uint8)
     try:
-        return subject.convention.to_classes(mask.data), []
+        classes[inside] = subject.convention.to_classes(mask.data[inside])
+        return classes, []
     except ValueError as error:
         return None, [Problem(subject.id, subject.label, str(error))]
 

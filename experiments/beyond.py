@@ -13,19 +13,22 @@ part. Table 1's recipe is trained on the same folds beside it (``--model.no-with
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from common.recipe import Recipe
 from experiments import table1_baseline
 from experiments.base.options import Refused, command_line, refusals
-from experiments.segmentation.study import Options, study
+from experiments.segmentation.control import run_with_control
+from experiments.segmentation.study import SegResNetOptions, study
 from segresnet_monai.config import Config
 
 EXPERIMENT = "beyond"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeyondOptions(Options):
+class BeyondOptions(SegResNetOptions):
     """What every segmentation experiment is told on its command line, with presets of this one."""
 
     preset: Literal["gpu", "gpu24", "cpu", "demo"] | None = None
@@ -103,8 +106,15 @@ def main() -> None:
             raise Refused("expected no --fold: this experiment trains all of its folds")
     if options.folds is not None:
         config = replace(config, folds=options.folds)
+    scored = [f"{part}/{EXPERIMENT}" for part in ("out_of_fold", "test")]
+    run_with_control(options, partial(run, config=config), scored=scored)
+
+
+def run(options: BeyondOptions, config: Beyond) -> Path:
+    """Train, decide, score and show; returns the run's folder."""
     recipes = [each.recipe for each in config.methods.values()]
-    with study(EXPERIMENT, options, config, further_recipes=recipes[1:], several=True, out_of_fold=True) as opened:
+    further = {"further_recipes": recipes[1:], "several": True, "out_of_fold": True, "network": config.network}
+    with study(EXPERIMENT, options, config, **further) as opened:
         from experiments.segmentation import out_of_fold
 
         if not opened.run.is_finished:
@@ -112,6 +122,7 @@ def main() -> None:
             out_of_fold.run_folds(opened, config.methods, folds)
             out_of_fold.summarise(opened, config.methods, folds)
         out_of_fold.show(opened)
+        return opened.run.folder
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m experiments.table1_baseline                    embedded phantoms, demo preset, two CPU cores
     python -m experiments.table1_baseline --data FOLDER      BraTS, MSD or nnU-Net folder; the report's recipe, one GPU
+    python -m experiments.table1_baseline --from RUN --control    fine-tuning, beside the same from random weights
 
 Reproduces the report's average Dice of its baseline, trained on 60 / 20 / 20 % of the patients (`python -m experiments`
 prints the number). Cost: demo about 6 minutes on two cores of an AMD EPYC, 4 of them training, and 1 GiB of memory;
@@ -13,8 +14,9 @@ from dataclasses import replace
 from functools import partial
 
 from experiments.base.options import command_line
+from experiments.segmentation.control import run_with_control
 from experiments.segmentation.protocol import run_network
-from experiments.segmentation.study import Options, study
+from experiments.segmentation.study import SegResNetOptions, study
 from segresnet_monai.config import Config
 
 EXPERIMENT = "table1_baseline"
@@ -46,8 +48,9 @@ DEMO = replace(
 
 
 def main() -> None:
-    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=Options)
-    run_network("segresnet", config, options, partial(study, EXPERIMENT, config=config))
+    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=SegResNetOptions)
+    open_study = partial(study, EXPERIMENT, config=config)
+    run_with_control(options, lambda options: run_network("segresnet", config, options, open_study))
 
 
 if __name__ == "__main__":

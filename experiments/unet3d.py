@@ -14,7 +14,7 @@ from functools import partial
 
 from experiments.base.options import command_line
 from experiments.segmentation.protocol import run_network
-from experiments.segmentation.study import Options, study
+from experiments.segmentation.study import NetworkOptions, study
 from unet_tf.config import Config, backend
 
 EXPERIMENT = "unet3d"
@@ -41,7 +41,7 @@ DEMO = replace(
 
 
 def main() -> None:
-    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=Options)
+    options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=NetworkOptions)
     rule = {"fractions": FRACTIONS, "minimum_mask_fraction": config.minimum_mask_fraction}
     run_network("unet", config, options, partial(study, EXPERIMENT, config=config, backend=backend(), **rule))
 

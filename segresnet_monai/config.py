@@ -97,7 +97,10 @@ class Config:
     checkpoint: Literal["best", "last"] = "best"
     """Weights used for the test: best mean Dice (NCR, ED, ET) on validation, or those of the last epoch (D)."""
     mixed_precision: bool = True
-    """Float16 autocast with loss scaling on a GPU (R); the CPU always computes in float32."""
+    """Float16 autocast with loss scaling on a GPU (R), where ``precision`` leaves the choice; else float32."""
+    precision: Literal["auto", "float32", "float16", "bfloat16"] | None = later(None)
+    """Autocast of training and prediction; weights and losses stay float32. auto: float16 on a GPU, bfloat16 on CPUs
+    that multiply it, else float32. None: what ``mixed_precision`` says."""
     workers: int = 2
     """Loader processes; crops come from memory maps, so few are enough."""
     seed: int = 0

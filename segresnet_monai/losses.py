@@ -128,4 +128,5 @@ def build_loss(name: str) -> Loss:
 
 def deeply_supervised(loss: Loss) -> Loss:
     """The loss of several outputs (n, channel, x, y, z), the largest first, each half as heavy as the one before."""
-    return DeepSupervisionLoss(loss)
+    supervised = DeepSupervisionLoss(loss)
+    return lambda outputs, channels: supervised(outputs, channels.float())

@@ -195,12 +195,14 @@ def convolutions(network: torch.nn.Module, input_shape: tuple[int, ...]) -> list
 
 # On the CPU PyTorch sends a convolution of one small sample (contrast * x * y of at most this many values) to a plain
 # loop that is up to ten times slower than oneDNN's. Handing it a tensor in oneDNN's own layout settles the choice.
+# Bfloat16 takes oneDNN by itself, and autocast has no such kernel.
 _SMALL = 20480
 
 
 def _to_onednn(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
     (x,) = inputs
-    if x.device.type == "cpu" and x.dtype == torch.float32 and len(x) == 1 and x.shape[1:4].numel() <= _SMALL:
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if plain and len(x) == 1 and x.shape[1:4].numel() <= _SMALL:
         return (x.to_mkldnn(),)
     return None
 

@@ -18,6 +18,7 @@ from monai.inferers import sliding_window_inference
 from common.files import check_archive, read_json, typed
 from common.labels import REGIONS
 from common.patient import PatientArguments, check_files, report, segment
+from common.precision import resolve_for_prediction
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Decision, decode_regions
@@ -64,8 +65,7 @@ def load(config: Config, weights: str | Path, device: str | torch.device | None 
     """
     try:
         network = build(config)
-        check_archive(weights)
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        network.load_state_dict(read_weights(weights))
         if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
             raise ValueError("NaN or infinity among them")
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
@@ -73,6 +73,12 @@ def load(config: Config, weights: str | Path, device: str | torch.device | None 
             f"{weights}: expected intact weights of this configuration's SegResNet, found: {error}"
         ) from None
     return network.eval().to(device or default_device())
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """A network's parameters by name, on the CPU. Raises what zip, pickle and torch raise of a damaged file."""
+    check_archive(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def default_device() -> torch.device:
@@ -88,7 +94,10 @@ def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> t
     """
     device = next(network.parameters()).device
     image = torch.from_numpy(volume.image())[None].to(device)
-    autocast = torch.autocast(device.type, torch.float16, enabled=config.mixed_precision and device.type == "cuda")
+    precision = resolve_for_prediction(
+        config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda"
+    )
+    autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
     with torch.inference_mode(), autocast:
         total = sum(_probabilities(network, image, volume.id, config, flips) for flips in averaged_flips(config))
         return total / len(averaged_flips(config))

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import pickle
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -19,13 +20,15 @@ from common import costs
 from common.epochs import Epochs
 from common.files import atomic_path, check_archive
 from common.metrics import dice
+from common.precision import LIGHTNING, resolve
 from common.prepared import Entry
 from common.runs import History, Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
 from segresnet_monai.losses import DiceHausdorff, build_loss, deeply_supervised
 from segresnet_monai.model import convolutions
-from segresnet_monai.predict import build, decode, default_device, probabilities
+from segresnet_monai.predict import build, decode, default_device, probabilities, read_weights
+from segresnet_monai.start import HEAD, Start
 
 # Weights, optimiser, loss scale and best score; Lightning keeps no random state and none is needed.
 LAST = "last.ckpt"
@@ -34,17 +37,25 @@ IRRELEVANT_WARNINGS = (
     r".*does not have many workers",  # crops come from memory maps
     r".*smaller than the logging interval",  # nothing is logged by step
     r".*exists and is not empty",  # a resumed run
+    r".*srun.* command is available",  # where Slurm is installed
 )
 
 
-def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run: Run) -> Path:
+def fit(
+    train: Sequence[Entry], validation: Sequence[Entry], config: Config, run: Run, *, start: Start | None = None
+) -> Path:
     """Train, or go on from the run's last finished epoch, and return the path of the chosen weights.
 
+    start: another run's weights to begin with, in place of random ones; read once, for the first epoch.
     The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
     started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged, a
-    loss or an output is not finite, or a file cannot be written.
+    loss or an output is not finite, a file cannot be written, or the device lacks the precision.
     """
     device = default_device()
+    try:
+        precision = resolve(config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda")
+    except ValueError as error:
+        raise RunError(str(error)) from None
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".pt")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device announcements, once per start
     trainer = L.Trainer(
@@ -54,7 +65,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
         # takes up such a file from the current one.
         plugins=[LightningEnvironment()],
         default_root_dir=run.folder,
-        precision="16-mixed" if config.mixed_precision and device.type == "cuda" else "32-true",
+        precision=LIGHTNING[precision],
         benchmark=device.type == "cuda",  # every crop has the same size, so cuDNN's search pays
         gradient_clip_val=config.gradient_norm,
         max_epochs=config.epochs,
@@ -68,7 +79,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     with warnings.catch_warnings(), epochs.resuming() as last:
         for message in IRRELEVANT_WARNINGS:
             warnings.filterwarnings("ignore", message)
-        trainer.fit(Training(config), loader, ckpt_path=last, weights_only=True)
+        trainer.fit(Training(config, start if last is None else None), loader, ckpt_path=last, weights_only=True)
     network = build(config)
     costs.record_training(
         run,
@@ -76,6 +87,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
         convolutions=convolutions(network, (len(config.contrasts), *config.crop_voxels)),
         gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
         first_epoch=epochs.first,
+        precision=precision,
     )
     return run.checkpoints / f"{config.checkpoint}.pt"
 
@@ -103,6 +115,25 @@ def continue_from(parent: Path, config: Config, run: Run) -> None:
     for name in ("history.csv", "checkpoints/best.pt", f"checkpoints/{LAST}"):
         with atomic_path(run.folder / name) as temporary:
             shutil.copyfile(parent / name, temporary)
+
+
+def start_from(start: Start, network: torch.nn.Module) -> None:
+    """Give a network the weights of another run; outputs that mean something else, or are new, stay as they are.
+
+    Raises RunError when the file is damaged, is not the one that was found first, or fits another network.
+    """
+    path = start.weights()
+    with torch.no_grad():
+        try:
+            found = read_weights(path)
+            for name, parameter in network.named_parameters():
+                if HEAD.search(name) and (start.new_outputs or name not in found):
+                    continue
+                if found[name].shape != parameter.shape or not found[name].isfinite().all():
+                    raise ValueError(f"{name} of shape {tuple(found[name].shape)}, or with NaN or infinity in it")
+                parameter.copy_(found[name])
+        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise RunError(f"{path}: expected intact weights of this network to start from, found: {error}") from error
 
 
 def learning_rate(config: Config, epoch: int) -> float:
@@ -148,10 +179,12 @@ def save_weights(path: Path, network: torch.nn.Module) -> None:
 class Training(L.LightningModule):
     """One training step as the report describes it; dropout is a function of (seed, epoch, step)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, start: Start | None = None) -> None:
         super().__init__()
         self.config = config
         self.network = build(config)
+        if start is not None:
+            start_from(start, self.network)
         loss = build_loss(config.loss)
         self.loss = deeply_supervised(loss) if config.supervised_levels > 1 else loss
         self.average = (

@@ -18,7 +18,7 @@ pytest.importorskip("monai")
 
 import torch
 
-from benchmarks import basis, inference, loading, segresnet_step, steps
+from benchmarks import augmentation, basis, inference, loading, segresnet_step, steps
 from benchmarks.compare import Row, report
 from segresnet_monai.config import Config
 from segresnet_monai.predict import build
@@ -88,6 +88,23 @@ def test_training_samples(subjects, tmp_path):
     kinds = {"", " PersistentDataset", " CacheDataset", " CacheDataset, no copy"}
     check(rows, tmp_path / "rows.json", {f"MONAI{kind}" for kind in kinds} | {"TorchIO"})
     assert set(loading.memory_per_subject(subjects, entries, CONFIG)) == {"ours", "MONAI CacheDataset"}
+
+
+def test_augmented_crops(subjects, tmp_path):
+    entries = list(prepare(subjects, CONFIG.recipe, tmp_path / "store", n_jobs=1).entries.values())
+    config = replace(augmentation.CONFIG, crop_voxels=(32, 32, 32))
+    rows = augmentation.time_crops(subjects, entries, config, n_crops=3, repeats=1)
+    kinds = ("PersistentDataset", "CacheDataset", "CacheDataset, no copy")
+    check(rows, tmp_path / "rows.json", {f"MONAI {kind}" for kind in kinds})
+    for work in augmentation.monai(subjects, config, tmp_path / "cache").values():
+        sample = work()
+        assert (sample["image"].shape, sample["labels"].shape) == ((4, 32, 32, 32), (1, 32, 32, 32))
+
+
+def test_loading_without_its_extra_says_so(monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"TorchIO.*benchmarks\]"):
+        loading.main(loading.Options())
 
 
 def test_every_side_gives_samples_of_one_form(subjects, tmp_path):

@@ -23,7 +23,7 @@ from common import nifti
 from common.labels import BRATS_2018
 from common.phantom.anatomy import BOX, Anatomy, draw_pose, noise, sample_anatomy
 from common.phantom.folder import fill
-from common.phantom.tumour import Tumour, grow_tumour, place_foci, push_tissue
+from common.phantom.tumour import Growth, Tumour, grow_tumour, place_foci, push_tissue
 
 GENERATOR_VERSION = 2
 """Raise it whenever a change alters any voxel: a folder made by another version is then refused, not mixed."""
@@ -88,7 +88,7 @@ def make_phantom(subject: int, *, seed: int) -> Phantom:
     pose = draw_pose(rng)
     foci = place_foci(rng, pose, case)
     anatomy = sample_anatomy(rng, push_tissue(rng, pose, foci))
-    tumour = grow_tumour(rng, anatomy, foci, case)
+    tumour = grow_tumour(rng, anatomy, foci, Growth(enhances=case != "no_et"))
     images = {}
     for contrast, vector in draw_contrasts(rng, anatomy, tumour).items():
         images[contrast] = np.zeros(SHAPE, np.int16)
@@ -186,7 +186,7 @@ def _acquire(rng: np.random.Generator, contrast: str, image: np.ndarray, brain: 
         if axis < 2 or thickness == 1:
             image = ndimage.correlate1d(image, [weight, 1 - 2 * weight, weight], axis=axis)
     if thickness > 1:
-        image = _resample_slices(image, thickness, n_slices)
+        image = resample_slices(image, thickness, n_slices)
     median, spread = _SCALE[contrast]
     scale = np.float32(median * np.exp(rng.normal(0, spread)))
     if case == "saturated" and contrast in ("T1ce", "T2"):
@@ -194,7 +194,7 @@ def _acquire(rng: np.random.Generator, contrast: str, image: np.ndarray, brain: 
     return np.where(brain, np.clip(np.rint(image * scale), 1, 32767), 0).astype(np.int16)
 
 
-def _resample_slices(image: np.ndarray, thickness: int, n_slices: int) -> np.ndarray:
+def resample_slices(image: np.ndarray, thickness: int, n_slices: int) -> np.ndarray:
     """Slices `thickness` mm apart, linearly interpolated to n_slices of 1 mm."""
     position = np.minimum(np.arange(n_slices) / thickness, image.shape[2] - 1)
     low = np.minimum(position.astype(int), image.shape[2] - 2)
@@ -227,7 +227,11 @@ def write_cohort(folder: Path | str, *, n_subjects: int, seed: int, n_jobs: int 
 
 
 def _write_subject(subject: int, folder: Path, *, seed: int) -> None:
-    phantom = make_phantom(subject, seed=seed)
+    write_phantom(make_phantom(subject, seed=seed), folder)
+
+
+def write_phantom(phantom: Phantom, folder: Path) -> None:
+    """A subject's five files, <folder>/<id>_flair.nii.gz and so on, labels 1, 2, 4."""
     header = nibabel.Nifti1Image(phantom.labels, phantom.affine).header
     for contrast, image in phantom.images.items():
         nifti.write(folder / f"{phantom.id}_{contrast.lower()}.nii.gz", image, like=header)

@@ -29,7 +29,7 @@ from common.phantom.anatomy import BOX, draw_pose, sample_anatomy
 from common.phantom.cohort import draw_contrasts
 from common.phantom.folder import fill
 from common.phantom.series import PhantomSeries, Volume, acquire, draw_geometry
-from common.phantom.tumour import grow_tumour, place_foci, push_tissue
+from common.phantom.tumour import Growth, grow_tumour, place_foci, push_tissue
 
 GENERATOR_VERSION = 2
 """Raise it whenever a change alters any file: a folder made by another version is then refused, not mixed."""
@@ -88,7 +88,7 @@ def make_patient(patient: int, *, seed: int, effect: float = 1.0) -> PhantomPati
     pose = draw_pose(rng)
     foci = place_foci(rng, pose, case)
     anatomy = sample_anatomy(rng, push_tissue(rng, pose, foci), voxel_mm=_VOXEL_MM)
-    tumour = grow_tumour(rng, anatomy, foci, case)
+    tumour = grow_tumour(rng, anatomy, foci, Growth(enhances=case != "no_et"))
     vectors = draw_contrasts(rng, anatomy, tumour)
 
     methylated = is_methylated(patient, seed=seed)

@@ -33,6 +33,22 @@ class Tumour:
     spread: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """How a tumour grows, where it is drawn at random the two ends of a uniform distribution; lengths in mm."""
+
+    lobes: tuple[float, float] = (0.16, 0.055)
+    """Amplitudes of the core's coarse and fine irregularity, of its radius."""
+    rim: tuple[float, float] = (3.5, 7.5)
+    """Mean thickness of the enhancing rim."""
+    gap: tuple[float, float] = (1.5, 2.5)
+    """Parts of the rim above so many standard deviations of smooth noise do not enhance."""
+    enhances: bool = True
+    oedema_ml: tuple[float, float] = (48, 0.75)
+    """Median volume of the oedema, and the SD of its logarithm."""
+    oedema_limits_ml: tuple[float, float] = (9, 165)
+
+
 def place_foci(rng: np.random.Generator, pose: Pose, case: str) -> list[Focus]:
     """Foci in cerebral white matter, each core within one hemisphere, the second of two within reach of the first."""
     wm, depth, ventricle = (look_up(name, pose.template) for name in ("wm", "depth", "ventricle"))
@@ -66,7 +82,7 @@ def push_tissue(rng: np.random.Generator, pose: Pose, foci: list[Focus]) -> np.n
     return mapped
 
 
-def grow_tumour(rng: np.random.Generator, anatomy: Anatomy, foci: list[Focus], case: str) -> Tumour:
+def grow_tumour(rng: np.random.Generator, anatomy: Anatomy, foci: list[Focus], growth: Growth = Growth()) -> Tumour:
     """Core, rim and oedema as smooth level sets, and the labels that a rater would draw along them."""
     brain, tissue = anatomy.brain, anatomy.csf < 0.6
 
@@ -82,24 +98,25 @@ def grow_tumour(rng: np.random.Generator, anatomy: Anatomy, foci: list[Focus], c
         )
         core = np.minimum(core, np.sqrt(x[:, None, None] + y[:, None] + z) - np.float32(focus.radius))
     radius = np.float32(foci[0].radius)
-    core += radius * (0.16 * texture(8) + 0.055 * texture(4)) + 0.4 * texture(2)
+    coarse, fine = growth.lobes
+    core += radius * (coarse * texture(8) + fine * texture(4)) + 0.4 * texture(2)
     core_in = core[brain] + 6 * anatomy.csf * (anatomy.ventricle < 6)  # stays out of the ventricles
 
-    rim = np.float32(rng.uniform(3.5, 7.5)) * np.exp(0.4 * texture(5)[brain])
-    gap = texture(6)[brain] - rng.uniform(1.5, 2.5)  # positive where the rim does not enhance
+    rim = np.float32(rng.uniform(*growth.rim)) * np.exp(0.4 * texture(5)[brain])
+    gap = texture(6)[brain] - rng.uniform(*growth.gap)  # positive where the rim does not enhance
     pocket = texture(3)[brain] - rng.uniform(1.4, 2.4)  # positive in enhancing islands of the core
     enhancing = np.minimum(np.maximum(core_in + rim, 2.5 * pocket), -2.5 * gap)
-    if case == "no_et":
+    if not growth.enhances:
         enhancing[:] = -5
 
-    spread = _spread_oedema(rng, anatomy, anatomy.whole(core_in))
+    spread = _spread_oedema(rng, anatomy, anatomy.whole(core_in), growth)
     labels = np.where((spread < 0) & tissue, 2, 0).astype(np.uint8)
     labels[core_in < 0] = 1
     labels[(core_in < 0) & (enhancing > 0)] = 3
     return Tumour(anatomy.whole(labels), core_in, enhancing, rim, spread)
 
 
-def _spread_oedema(rng: np.random.Generator, anatomy: Anatomy, core: np.ndarray) -> np.ndarray:
+def _spread_oedema(rng: np.random.Generator, anatomy: Anatomy, core: np.ndarray, growth: Growth) -> np.ndarray:
     """Level set, vector over brain voxels, negative in the oedema: travel time of water from the core, less its extent.
 
     Water runs along white matter, hardly into cortex, not through fluid. The time is relaxed on a coarse grid over all
@@ -123,7 +140,8 @@ def _spread_oedema(rng: np.random.Generator, anatomy: Anatomy, core: np.ndarray)
         for here, there, way in ways:
             np.minimum(arrival[here], arrival[there] + way, out=arrival[here])
             np.minimum(arrival[there], arrival[here] + way, out=arrival[there])
-    volume_ml = np.clip(np.exp(rng.normal(np.log(48), 0.75)), 9, 165)
+    median_ml, spread = growth.oedema_ml
+    volume_ml = np.clip(np.exp(rng.normal(np.log(median_ml), spread)), *growth.oedema_limits_ml)
     outside = np.sort(arrival[passable & ~inside])
     extent = outside[min(int(volume_ml * 1000 / coarse**3), len(outside) - 1)]
     nodes = np.pad(np.minimum(arrival, 3 * extent + 30) - extent, [(1, 3)] * 3, mode="edge")

@@ -17,9 +17,13 @@ STATUS = Path("run_all") / "status.json"
 ATTEMPT = ("experiment", "command", "state", "reason", "seconds")
 
 
+OWN = ("beyond",)
+"""Experiments that reproduce nothing, but stand beside the report's."""
+
+
 def available() -> list[str]:
-    """Experiments that can be run: those of reported.toml that have a module here, in the report's order."""
-    return [name for name in results.reported() if (files("experiments") / f"{name}.py").is_file()]
+    """Experiments that can be run: those of reported.toml that have a module here, in the report's order, and ours."""
+    return [*(name for name in results.reported() if (files("experiments") / f"{name}.py").is_file()), *OWN]
 
 
 def purpose(experiment: str) -> str:

@@ -28,6 +28,7 @@ def adopt_training(study: Study, config: Any) -> Path | None:
             same = (
                 same_settings(_read(other / "config.json")["model"], config)
                 and _read(other / "config.json").get("backend", DEFAULT_BACKEND) == (study.backend or DEFAULT_BACKEND)
+                and "start" not in _read(other / "config.json")  # fine-tuned
                 and _read(other / "split.json") == plain(study.split.as_dict())
                 and _read(other / "data.json").get("fingerprint") == fingerprint
             )

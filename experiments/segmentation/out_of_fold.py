@@ -55,11 +55,12 @@ def folder_of(study: Study, method: str, number: int) -> Path:
 
 def run_folds(study: Study, methods: Mapping[str, Config], folds: Sequence[Split]) -> None:
     """Train what is not finished, each network in a folder of its own. Raises RunError when one fails."""
-    trainings = [
-        replace(study, split=fold).training("fold", f"{method}{number}", config, folder_of(study, method, number))
-        for method, config in methods.items()
-        for number, fold in enumerate(folds, start=1)
-    ]
+    trainings = []
+    for method, config in methods.items():
+        started = study if method == OWN else replace(study, start=None)
+        for number, fold in enumerate(folds, start=1):
+            folder = folder_of(study, method, number)
+            trainings.append(replace(started, split=fold).training("fold", f"{method}{number}", config, folder))
     require(run(trainings, at_once=study.options.at_once))
 
 
@@ -71,7 +72,7 @@ def train(folder: Path) -> None:
     config = read_model_config(folder, Config)
     with Run(folder) as opened:
         study = restored(opened, config)
-        network = load(config, fit(study.train, study.validation, config, opened))
+        network = load(config, fit(study.train, study.validation, config, opened, start=study.start))
         scores.draw_curves(study)
         for entry in study.validation:
             found = np.rint(probabilities(network, entry.open(), config).cpu().numpy() * 255).astype(np.uint8)

@@ -12,31 +12,43 @@ from common.files import write_csv, write_json
 from common.runs import Run, configuration_hash
 from common.scoring import summarise
 from experiments.base import results
-from experiments.base.options import refusals
+from experiments.base.options import Refused, refusals
 from experiments.base.trainings import require, run
-from experiments.segmentation.study import Options, Study
+from experiments.segmentation import external
+from experiments.segmentation.finished import read_run
+from experiments.segmentation.study import NetworkOptions, Options, Study
 
 OpenStudy = Callable[[Options], AbstractContextManager[Study]]
 
 
-def run_network(kind: str, config: Any, options: Options, open_study: OpenStudy) -> None:
+def run_network(kind: str, config: Any, options: NetworkOptions, open_study: OpenStudy) -> Path:
     """One training and its results, or with --folds and without --fold one of every fold and their cases pooled.
 
-    kind: of training, as in :mod:`experiments.train`. open_study: the study on the split that the options name.
+    Prints the table and returns the run's folder.
+    kind: of training, as in :mod:`experiments.train`. open_study: the study on the split that the options name. With
+    --test-data the network is scored on that cohort too, which is read and checked before anything is trained.
     """
     if options.folds is not None and options.fold is None:
-        cross_validate(kind, config, options, open_study)
-        return
+        with refusals():
+            if options.test_data is not None:
+                raise Refused("expected --fold beside --test-data and --folds: every fold has a network of its own")
+        return cross_validate(kind, config, options, open_study)
     with open_study(options) as opened:
+        other = external.CohortOptions.of(options)
+        checked = None if other is None else external.check(read_run(opened.run.folder), other)
         if not opened.run.is_finished:
             from experiments.segmentation import training  # and with it the plotting library
 
             getattr(training, kind)(opened, config)
         opened.show()
+        if checked is not None:
+            print()
+            external.score(read_run(opened.run.folder), checked, other)
+        return opened.run.folder
 
 
-def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStudy) -> None:
-    """Train and test every fold, pool the cases, each of which was tested once, and print the table.
+def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStudy) -> Path:
+    """Train and test every fold, pool the cases, each of which was tested once, print the table; returns its folder.
 
     kind: of training, as in :mod:`experiments.train`. open_study: the study of one fold, whose run is that of
     ``--fold`` alone. The pooled results have a folder of their own beside the folds', with cases.csv (a column
@@ -54,8 +66,11 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
         print(results.segmentation_table(results.read_summary(folder / "summary.json")))
         if studies[0].synthetic:
             print(results.SYNTHETIC_NOTE)
+        for note in studies[0].trained_with():
+            print(note)
         print(f"every subject is tested once, by a network that has not seen it, in {options.folds} folds (folds.json)")
         print(f"run folder: {folder}")
+        return folder
 
 
 def pool(studies: list[Study], config: Any, options: Options) -> Path:

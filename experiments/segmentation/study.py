@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from common import prepared, splits
 from common.cohort import Cohort, find_subjects
 from common.files import file_stem
 from common.identity import as_one_patient, equal_content
+from common.phantom.randomised import Kind
 from common.prepared import Entry, Store
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
@@ -22,6 +25,9 @@ from common.subject import Subject
 from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
 from experiments.base.trainings import Training, given
+from experiments.segmentation import added, fine_tuning
+from segresnet_monai.config import Config as SegResNet
+from segresnet_monai.start import Start, find_start
 
 PHANTOM_SUBJECTS = 40
 PHANTOM_SEED = 2021
@@ -60,7 +66,11 @@ class Options:
     prepared: Path = Path("prepared")
     """Folder of the prepared store."""
     phantoms: Path = Path("phantoms")
-    """Folder of the embedded cohort."""
+    """Folder of the embedded cohort; that of the randomised patients has the same name and ``_randomised``."""
+    synthetic: int = 0
+    """Randomised synthetic patients to train on beside the training part; none is validated or tested on."""
+    synthetic_without: tuple[Kind, ...] = ()
+    """Kinds of tumours that these are not to have."""
     jobs: int = -1
     """Threads that prepare and score; -1 takes every core."""
     at_once: int = 1
@@ -71,6 +81,25 @@ class Options:
     def __post_init__(self) -> None:
         at_least(1, at_once=self.at_once, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
         at_least(3, folds=self.folds)
+        at_least(0, synthetic=self.synthetic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Options):
+    """What an experiment that trains one network is told on its command line."""
+
+    test_data: Path | None = None
+    """Folder of another cohort, on which the finished network is scored too (see experiments.external)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegResNetOptions(NetworkOptions):
+    """What every segmentation experiment is told on its command line, and where its network starts."""
+
+    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Fine-tuning: folder of a finished run whose weights the training starts from."""
+    control: bool = False
+    """Beside --from: the same training from random weights too, and a table of both with their differences."""
 
 
 def refuse_contradictions(options: Options) -> None:
@@ -81,6 +110,10 @@ def refuse_contradictions(options: Options) -> None:
         others = {"--folds": options.folds, "--max-subjects": options.max_subjects, "--split-seed": options.split_seed}
         if found := [name for name, value in others.items() if value]:
             raise Refused(f"{options.subjects} (--subjects) says who is in which part: leave out {' and '.join(found)}")
+    if options.synthetic_without and not options.synthetic:
+        raise Refused("expected --synthetic beside --synthetic-without, received none")
+    if isinstance(options, SegResNetOptions) and options.control and options.start_from is None:
+        raise Refused("expected --from beside --control, received none")
 
 
 @dataclass
@@ -104,6 +137,10 @@ class Study:
     """Those of the split, and of a scan under several ids those ids as one patient's."""
     equal: tuple[tuple[str, ...], ...] = ()
     """Groups of subjects that hold the same scan under several ids; each is on one side of the split."""
+    randomised: tuple[Entry, ...] = ()
+    """Synthetic patients to train on beside the training part."""
+    start: Start | None = None
+    """Another run's weights to start from."""
 
     @property
     def synthetic(self) -> bool:
@@ -111,7 +148,7 @@ class Study:
 
     @property
     def train(self) -> list[Entry]:
-        return [self.store.entries[subject] for subject in self.split.train]
+        return [*(self.store.entries[subject] for subject in self.split.train), *self.randomised]
 
     @property
     def validation(self) -> list[Entry]:
@@ -156,6 +193,7 @@ class Study:
             options["runs"] = self.options.runs.resolve()
             settings = {"experiment": self.experiment, "kind": kind, "name": name, "options": options}
             settings |= {} if self.backend is None else {"backend": self.backend}
+            settings |= {} if self.start is None else {"start": asdict(self.start)}
             settings["grid"] = asdict(config.recipe.grid)
             data = given(self.run.folder, "data") | {"folder": self.cohort.folder.resolve()}
             describe(
@@ -168,13 +206,21 @@ class Study:
         print(results.segmentation_table(results.read_summary(self.run.folder / "summary.json")))
         self.show_data()
 
+    def trained_with(self) -> list[str]:
+        """What a table says of a training that has more than its patients."""
+        notes = [] if self.start is None else [fine_tuning.described(self.start)]
+        if self.randomised:
+            n = len(self.randomised)
+            notes.append(f"trained on {n} randomised synthetic patients too (data.json); none of them is tested")
+        return notes
+
     def show_data(self) -> None:
         """Print what the numbers above were measured on."""
         if self.synthetic:
             print(results.SYNTHETIC_NOTE)
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
-        for note in self.cohort.notes:
+        for note in (*self.trained_with(), *self.cohort.notes):
             print(note)
         if self.equal:
             listed = "; ".join(" = ".join(group) for group in self.equal)
@@ -198,6 +244,7 @@ def study(
     several: bool = False,
     out_of_fold: bool = False,
     backend: str | None = None,
+    network: SegResNet | None = None,
 ) -> Iterator[Study]:
     """Find, check and prepare the cohort, split it, and open the run's folder, in which everything is recorded.
 
@@ -206,13 +253,22 @@ def study(
     other networks in the same table; a subject that one of them cannot prepare is a bad one for all. several: the run
     is made of trainings with folders and locks of their own, so that two commands may work on it. out_of_fold: what
     opens it makes the folds of ``--folds`` itself, so all patients are in the split's ``train``. backend: Keras', of a
-    U-Net; it decides numbers, so runs on different ones are different runs.
+    U-Net; it decides numbers, so runs on different ones are different runs. network: what --from is for, where config
+    holds more than that.
     What the user can mend (bad subjects, too few of them, a full disk, a run in use) ends the program with a message
     and exit status 1.
     """
     with refusals():
         opened = _open(
-            experiment, options, config, fractions, minimum_mask_fraction, further_recipes, out_of_fold, backend
+            experiment,
+            options,
+            config,
+            fractions,
+            minimum_mask_fraction,
+            further_recipes,
+            out_of_fold,
+            backend,
+            network or config,
         )
         with opened.run:
             if several:
@@ -229,8 +285,13 @@ def _open(
     further_recipes: Sequence[Recipe],
     out_of_fold: bool,
     backend: str | None,
+    network: SegResNet,
 ) -> Study:
     refuse_contradictions(options)
+    start, seen = None, []
+    if isinstance(options, SegResNetOptions) and options.start_from is not None:
+        start, seen = find_start(options.start_from, network), fine_tuning.seen_by(options.start_from)
+        print(fine_tuning.described(start), file=sys.stderr)
     folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
     cohort = find_subjects(
         folder, convention=options.convention, max_subjects=options.max_subjects, patients=options.patients
@@ -267,16 +328,36 @@ def _open(
         also = f" ({len(excluded)} subjects are excluded with less than {minimum} labelled)" if excluded else ""
         raise Refused(f"{error}{also}") from error
     fingerprints = {subject.id: subject.fingerprint() for subject in good if subject.id not in excluded}
+    contents = {subject.id: store.entries[subject.id].contents for subject in good}
+    if start is not None:
+        scored = {*split.test, *(split.train if out_of_fold else ()), *(split.validation if out_of_fold else ())}
+        tested = [subject for subject in good if subject.id in scored]
+        fine_tuning.refuse_seen(options.start_from, seen, tested, fingerprints, contents)
+    others = added.add(
+        options.phantoms,
+        options.synthetic,
+        without=options.synthetic_without,
+        minimum_mask_fraction=minimum_mask_fraction,
+        recipe=config.recipe,
+        prepared_in=options.prepared,
+        n_jobs=options.jobs,
+    )
+    used = fingerprints | others.fingerprints
     data = {
         "folder": cohort.folder,
         "layout": cohort.layout,
         "synthetic": options.data is None,
-        "fingerprint": hashlib.sha256(repr(sorted(fingerprints.items())).encode()).hexdigest()[:16],
+        "fingerprint": hashlib.sha256(repr(sorted(used.items())).encode()).hexdigest()[:16],
         "subjects": fingerprints,
+        "patients": {subject.id: subject.patient for subject in good if subject.known_patient is not None},
+        "contents": contents,
+        "randomised": {"folder": others.folder, "subjects": others.fingerprints},
+        "seen": seen,
         "left_out": [str(problem) for problem in problems],
         "brought_to_grid": brought,
         "masks": cohort.notes,
         "equal_content": equal,
+        "contents": {s.id: dict(ChainMap(*(each.entries[s.id].contents for each in stores))) for s in good},
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
 
@@ -287,6 +368,7 @@ def _open(
             and written["config"].get("backend", DEFAULT_BACKEND) == (backend or DEFAULT_BACKEND)
             and written["config"]["options"]["empty_masks"] == options.empty_masks
             and written["data"]["fingerprint"] == data["fingerprint"]
+            and written["config"].get("start", {}).get("digest") == (start and start.digest)
             and written["split"]["hash"] == split.hash
         )
 
@@ -296,12 +378,19 @@ def _open(
         named.append(backend)
     if data["brought_to_grid"]:
         named.append("brought to the working grid")  # older runs, which took scans as they lay, have another name
-    prefix = f"{options.preset}-{file_stem(source)}-{file_stem(split.name)}"
+    source = file_stem(source)
+    if others.entries:
+        source += f"-synthetic{len(others.entries)}"
+    if start is not None:
+        named.append(start.digest)
+        source += f"-from_{start.digest[:8]}"
+    prefix = f"{options.preset}-{source}-{file_stem(split.name)}"
     folder = folder_of_run(options.runs / experiment, prefix, configuration_hash(*named), is_same)
     run = Run(folder, fresh=options.fresh)
     if not run.is_finished:
         settings = {"experiment": experiment, "options": asdict(options), "model": asdict(config)}
         settings |= {} if backend is None else {"backend": backend}
+        settings |= {} if start is None else {"start": asdict(start)}
         settings["grid"] = asdict(config.recipe.grid)
         run.describe(config=settings, data=data, split=split.as_dict())
     return Study(
@@ -317,6 +406,8 @@ def _open(
         backend=backend,
         subjects=tuple(subject for subject in good if subject.id not in excluded),
         equal=tuple(equal),
+        randomised=others.entries,
+        start=start,
     )
 
 
@@ -337,6 +428,9 @@ def restored(run: Run, config: Any) -> Study:
     changed = [subject.id for subject in subjects if subject.fingerprint() != data["subjects"].get(subject.id)]
     if lost := sorted({*changed, *(used - set(store.entries))}):
         raise RunError(f"{cohort.folder}: expected the subjects that {run.folder} was made for, which differ: {lost}")
+    randomised = added.restore(
+        data.get("randomised", {}), recipe=config.recipe, prepared_in=options.prepared, n_jobs=options.jobs
+    )
     run.note_start()
     return Study(
         experiment=settings["experiment"],
@@ -347,6 +441,8 @@ def restored(run: Run, config: Any) -> Study:
         run=run,
         prefix=settings.get("prefix", ""),
         backend=settings.get("backend"),
+        randomised=randomised,
+        start=fine_tuning.start_in(settings),
     )
 
 

@@ -18,7 +18,7 @@ def segresnet(study: Study, config: "SegResNet") -> None:
     from segresnet_monai.predict import load, predict
     from segresnet_monai.train import fit
 
-    weights = fit(study.train, study.validation, config, study.run)
+    weights = fit(study.train, study.validation, config, study.run, start=study.start)
     scores.score(study, predict(load(config, weights), study.test, config))
 
 

@@ -227,6 +227,18 @@ def test_a_value_of_another_type_is_named(values):
         typed(Settings, values)
 
 
+def test_an_object_within_settings_is_checked_as_they_are():
+    @dataclass(frozen=True)
+    class Outer:
+        inner: Settings
+
+    fields = {"rate": 1}
+    assert typed(Outer, {"inner": fields}) == Outer(typed(Settings, fields))
+    for inner, found in (({"rate": "1"}, "rate"), ({"other": 1}, "other"), ([1], "inner"), (None, "inner")):
+        with pytest.raises(ValueError, match=found):
+            typed(Outer, {"inner": inner})
+
+
 def test_a_seal_tells_every_flipped_bit_and_may_be_missing(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"numbers")

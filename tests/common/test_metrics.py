@@ -83,6 +83,33 @@ def test_far_voxels_equal_brute_force_by_either_search(monkeypatch, query_cost, 
         np.testing.assert_allclose(distances, brute_force_distances(*pair, SPACING_MM), rtol=1e-12)
 
 
+@pytest.mark.parametrize("from_percentile", [30, 95])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_lies_above_the_lowest_percentile_equals_brute_force(monkeypatch, from_percentile, seed):
+    """Far surfaces, of which most distances are only bounded: what is asked for is exact and in its place."""
+    monkeypatch.setattr(metrics, "_FEWEST_BOUNDED", 1)
+    monkeypatch.setattr(metrics, "_QUERY_COST", -1e9)
+    rng = np.random.default_rng(seed)
+    prediction, truth = np.zeros((2, 44, 17, 23), np.uint8)
+    prediction[:30] = rng.random((30, 17, 23)) < 0.1
+    truth[33:41, 3:9, 12:20] = rng.random((8, 6, 8)) < 0.7
+    truth[2, 3, 3] = True
+    found = metrics.label_surface_distances(
+        prediction, truth, masks={"mask": (1,)}, spacing_mm=SPACING_MM, from_percentile=from_percentile
+    )["mask"]
+    bounded = 0
+    for distances, pair in zip(found, ((prediction, truth), (truth, prediction)), strict=True):
+        expected = brute_force_distances(*pair, SPACING_MM)
+        rank = int(from_percentile / 100 * (len(expected) - 1))
+        np.testing.assert_allclose(distances[rank:], expected[rank:], rtol=1e-12)
+        near = np.searchsorted(expected, metrics.near_mm(SPACING_MM))
+        np.testing.assert_allclose(distances[:near], expected[:near], rtol=1e-12)
+        assert (np.diff(distances) >= 0).all()
+        assert (distances >= expected * (1 - 1e-12)).all()
+        bounded += np.count_nonzero(distances > expected * (1 + 1e-12))
+    assert bounded > 50
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("order", ["C", "F", "strided"])
 def test_all_masks_of_a_label_map_equal_one_at_a_time(seed, order):

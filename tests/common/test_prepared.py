@@ -708,9 +708,29 @@ def test_an_entry_holds_the_contents_of_its_contrasts_and_a_long_id(cohort, tmp_
     subject = replace(subjects_of(cohort)[0], id="long" * 60)
     (entry,) = prepare([subject], Recipe(contrasts=("T1", "T2")), tmp_path / "store", n_jobs=1).entries.values()
     assert (entry.id, entry.open().id) == (subject.id, subject.id)
-    assert entry.contents == {c: content_digest(subject.read([c])[0][c].data) for c in ("T1", "T2")}
+    assert entry.contents == {c: content_digest(subject.read([c])[0][c]) for c in ("T1", "T2")}
     again = prepare([subject], Recipe(contrasts=("T1", "T2")), tmp_path / "store", n_jobs=1)
     assert (again.prepared, again.entries[subject.id].contents) == (0, entry.contents)
+
+
+def test_an_entry_knows_voxels_of_every_class_that_is_there(cohort, tmp_path):
+    found = []
+    for run in ("a", "b"):
+        for entry in prepare_all(cohort, tmp_path / run).entries.values():
+            volume, positions = entry.open(), entry.label_positions
+            labels = volume.labels()
+            assert list(positions) == [value for value in (1, 2, 3) if (labels == value).any()]
+            for value, voxels in positions.items():
+                of_class = np.argwhere(labels == value) + volume.box_start
+                assert len(voxels) == min(256, len(of_class))
+                assert len({*map(tuple, voxels)}) == len(voxels)
+                assert {*map(tuple, voxels)} <= {*map(tuple, of_class)}
+                assert np.abs(voxels.mean(axis=0) - of_class.mean(axis=0)).max() < of_class.std(axis=0).max() / 3 + 1e-9
+            found.append({value: voxels.tolist() for value, voxels in positions.items()})
+    assert found[: len(found) // 2] == found[len(found) // 2 :]
+    unlabelled = replace(subjects_of(cohort)[0], label=None, convention=None)
+    (entry,) = prepare([unlabelled], Recipe(), tmp_path / "c", n_jobs=1).entries.values()
+    assert entry.label_positions == {}
 
 
 def test_a_real_subject_against_monai(real_data, tmp_path):

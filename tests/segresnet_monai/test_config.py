@@ -39,6 +39,7 @@ def test_defaults_are_the_reports_settings():
         ("crops_per_epoch", 0),
         ("validate_every", 0),
         ("checkpoint", "first"),
+        ("precision", "half"),
         ("workers", -1),
         ("window_overlap", 1.0),
         ("probability_threshold", 0.0),

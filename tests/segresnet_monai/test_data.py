@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from common.augmentation import OTHER_SCANNERS, Augmentation  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.data import Crops, Rounds, crop_start, to_channels, training_loader  # noqa: E402
 
@@ -175,3 +176,55 @@ def test_channels_are_the_tumour_labels_without_background():
     labels = torch.tensor([[0, 1], [2, 3]]).reshape(1, 2, 2, 1)
     expected = torch.tensor([[[0, 1], [0, 0]], [[0, 0], [1, 0]], [[0, 0], [0, 1]]]).reshape(1, 3, 2, 2, 1)
     torch.testing.assert_close(to_channels(labels).int(), expected.int())
+
+
+def test_regions_lie_inside_one_another():
+    labels = torch.arange(4, dtype=torch.uint8).reshape(1, 4, 1, 1)
+    et, tc, wt = to_channels(labels, "regions")[0].flatten(1).tolist()
+    assert (et, tc, wt) == (
+        [False, False, False, True],
+        [False, True, False, True],
+        [False, True, True, True],
+    )
+
+
+def test_augmented_items_are_functions_of_seed_round_and_subject_and_keep_their_form(tiny_entries):
+    config = replace(CONFIG, augmentation=replace(OTHER_SCANNERS, zoom_probability=1.0), label_crop_probability=0.5)
+    first, again = Crops(tiny_entries, config), Crops(tiny_entries[::-1], config)
+    item = first[3, 0]
+    torch.testing.assert_close(item, again[3, len(tiny_entries) - 1], rtol=0, atol=0)
+    assert item["image"].shape == (4, *CONFIG.crop_voxels)
+    assert (item["image"].dtype, item["labels"].dtype) == (torch.float32, torch.uint8)
+    for other in (first[4, 0], Crops(tiny_entries, replace(config, seed=1))[3, 0]):
+        assert not torch.equal(item["image"], other["image"])
+
+
+def test_an_augmentation_that_changes_nothing_gives_the_plain_items(tiny_entries):
+    config = replace(CONFIG, flip_probabilities=(0.5, 0.5, 0.5), intensity_shift_sd=0.1)
+    drawn = replace(config, augmentation=Augmentation(blur_probability=1e-12))
+    for number in range(6):
+        torch.testing.assert_close(
+            Crops(tiny_entries, drawn)[number, 0], Crops(tiny_entries, config)[number, 0], rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_loader_gives_the_same_augmented_items(tiny_entries, workers):
+    config = replace(
+        CONFIG, augmentation=OTHER_SCANNERS, label_crop_probability=0.5, workers=workers, crops_per_epoch=5
+    )
+    whole, resumed = training_loader(tiny_entries, config), training_loader(tiny_entries, config)
+    for epoch in range(2):
+        whole.sampler.set_epoch(epoch)
+        expected = list(whole)
+    resumed.sampler.set_epoch(1)
+    torch.testing.assert_close(list(resumed), expected, rtol=0, atol=0)
+
+
+def test_crops_are_centred_on_labels_at_their_probability(tiny_entries):
+    sizes = []
+    for probability in (0.0, 1.0):
+        crops = Crops(tiny_entries, replace(CONFIG, crop_voxels=(8, 8, 8), label_crop_probability=probability))
+        sizes.append(np.mean([bool(crops[number, 0]["labels"].any()) for number in range(60)]))
+    assert sizes[1] == 1.0
+    assert sizes[0] < 0.8

@@ -14,7 +14,9 @@ from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.data import to_channels  # noqa: E402
 from segresnet_monai.losses import (  # noqa: E402
     DiceHausdorff,
+    batch_dice_bce,
     build_loss,
+    deeply_supervised,
     dice,
     dice_bce,
     dice_ce_monai,
@@ -214,3 +216,33 @@ def test_autocast_changes_nothing(name):
     expected = build_loss(name)(logits, channels)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(build_loss(name)(logits, channels), expected, rtol=0, atol=0)
+
+
+def batch_reference(logits, channels):
+    p = 1 / (1 + np.exp(-logits.astype(float)))
+    axes = (0, 2, 3, 4)
+    soft = 1 - (2 * (p * channels).sum(axes) + 1e-5) / (p.sum(axes) + channels.sum(axes) + 1e-5)
+    return soft.mean() - (channels * np.log(p) + (1 - channels) * np.log(1 - p)).mean()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_batch_dice_is_that_of_all_samples_together(seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(2, 3, 5, 6, 7)).astype(np.float32)
+    channels = rng.random((2, 3, 5, 6, 7)) < 0.3
+    channels[1, 0] = False
+    found = batch_dice_bce(torch.from_numpy(logits), torch.from_numpy(channels)).item()
+    assert found == pytest.approx(batch_reference(logits, channels.astype(float)), abs=1e-6)
+
+
+def test_each_level_of_a_deeply_supervised_network_weighs_half_of_the_one_above():
+    rng = np.random.default_rng(2)
+    channels = np.repeat(np.repeat(np.repeat(rng.random((2, 3, 3, 4, 2)) < 0.4, 4, 2), 4, 3), 4, 4)
+    outputs = [rng.normal(size=(2, 3, 12 // n, 16 // n, 8 // n)).astype(np.float32) for n in (1, 2, 4)]
+    expected = sum(
+        weight * batch_reference(logits, channels[..., ::n, ::n, ::n].astype(float))
+        for logits, n, weight in zip(outputs, (1, 2, 4), (1, 0.5, 0.25), strict=True)
+    )
+    loss = deeply_supervised(batch_dice_bce)
+    found = loss([torch.from_numpy(logits) for logits in outputs], torch.from_numpy(channels))
+    assert found.item() == pytest.approx(expected, abs=1e-5)

@@ -18,6 +18,7 @@ from common.files import write_json  # noqa: E402
 from common.patient import segment  # noqa: E402
 from common.prepared import prepare  # noqa: E402
 from common.recipe import Recipe  # noqa: E402
+from common.regions import Decision, decode_regions  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.model import build_segresnet  # noqa: E402
 from segresnet_monai.predict import (  # noqa: E402
@@ -26,6 +27,7 @@ from segresnet_monai.predict import (  # noqa: E402
     decode_labels,
     load,
     load_run,
+    load_runs,
     predict_volume,
     probabilities,
 )
@@ -97,6 +99,83 @@ def test_the_box_gives_what_the_full_grid_gives(tiny_entries):
     np.testing.assert_array_equal(labels[box], expected[box])
     labels[box] = 0
     assert not labels.any()
+
+
+def test_flips_are_averaged_along_the_axes_of_training(tiny_entries):
+    config = replace(CONFIG, average_flips=True, flip_probabilities=(0.5, 0.0, 0.2), crop_voxels=(40, 48, 40))
+    network, volume = build(config).eval(), tiny_entries[0].open()
+    image = torch.from_numpy(volume.image())[None]
+    expected = 0
+    with torch.inference_mode():
+        for axes in ([], [2], [4], [2, 4]):
+            logits = sliding_window_inference(image.flip(axes), config.crop_voxels, 1, network, 0.5)
+            expected = expected + logits.flip(axes).sigmoid()[0] / 4
+    found = probabilities(network, volume, config)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert not torch.allclose(found, probabilities(network, volume, replace(config, average_flips=False)), atol=1e-4)
+
+
+def test_windows_count_less_towards_their_border(tiny_entries):
+    config = replace(CONFIG, window_weights="gaussian")
+    network, volume = build(config).eval(), tiny_entries[0].open()
+    image = torch.from_numpy(volume.image())[None]
+    with torch.inference_mode():
+        expected = sliding_window_inference(image, config.crop_voxels, 1, network, 0.5, mode="gaussian").sigmoid()[0]
+    assert torch.allclose(probabilities(network, volume, config), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["segresnet_ds", "pocket"])
+def test_other_networks_predict_one_output_and_train_on_several(network):
+    config = Config(
+        network=network,
+        crop_voxels=(16, 16, 16),
+        encoder_blocks=(1, 1, 1),
+        decoder_blocks=(1, 1),
+        initial_filters=8,
+        dropout=0,
+        supervised_levels=2,
+        initial_probability=0.02,
+    )
+    built = build(config)
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 4, 16, 16, 16)).astype(np.float32))
+    outputs = built(image)
+    assert [output.shape[:2] for output in outputs] == [(2, 3), (2, 3)]
+    assert outputs[0].shape[2:] == image.shape[2:]
+    assert all(0.005 < output.sigmoid().mean() < 0.08 for output in outputs)
+    assert built.eval()(image).shape == (2, 3, 16, 16, 16)
+    assert not torch.equal(outputs[0], build(replace(config, seed=1))(image)[0])
+
+
+def run_of(folder, config):
+    write_json(folder / "config.json", {"model": asdict(config), "grid": asdict(config.recipe.grid)})
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    save_weights(folder / "checkpoints" / f"{config.checkpoint}.pt", build(config))
+
+
+def test_networks_of_a_folder_predict_as_one(tiny_entries, tmp_path):
+    config = replace(CONFIG, targets="regions", initial_probability=0.3)
+    for seed in (0, 1):
+        run_of(tmp_path / f"folds/{seed}", replace(config, seed=0))
+        save_weights(tmp_path / f"folds/{seed}/checkpoints/best.pt", build(replace(config, seed=seed)))
+    write_json(tmp_path / "networks.json", ["folds/0", "folds/1"])
+    decision = Decision(thresholds=(0.32, 0.31, 0.29), smallest_part_ml=0.1)
+    write_json(tmp_path / "decision.json", asdict(decision))
+    networks, read, decided = load_runs(tmp_path)
+    assert (read, decided) == (config, decision)
+    volume = tiny_entries[0].open()
+    mean = sum(probabilities(build(replace(config, seed=s)).eval(), volume, config).numpy() for s in (0, 1)) / 2
+    expected = decode_regions(mean, decision, voxel_ml=0.001)
+    inside = predict_volume(networks, volume, config, decided)[volume.box]
+    np.testing.assert_array_equal(inside, expected)
+    assert set(np.unique(inside)) > {0}
+
+    run_of(tmp_path / "folds/1", replace(config, window_overlap=0.25))
+    with pytest.raises(ValueError, match="one configuration"):
+        load_runs(tmp_path)
+    (tmp_path / "decision.json").write_text('{"thresholds": [0.5, 0.5]}')
+    write_json(tmp_path / "networks.json", ["folds/0"])
+    with pytest.raises(ValueError, match=r"decision\.json"):
+        load_runs(tmp_path)
 
 
 def test_windows_larger_than_the_brain_reach_into_background(tiny_entries):

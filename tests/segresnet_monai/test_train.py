@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from common.augmentation import Augmentation  # noqa: E402
 from common.epochs import Epochs  # noqa: E402
 from common.runs import Run, RunError  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
@@ -33,17 +34,39 @@ SMALL = {
     "validate_every": 2,
     "workers": 0,
 }
+WINNERS = {
+    **SMALL,
+    "network": "segresnet_ds",
+    "encoder_blocks": (1, 1, 1),
+    "decoder_blocks": (1, 1),
+    "supervised_levels": 2,
+    "targets": "regions",
+    "loss": "batch_dice_bce",
+    "weight_decay": 1e-3,
+    "warmup_epochs": 2,
+    "gradient_norm": 1.0,
+    "weight_average": 0.9,
+    "batch_size": 2,
+    "average_flips": True,
+    "window_weights": "gaussian",
+    "crop_from": "brain",
+    "label_crop_probability": 0.5,
+    "augmentation": {"zoom_probability": 0.3, "gamma_probability": 0.5, "noise_probability": 0.5},
+    "precision": "bfloat16",
+}
 PROGRAM = """
 import json, sys
 from common.prepared import Entry
 from common.runs import Run
 from pathlib import Path
+from common.augmentation import Augmentation
 from segresnet_monai.config import Config
 from segresnet_monai.train import fit
 told = json.loads(sys.argv[1])
 tuples = lambda fields: {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 entries = [Entry(id, Path(path), tuples(geometry)) for id, path, geometry in told["entries"]]
-config = Config(**tuples(told["config"]))
+settings = tuples(told["config"])
+config = Config(**settings | {"augmentation": Augmentation(**settings.get("augmentation", {}))})
 print("ready", flush=True)
 with Run(told["folder"]) as run:
     fit(entries[:3], entries[3:], config, run)
@@ -66,15 +89,15 @@ def weights(folder, name):
     return torch.load(folder / "checkpoints" / name, weights_only=True)
 
 
-def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed):
-    process = start(entries, SMALL, tmp_path / "whole")
+def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed, settings=SMALL):
+    process = start(entries, settings, tmp_path / "whole")
     process.stdout.readline()
     began = time.monotonic()
     assert process.communicate()[0] == "done\n"
     duration = time.monotonic() - began
     moments, interrupted = random.Random(seed), 0
     while interrupted < kills:
-        process = start(entries, SMALL, tmp_path / "killed")
+        process = start(entries, settings, tmp_path / "killed")
         assert process.stdout.readline() == "ready\n"
         try:
             process.wait(timeout=moments.uniform(0, duration))
@@ -82,7 +105,7 @@ def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed):
             process.send_signal(signal.SIGKILL)
         process.communicate()
         interrupted += 1
-    process = start(entries, SMALL, tmp_path / "killed")
+    process = start(entries, settings, tmp_path / "killed")
     assert process.communicate()[0].endswith("done\n")
     for name in ("last.pt", "best.pt"):
         whole, killed = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
@@ -95,14 +118,19 @@ def killed_runs_end_with_the_same_bits(entries, tmp_path, *, kills, seed):
     assert not list((tmp_path / "killed").rglob("*.part"))
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_a_killed_run_ends_with_the_same_bits(tiny_entries, tmp_path, seed):
-    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=seed)
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+def test_a_killed_run_ends_with_the_same_bits(tiny_entries, tmp_path, precision):
+    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=0, settings={**SMALL, "precision": precision})
+
+
+def test_a_killed_run_of_the_winners_recipe_ends_with_the_same_bits(tiny_entries, tmp_path):
+    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=3, settings=WINNERS)
 
 
 @pytest.mark.slow
-def test_ten_kills_end_with_the_same_bits(tiny_entries, tmp_path):
-    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=10, seed=1)
+@pytest.mark.parametrize("settings", [SMALL, WINNERS])
+def test_ten_kills_end_with_the_same_bits(tiny_entries, tmp_path, settings):
+    killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=10, seed=1, settings=settings)
 
 
 def test_training_depends_on_the_seed_and_nothing_else(tiny_entries, tmp_path):
@@ -115,6 +143,47 @@ def test_training_depends_on_the_seed_and_nothing_else(tiny_entries, tmp_path):
         states.append(weights(tmp_path / str(number), "last.pt"))
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+def test_the_average_of_the_weights_is_what_is_kept(tiny_entries, tmp_path, monkeypatch):
+    config, seen = Config(**{**WINNERS, "epochs": 3, "augmentation": Augmentation(), "precision": None}), []
+    step = Training.on_train_batch_end
+
+    def noted(module, *arguments):
+        seen.append({name: value.clone() for name, value in module.network.state_dict().items()})
+        step(module, *arguments)
+
+    monkeypatch.setattr(Training, "on_train_batch_end", noted)
+    with Run(tmp_path) as run:
+        fit(tiny_entries[:3], tiny_entries[3:], config, run)
+    assert len(seen) == 6
+    expected = seen[0]
+    for n, state in enumerate(seen[1:], start=1):
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = {name: decay * expected[name] + (1 - decay) * state[name] for name in state}
+    kept = weights(tmp_path, "last.pt")
+    assert kept.keys() == expected.keys()
+    assert all(torch.allclose(kept[name], expected[name], atol=1e-6) for name in kept)
+    assert any(not torch.allclose(kept[name], seen[-1][name], atol=1e-4) for name in kept)
+
+
+def test_the_rate_warms_up_before_the_cosine():
+    config = Config(learning_rate=0.8, epochs=10, warmup_epochs=3)
+    rates = [learning_rate(config, epoch) for epoch in range(10)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[3:] == pytest.approx([learning_rate(Config(learning_rate=0.8, epochs=7), epoch) for epoch in range(7)])
+
+
+def test_gradients_are_shortened_to_the_norm(tiny_entries, tmp_path):
+    """Adam rescales gradients, but not their ratio from step to step: a bound that binds changes what is learned."""
+    kept = {}
+    for norm in (None, 1e6, 1e-3):
+        config = Config(**{**SMALL, "epochs": 1, "gradient_norm": norm})
+        with Run(tmp_path / str(norm)) as run:
+            fit(tiny_entries[:3], tiny_entries[3:], config, run)
+        kept[norm] = torch.cat([value.flatten() for value in weights(tmp_path / str(norm), "last.pt").values()])
+    assert torch.allclose(kept[None], kept[1e6], atol=1e-6)
+    assert not torch.allclose(kept[None], kept[1e-3], atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,75 @@
+"""Fine-tuning beside its control: the same training from random weights, compared on the same test cases."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from common.files import write_csv
+from common.runs import RunError
+from common.scoring import EmptyPolicy, apply_empty_policy
+from common.statistics import holm, paired_difference
+from experiments.base import results
+from experiments.base.options import refusals
+from experiments.segmentation.study import SegResNetOptions
+
+METRICS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "hd95_TC", "hd95_WT")
+CONTROL = "control.csv"
+
+
+def run_with_control(
+    options: SegResNetOptions, run: Callable[[SegResNetOptions], Path], *, scored: Sequence[str] = (".",)
+) -> None:
+    """Run an experiment; with --control the same without --from too, and both in one table.
+
+    run: what the experiment does with its options; returns the run's folder. The control is a run of its own, the one
+    that the same command without --from and --control makes. scored: folders in it that hold cases.csv; in each of
+    the fine-tuned run's that there are the table is written as control.csv.
+    """
+    folder = run(options)
+    if not options.control:
+        return
+    control = run(replace(options, start_from=None, control=False))
+    with refusals():
+        for part in scored:
+            if (folder / part / "cases.csv").exists():
+                table = compare(folder / part, control / part, options.empty_masks)
+                write_csv(folder / part / CONTROL, table)
+                print(as_text(table))
+                print(f"fine-tuned: {folder / part}\nfrom random weights: {control / part}")
+
+
+def compare(fine_tuned: Path, control: Path, policy: EmptyPolicy) -> pd.DataFrame:
+    """Two finished runs on the same cases, one row per metric.
+
+    Columns: metric; fine_tuned and from_random, the means over the n cases that have a score in both; difference
+    (fine_tuned - from_random) with its 95 % interval low to high; p of Wilcoxon's signed-rank test and p_holm, after
+    Holm over the rows. Raises RunError when the two runs tested other cases.
+    """
+    first, second = (
+        apply_empty_policy(results.read_cases(folder), policy).set_index("case") for folder in (control, fine_tuned)
+    )
+    if set(first.index) != set(second.index):
+        raise RunError(f"{fine_tuned}: expected the cases of {control}, found others")
+    rows = []
+    for metric in METRICS:
+        both = pd.concat([first[metric], second[metric]], axis=1, keys=["from_random", "fine_tuned"]).dropna()
+        found = paired_difference(both["from_random"], both["fine_tuned"], seed=0)
+        row = {"metric": metric, **both.mean()[["fine_tuned", "from_random"]]}
+        rows.append(row | {"difference": found.value, **found._asdict()})
+    table = pd.DataFrame(rows).drop(columns="value")
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+
+
+def as_text(table: pd.DataFrame) -> str:
+    rows = [("metric", "fine-tuned", "from random", "difference", "95 % interval", "p (Holm)", "n")]
+    for row in table.itertuples():
+        interval = "" if pd.isna(row.low) else f"{row.low:+.3f} to {row.high:+.3f}"
+        p = "-" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}"
+        cells = (results.short(row.fine_tuned), results.short(row.from_random), f"{row.difference:+.3f}")
+        rows.append((row.metric, *cells, interval, p, str(row.n)))
+    note = (
+        "p: Wilcoxon's signed-rank test, after Holm over the table's rows; each was trained once: intervals and tests"
+    )
+    return f"{results.aligned(rows)}\n{note} are over patients, not over trainings."

@@ -1,0 +1,272 @@
+"""A finished study on another cohort: its own networks, other patients, beside the scores of its own test part."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common import nifti, prepared
+from common.cohort import Cohort, find_subjects
+from common.files import file_stem, write_csv
+from common.identity import equal_content
+from common.phantom.folder import embedded_cohort
+from common.prepared import Store
+from common.runs import Run, configuration_hash
+from common.scoring import apply_empty_policy
+from common.splits import Split
+from common.statistics import bootstrap_interval, unpaired_difference
+from common.subject import Problem, Subject
+from experiments.base import results
+from experiments.base.options import Refused, at_least, leave_out
+from experiments.base.results import Result
+from experiments.segmentation.finished import Finished, Networks, load, read_run, require_finished
+from experiments.segmentation.study import NetworkOptions, Options, Study
+
+FOLDER = "external"
+SHOWN = (
+    *("mean_dice", "mean_dice_with_background"),
+    *(f"{score}_{name}" for score in ("dice", "hd95") for name in ("NCR", "ED", "ET", "TC", "WT")),
+)
+"""What is put beside the scores of the run's own test part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortOptions:
+    """How another cohort is read."""
+
+    data: Path
+    """Folder of scans of other patients: any layout that an experiment's --data may have."""
+    leave_out_bad: bool = False
+    """Go on without subjects that cannot be used, or that the networks were trained on; they are named and counted."""
+    max_subjects: int | None = None
+    """Use at most so many subjects, the first by id."""
+    convention: str | None = None
+    """Name of the masks' label convention, where the folder cannot tell it for certain."""
+    prepared: Path = Path("prepared")
+    """Folder of the prepared store."""
+    jobs: int = -1
+    """Threads that prepare and score; -1 takes every core."""
+    fresh: bool = False
+    """Start over, in place of showing the finished result."""
+
+    def __post_init__(self) -> None:
+        at_least(1, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
+
+    @classmethod
+    def of(cls, options: NetworkOptions) -> "CohortOptions | None":
+        """The cohort that an experiment's --test-data names; None where it names none."""
+        if options.test_data is None:
+            return None
+        shared = {name: getattr(options, name) for name in ("leave_out_bad", "prepared", "jobs", "fresh")}
+        return cls(data=options.test_data, **shared)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A cohort that can be scored. problems: of those left out. ids: of those scored. synthetic: embedded phantoms."""
+
+    cohort: Cohort
+    store: Store
+    ids: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    synthetic: bool
+
+
+def check(run: Finished, options: CohortOptions) -> Checked:
+    """Find and prepare the cohort for the run's networks, trained or not yet.
+
+    Raises Refused when there are bad subjects, or such that the networks are trained on, unless they may be left out.
+    """
+    cohort = find_subjects(options.data, convention=options.convention, max_subjects=options.max_subjects)
+    if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
+        raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
+    store = prepared.prepare(cohort.subjects, run.recipe, options.prepared, n_jobs=options.jobs)
+    good = [subject for subject in cohort.subjects if subject.id in store.entries]
+    problems = (*cohort.incomplete, *store.problems, *_seen(run, good, store, options))
+    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subjects")
+    ids = tuple(subject.id for subject in good if subject.id not in left_out)
+    if not ids:
+        raise Refused(f"{cohort.folder}: expected subjects that can be scored, found none")
+    for group in equal_content({subject: store.entries[subject].contents for subject in ids}):
+        print(f"note: equal scans under several ids, each of them scored: {' = '.join(group)}", file=sys.stderr)
+    synthetic = embedded_cohort(next(iter(cohort.subjects[0].images.values()))) is not None
+    return Checked(cohort, store, ids, problems, synthetic)
+
+
+def _seen(run: Finished, subjects: list[Subject], store: Store, options: CohortOptions) -> list[Problem]:
+    """Those whose files, scans or patients have made or chosen the networks' weights."""
+    prints = {run.data["subjects"][id]: id for id in run.seen if id in run.data["subjects"]}
+    patients = {Subject(id, {}).patient: id for id in run.seen}
+    own = {subject.id: store.entries[subject.id].contents for subject in subjects}
+    digests = {digest: id for id, each in _contents(run, options).items() for digest in each.values()}
+    found, same_name = [], []
+    for subject in subjects:
+        same = prints.get(subject.fingerprint()) or next(
+            (digests[digest] for digest in own[subject.id].values() if digest in digests), None
+        )
+        known = patients.get(subject.patient)
+        if same:
+            found.append(Problem(subject.id, None, f"has the scans of {same}, which the network was trained on"))
+        elif known and {known, subject.id} != {subject.patient}:
+            found.append(Problem(subject.id, None, f"is the patient of {known}, which the network was trained on"))
+        elif known:
+            same_name.append(subject.id)
+    if same_name:
+        print(
+            f"note: {len(same_name)} subjects have ids of the training's but other scans, and are scored: "
+            f"{', '.join(same_name[:5])}{', ...' * (len(same_name) > 5)}",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _contents(run: Finished, options: CohortOptions) -> dict[str, dict[str, str]]:
+    """Content digests by id and contrast of the subjects that the networks have seen, as far as they can be known.
+
+    From the run, or, of older runs, from the scans where they lie.
+    """
+    seen = set(run.seen)
+    if "contents" in run.data:
+        return {id: digests for id, digests in run.data["contents"].items() if id in seen}
+    folder = Path(run.data["folder"])
+    if not folder.is_dir():
+        print(
+            f"note: {folder} with the scans that the network was trained on is not there: other subjects' files and "
+            "ids are compared with theirs, their voxels are not",
+            file=sys.stderr,
+        )
+        return {}
+    subjects = [subject for subject in find_subjects(folder, convention=run.convention).subjects if subject.id in seen]
+    store = prepared.prepare(subjects, run.recipe, options.prepared, n_jobs=options.jobs)
+    return {id: entry.contents for id, entry in store.entries.items()}
+
+
+def score(run: Finished, checked: Checked, options: CohortOptions) -> Path:
+    """Score a finished run on a cohort, in a folder of its own below the run's; shown when it is finished already."""
+    prints = {s.id: s.fingerprint() for s in checked.cohort.subjects if s.id in checked.ids}
+    digest = configuration_hash(sorted(prints.items()), run.policy)
+    folder = run.folder / FOLDER / f"{file_stem(options.data.resolve().name)}-{digest}"
+    with Run(folder, fresh=options.fresh) as opened:
+        if not opened.is_finished:
+            study = _study(run, checked, options, opened)
+            data = {
+                "folder": checked.cohort.folder.resolve(),
+                "layout": checked.cohort.layout,
+                "synthetic": checked.synthetic,
+                "fingerprint": hashlib.sha256(repr(sorted(prints.items())).encode()).hexdigest()[:16],
+                "subjects": prints,
+                "left_out": [str(problem) for problem in checked.problems],
+                "masks": checked.cohort.notes,
+            }
+            settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": asdict(options)}
+            opened.describe(config=settings, data=data, split=study.split.as_dict())
+            _score(run, study, opened)
+        show(run, checked, folder)
+    return folder
+
+
+def _study(run: Finished, checked: Checked, options: CohortOptions, opened: Run) -> Study:
+    return Study(
+        experiment=run.experiment,
+        options=Options(
+            data=None if checked.synthetic else options.data,
+            empty_masks=run.policy,
+            prepared=options.prepared,
+            jobs=options.jobs,
+        ),
+        cohort=checked.cohort,
+        store=checked.store,
+        split=Split(FOLDER, (), (), checked.ids),
+        run=opened,
+        prefix=f"{FOLDER}.",
+    )
+
+
+def _score(run: Finished, study: Study, opened: Run) -> None:
+    from experiments.segmentation import scores  # and with it the plotting library
+
+    frame = scores.write_scores(study, _predictions(study, load(run)), n_cases=len(study.test))
+    differences = compare(run, results.read_cases(opened.folder))
+    write_csv(opened.folder / "differences.csv", differences)
+    synthetic = study.synthetic or run.synthetic
+    further = [
+        Result.of(run.experiment, f"{kind}.{row.metric}", float(value), int(n), (low, high), synthetic=marked)
+        for row in differences.itertuples()
+        for kind, value, n, low, high, marked in (
+            ("own", row.own, row.own_n, row.own_low, row.own_high, run.synthetic),
+            ("difference", row.difference, min(row.own_n, row.n), row.low, row.high, synthetic),
+        )
+    ]
+    scores.write_summary(study, frame, further)
+
+
+def _predictions(study: Study, networks: Networks) -> Iterator[tuple]:
+    """What the networks predict, case by case; what a killed call has predicted already is read."""
+    subjects = {subject.id: subject for subject in study.cohort.subjects}
+    for entry in study.test:
+        folder, subject = study.run.folder / "predictions", subjects[entry.id]
+        files = {view: folder / view / f"{entry.id}.nii.gz" for view in ("", *networks.views)}
+        if not all(file.exists() for file in files.values()):
+            yield from networks.entries([entry])
+            continue
+        labels = {view: subject.convention.to_classes(nifti.read(file).data) for view, file in files.items()}
+        own = labels.pop("")
+        yield (entry.id, own, partial(dict, labels)) if labels else (entry.id, own)
+
+
+def compare(run: Finished, cases: pd.DataFrame) -> pd.DataFrame:
+    """Scores of other patients minus those of the run's own test part; one row per metric of SHOWN.
+
+    Columns: metric; own, own_low, own_high and own_n (mean, 95 % interval and cases of the run's test part); external
+    and n; difference (external - own), low, high (95 % bootstrap interval, each group resampled by itself).
+    """
+    own, other = (apply_empty_policy(frame, run.policy) for frame in (run.cases(), cases))
+    rows = []
+    for metric in SHOWN:
+        first, second = (frame[metric].dropna().to_numpy(float) for frame in (own, other))
+        means = [values.mean() if values.size else np.nan for values in (first, second)]
+        rows.append(
+            (
+                *(metric, means[0], *bootstrap_interval(first, seed=0), first.size, means[1], second.size),
+                *(means[1] - means[0], *unpaired_difference(first, second, seed=0)),
+            )
+        )
+    columns = ["metric", "own", "own_low", "own_high", "own_n", "external", "n", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def show(run: Finished, checked: Checked, folder: Path) -> None:
+    """Print the table *own test part | this cohort | difference*, and what it was measured on."""
+    found = {each.key.partition(".")[2]: each for each in results.read_summary(folder / "summary.json")}
+    rows = [("result", "own test", "95 % interval", "n", "this cohort", "95 % interval", "n", "difference", "interval")]
+    for metric in SHOWN:
+        own, other, difference = (found[f"{kind}.{metric}"] for kind in ("own", FOLDER, "difference"))
+        cells = [cell for each in (own, other) for cell in (results.short(each.value), _interval(each), str(each.n))]
+        rows.append((metric, *cells, results.short(difference.value), _interval(difference)))
+    print(results.aligned(rows))
+    print("difference: of other patients, so not paired; each group of cases resampled by itself")
+    if checked.synthetic:
+        print(results.SYNTHETIC_NOTE)
+    elif run.synthetic:
+        print("this network has seen synthetic phantoms only")
+    print(f"subjects: {len(checked.ids)}; left out: {len({problem.subject for problem in checked.problems})}")
+    for note in checked.cohort.notes:
+        print(note)
+    print(f"empty masks: {run.policy}; counts of empty, missed and invented labels: scores.csv")
+    print(f"folder: {folder}")
+
+
+def _interval(result: Result) -> str:
+    return "" if result.low is None else f"{results.short(result.low)} to {results.short(result.high)}"
+
+
+def test_on(folder: Path, options: CohortOptions) -> Path:
+    """Check another cohort and score a finished run on it; returns the folder of its results."""
+    run = read_run(folder)
+    require_finished(run)
+    return score(run, check(run, options), options)

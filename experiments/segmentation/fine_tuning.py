@@ -1,0 +1,83 @@
+"""What a network has seen before a training starts from its weights, and that it must not be tested on."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from common.files import typed
+from common.identity import equal_content
+from common.subject import Subject
+from experiments.base.options import Refused
+from experiments.base.trainings import given
+from segresnet_monai.start import Start
+
+SEEN_IN = ("train", "validation")
+"""Parts of a split that decide a network's weights: it is trained on one, and the other chooses among its epochs."""
+
+
+def described(start: Start) -> str:
+    """A line for the table of a network that was fine-tuned."""
+    anew = ", its last layers made anew, for they stand for something else here" if start.new_outputs else ""
+    return f"fine-tuned: starts from the weights {start.digest} of {start.run}{anew}"
+
+
+def start_in(settings: Mapping) -> Start | None:
+    """Where a training starts, as its config.json says; None where from random weights."""
+    if "start" not in settings:
+        return None
+    return typed(Start, settings["start"] | {"run": Path(settings["start"]["run"])})
+
+
+def seen_by(run: Path) -> list[dict[str, object]]:
+    """Everyone whom the weights of a run have seen, those of the runs included that it started from.
+
+    Per subject: id, patient, fingerprint of the files, and content digests by contrast (none in older runs).
+    Raises RunError when the folder's data.json or split.json is damaged.
+    """
+    data = given(run, "data", subjects=dict)
+    split = given(run, "split", **dict.fromkeys(SEEN_IN, list))
+    known, contents = data.get("patients", {}), data.get("contents", {})
+    own = [
+        {
+            "id": id,
+            "patient": known.get(id, Subject(id, {}).patient),
+            "fingerprint": data["subjects"].get(id),
+            "contents": contents.get(id, {}),
+        }
+        for part in SEEN_IN
+        for id in split[part]
+    ]
+    return [*own, *data.get("seen", [])]
+
+
+def refuse_seen(
+    run: Path,
+    seen: Iterable[Mapping],
+    test: Iterable[Subject],
+    fingerprints: Mapping[str, str],
+    contents: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Raises Refused, with the names, when a test subject is one that the weights of ``run`` have seen.
+
+    seen: as :func:`seen_by` tells. fingerprints, contents: of the test subjects, by id. It is the same subject by its
+    patient's name, its files, or any of its contrasts' content.
+    """
+    seen, test = list(seen), list(test)
+    patients = {each["patient"]: each["id"] for each in seen}
+    files = {each["fingerprint"]: each["id"] for each in seen}
+    digests = {f"seen {number}": each["contents"] for number, each in enumerate(seen)}
+    digests |= {f"test {subject.id}": contents[subject.id] for subject in test}
+    alike = {}
+    for group in equal_content(digests):
+        others = [seen[int(name.removeprefix("seen "))]["id"] for name in group if name.startswith("seen ")]
+        alike |= {name.removeprefix("test "): others[0] for name in group if name.startswith("test ") and others}
+    found = []
+    for subject in test:
+        same = patients.get(subject.patient) or files.get(fingerprints[subject.id]) or alike.get(subject.id)
+        if same is not None:
+            found.append(subject.id if same == subject.id else f"{subject.id} (there {same})")
+    if found:
+        raise Refused(
+            f"{run}: expected weights that have seen nobody of the test part, found {len(found)} of its subjects among "
+            f"those that they were trained on or chosen by: {', '.join(found)}; start from other weights, or test on "
+            "others (--subjects, --split-seed)"
+        )

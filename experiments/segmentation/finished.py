@@ -1,0 +1,133 @@
+"""A finished run as what it is to others: networks that predict, the subjects that they have seen, scores."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+
+from common.prepared import Entry
+from common.recipe import Recipe, Volume
+from common.runs import RunError, read_model_config
+from common.scoring import EmptyPolicy, apply_empty_policy
+from experiments.base.trainings import given
+from experiments.segmentation.study import DEFAULT_BACKEND
+from segresnet_monai.config import Config as SegResNet
+from unet_tf.config import Config as UNet
+
+SEEN = ("train", "validation")
+"""Parts of a split whose subjects have made or chosen the weights."""
+VIEWS = {"segresnet": (), "unet": ("before_postprocessing", "geometric_ceiling")}
+OWN_CASES = (".", "test/beyond", "test", "out_of_fold/beyond")
+"""Where a run keeps the scores of the subjects that it has not seen, first found first taken."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's folder and what it says of itself.
+
+    experiment: by which it was made. kind: of network. policy: what its scores took empty masks for. data: data.json.
+    split: subjects' ids by part. convention: that its masks were read by, where the user named it.
+    recipe: what is made of a scan for its networks.
+    """
+
+    folder: Path
+    experiment: str
+    kind: str
+    policy: EmptyPolicy
+    data: dict
+    split: dict[str, list[str]]
+    convention: str | None
+    recipe: Recipe
+
+    @property
+    def seen(self) -> list[str]:
+        """Ids of the subjects that have made or chosen the weights."""
+        return [subject for part in SEEN for subject in self.split[part]]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its subjects are the embedded phantoms."""
+        return bool(self.data.get("synthetic"))
+
+    def cases(self) -> pd.DataFrame:
+        """Scores of the subjects that its networks have not seen, one row each. Raises RunError without any."""
+        for place in OWN_CASES:
+            if (self.folder / place / "cases.csv").exists():
+                return read_scores(self.folder / place / "cases.csv")
+        raise RunError(f"{self.folder}: expected the scores of a test part (cases.csv), found none")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What predicts. volume: one prepared subject's classes, uint8 (x, y, z) on the scan's own grid. entries: as
+    ``experiments.segmentation.scores`` takes them. views: further label maps that come with those of entries."""
+
+    volume: Callable[[Volume], np.ndarray]
+    entries: Callable[[Iterable[Entry]], Iterator[tuple]]
+    views: tuple[str, ...]
+
+
+def read_run(folder: Path) -> Finished:
+    """What a run's folder says of itself, trained or not. Raises RunError when it is not a segmentation network's."""
+    settings = given(folder, experiment=str, model=dict, options=dict)
+    if (folder / "folds.json").exists():
+        raise RunError(f"{folder}: expected the run of a network, found the cases of several folds: name a fold's run")
+    model, policy = settings["model"], settings["options"].get("empty_masks")
+    kind = "unet" if "spatial_dims" in model else "segresnet" if {"network", "encoder_blocks"} & set(model) else None
+    if kind is None or policy not in get_args(EmptyPolicy):
+        raise RunError(f"{folder / 'config.json'}: expected the settings of a SegResNet or a U-Net, found others")
+    if kind == "unet":
+        os.environ["KERAS_BACKEND"] = settings.get("backend", DEFAULT_BACKEND)
+    parts = dict.fromkeys((*SEEN, "test"), list)
+    split = given(folder, "split", **parts)
+    return Finished(
+        folder=folder,
+        experiment=settings["experiment"],
+        kind=kind,
+        policy=policy,
+        data=given(folder, "data", folder=str, subjects=dict),
+        split={part: split[part] for part in parts},
+        convention=settings["options"].get("convention"),
+        recipe=read_model_config(folder, UNet if kind == "unet" else SegResNet).recipe,
+    )
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Scores of cases (``common.scoring.score_cases``), without those of further views.
+
+    Raises RunError when the file is damaged.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"case": str, "view": str, "change": str})
+        frame = frame[frame["view"].isna()].drop(columns="view") if "view" in frame else frame
+        apply_empty_policy(frame, "brats")
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: expected scores, a row per case, found: {error!r}; --fresh starts over") from None
+    return frame
+
+
+def require_finished(run: Finished) -> None:
+    """Raises RunError when the run's training or scoring has not ended."""
+    if not (run.folder / "summary.json").exists():
+        raise RunError(f"{run.folder}: expected a finished run, found no summary.json: has the training ended?")
+
+
+def load(run: Finished) -> Networks:
+    """The run's trained network. Raises RunError when there is none, or it is damaged."""
+    if run.kind == "unet":
+        from unet_tf.predict import load_run, predict, predict_volume
+    else:
+        from segresnet_monai.predict import load_run, predict, predict_volume
+    try:
+        network, config = load_run(run.folder)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    return Networks(
+        lambda volume: predict_volume(network, volume, config),
+        lambda entries: predict(network, entries, config),
+        VIEWS[run.kind],
+    )
