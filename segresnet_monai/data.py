@@ -1,6 +1,5 @@
 """Training crops straight from the prepared store: crop, flips and shift are functions of (seed, round, subject)."""
 
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -8,9 +7,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common import crops
-from common.augmentation import Augmentation
 from common.prepared import Entry
-from common.recipe import Volume, decode
+from common.recipe import Volume
+from common.samples import positions, sample
 from common.signals import end_with_parent
 from segresnet_monai.config import Config
 
@@ -34,26 +33,20 @@ class Crops(Dataset):
     def __getitem__(self, position: Position) -> dict[str, torch.Tensor]:
         number, index = position
         entry, config = self.entries[index], self.config
-        rng = np.random.default_rng([config.seed, number, zlib.crc32(entry.id.encode())])
-        volume = entry.open()
-        start = crop_start(volume, config, rng, entry.label_positions if config.label_crop_probability else None)
-        flips = np.flatnonzero(rng.random(3) < config.flip_probabilities)
-        shift = float(rng.uniform(-config.intensity_shift_sd, config.intensity_shift_sd))
-
-        if config.augmentation != Augmentation():
-            image, labels = crops.augmented(
-                volume, start, config.crop_voxels, config.augmentation, config.contrasts, rng
-            )
-            image = np.flip(image, 1 + flips) + np.float32(shift)
-            labels = np.ascontiguousarray(np.flip(labels, flips))
-            return {"image": torch.from_numpy(image), "labels": torch.from_numpy(labels)}
-
-        # Outside the brain's box every contrast is 0 and every label background: only the overlap is read.
-        image = np.full((len(volume.steps), *config.crop_voxels), shift, dtype=np.float32)
-        labels = np.zeros(config.crop_voxels, dtype=np.uint8)
-        inside, place = volume.overlap(start, config.crop_voxels)
-        decode(volume.voxels[:-1, *inside], volume.steps, shift=shift, out=np.flip(image, 1 + flips)[:, *place])
-        np.flip(labels, flips)[place] = volume.voxels[-1, *inside]
+        image, labels = sample(
+            entry,
+            number,
+            seed=config.seed,
+            contrasts=config.contrasts,
+            crop_voxels=config.crop_voxels,
+            crop_from=config.crop_from,
+            label_crop_probability=config.label_crop_probability,
+            flip_probabilities=config.flip_probabilities,
+            intensity_shift_sd=config.intensity_shift_sd,
+            augmentation=config.augmentation,
+            slices=config.slices,
+            extent=config.extent,
+        )
         return {"image": torch.from_numpy(image), "labels": torch.from_numpy(labels)}
 
 
@@ -91,12 +84,7 @@ class Rounds(Sampler[Position]):
         return self.length
 
     def __iter__(self) -> Iterator[Position]:
-        number, order = -1, np.empty(0, dtype=int)
-        for position in range(self.epoch * self.length, (self.epoch + 1) * self.length):
-            if position // self.subjects != number:
-                number = position // self.subjects
-                order = np.random.default_rng([self.seed, number]).permutation(self.subjects)
-            yield number, int(order[position % self.subjects])
+        return positions(self.epoch, self.length, subjects=self.subjects, seed=self.seed)
 
 
 def training_loader(entries: Sequence[Entry], config: Config, *, pin_memory: bool = False) -> DataLoader:

@@ -2,10 +2,11 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from common.augmentation import Augmentation
 from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
 from common.settings import check, later
@@ -42,6 +43,24 @@ class Config:
     """2.5D: neighbouring slices on each side, given as further channels; at the ends the last slice is repeated (D)."""
     minimum_mask_fraction: float = 0.01
     """Subjects with a smaller share of labelled voxels in the crop are left out (R; of the crop: D)."""
+    crop_voxels: tuple[int, int, int] | None = later(None)
+    """Voxels (x, y, z) of random training crops of the whole brain, and of the windows that slide over it to predict;
+    None: the network sees ``crop``, resized to ``shape``, in training and prediction (R)."""
+    spacing_mm: float | None = later(None)
+    """Voxel size of random crops; None takes 1 mm, BraTS's."""
+    crop_from: Literal["volume", "brain"] = later("brain")
+    """Random crop positions anywhere in the volume, or around the brain."""
+    label_crop_probability: float = later(0.0)
+    """Probability that a random crop is centred, roughly, on a voxel of a tumour label, each label as likely as the
+    others."""
+    flip_probabilities: tuple[float, float, float] = later((0.0, 0.0, 0.0))
+    """Probability of a flip of a random crop along x, y and z."""
+    intensity_shift_sd: float = later(0.0)
+    """A shift of random crops drawn from +-this many standard deviations, the same for all contrasts."""
+    augmentation: Augmentation = later(Augmentation())  # noqa: RUF009 (a field)
+    """Further random changes of random crops; by default none."""
+    crops_per_epoch: int | None = later(None)
+    """Random crops in an epoch; None takes one of each training subject."""
 
     filters: int = 16
     """Filters of the first level, doubled at each further level (D)."""
@@ -50,12 +69,28 @@ class Config:
     dropout: float = 0.2
     """Dropout probability between the two convolutions of a block (dropout: R; place and rate: D)."""
     initial_probability: float | None = None
-    """Probability that the untrained network gives every tumour label; None leaves all four classes near 0.25 (D)."""
+    """Probability that the untrained network gives every tumour label, or region; None leaves all four classes near
+    0.25, or regions near 0.5 (D)."""
+    targets: Literal["classes", "regions"] = later("classes")
+    """What the channels are: background, NCR, ED and ET as a softmax (R); or the nested regions ET, TC and WT, each a
+    sigmoid."""
 
-    loss: Literal["dice_focal", "cross_entropy"] = "dice_focal"
-    """Dice plus focal loss (R; their sum, gamma 2 and equal class weights: D), or categorical cross-entropy."""
+    loss: Literal["dice_focal", "cross_entropy", "batch_dice_bce"] = "dice_focal"
+    """Dice plus focal loss (R; their sum, gamma 2 and equal class weights: D), categorical cross-entropy, or of regions
+    one Dice loss of a step's samples together plus the binary cross entropy of each region."""
     learning_rate: float = 1e-4
     """Adam's learning rate (R)."""
+    schedule: Literal["constant", "cosine"] = later("constant")
+    """The learning rate stays, or goes to 0 as a cosine over the epochs."""
+    warmup_epochs: int = later(0)
+    """First epochs, over which the learning rate climbs in equal steps to where the cosine starts."""
+    weight_decay: float = later(0.0)
+    """Decoupled weight decay: Adam becomes AdamW (Loshchilov and Hutter 2019)."""
+    gradient_norm: float | None = later(None)
+    """Gradients of a larger norm, over all weights, are shortened to this one; None leaves them."""
+    weight_average: float | None = later(None)
+    """Decay per step of an exponential average of the weights, which is then what is scored, kept and predicts with; it
+    starts faster, so that the first steps are soon forgotten. None averages nothing."""
     batch_size: int = 2
     """Subjects per step (R); in 2.5D Dice is that of a step's slices together."""
     epochs: int = 100
@@ -64,8 +99,12 @@ class Config:
     """Epochs without a better validation loss after which training stops (R); None trains to the end."""
     minimum_delta: float = 1e-3
     """How much lower a validation loss must be to count as better (R)."""
+    validate_every: int = later(5)
+    """With random crops: epochs between two scorings of the validation subjects, whole brains each; the last epoch is
+    always scored. Without, the validation loss is computed after each epoch."""
     checkpoint: Literal["best", "last"] = "best"
-    """Weights used for the test: lowest validation loss, or those of the last epoch (R for 2.5D, D for 3D)."""
+    """Weights used for the test: lowest validation loss, with random crops best mean Dice (NCR, ED, ET) on validation;
+    or those of the last epoch (R for 2.5D, D for 3D)."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """Keras' dtype policy (D); mixed_float16 needs a GPU, losses and outputs are float32 in all."""
     jit_compile: bool = False
@@ -76,11 +115,17 @@ class Config:
     """Loader threads. One prepares the next batch beside the step on TensorFlow, at no start-up cost per epoch, and
     before the step on JAX and torch; more are a pool, for slow disks and fast GPUs."""
     seed: int = 0
-    """Initial weights, order and dropout are functions of this seed."""
+    """Initial weights, order, random crops with their changes, and dropout are functions of this seed."""
 
+    window_overlap: float = later(0.5)
+    """Overlap of neighbouring prediction windows of ``crop_voxels``, as a fraction."""
+    window_weights: Literal["constant", "gaussian"] = later("constant")
+    """How a window's voxels count where windows overlap: all the same, or less towards its border."""
+    average_flips: bool = later(False)
+    """Average the predictions of the scan and of its flips, along every axis along which training flips."""
     probability_threshold: float = 0.5
     """Post-processing: a voxel is tumour, of the most probable label, where the three labels' probabilities together
-    exceed this (thresholding: R; of what, and the value: D)."""
+    exceed this (thresholding: R; of what, and the value: D); of regions, what each one's must exceed."""
     opening_voxels: int = 1
     """Post-processing: radius of the opening of the whole tumour (R; radius and what is opened: D)."""
     closing_voxels: int = 1
@@ -110,10 +155,10 @@ class Config:
                 f"inside the grid of {self.extent}",
             ),
             (
-                len(self.shape) == 3
-                and min(self.shape) > 0
-                and all(side % factor == 0 for side in self.shape[: self.spatial_dims]),
-                "shape",
+                len(self.grid_voxels) == 3
+                and min(self.grid_voxels) > 0
+                and all(side % factor == 0 for side in self.grid_voxels[: self.spatial_dims]),
+                "shape" if self.crop_voxels is None else "crop_voxels",
                 f"positive, multiples of {factor} along the network's axes ({self.levels} levels)",
             ),
             (self.context == 0 or self.spatial_dims == 2, "context", "0 in 3D, where every slice is seen anyway"),
@@ -125,15 +170,71 @@ class Config:
                 "a probability below 1/3 or None",
             ),
             (self.patience is None or self.patience > 0, "patience", "a positive number or None"),
+            (
+                self.patience is None or self.crop_voxels is None,
+                "patience",
+                "None beside random crops (crop_voxels), whose validation has no loss",
+            ),
+            (
+                self.crop_voxels is not None or not self._of_random_crops(),
+                "crop_voxels",
+                f"voxels of random crops beside {', '.join(self._of_random_crops())}",
+            ),
+            (self.crop_voxels is None or self.devices == 1, "devices", "1 beside random crops (crop_voxels)"),
+            (self.spacing_mm is None or self.spacing_mm > 0, "spacing_mm", "a positive number or None"),
+            (0 <= self.label_crop_probability <= 1, "label_crop_probability", "a probability"),
+            (
+                len(self.flip_probabilities) == 3 and all(0 <= p <= 1 for p in self.flip_probabilities),
+                "flip_probabilities",
+                "three probabilities",
+            ),
+            (self.augmentation.fits(self.contrasts), "contrasts", "T1, T1ce and others where enhancement is removed"),
+            (self.crops_per_epoch is None or self.crops_per_epoch > 0, "crops_per_epoch", "a positive number or None"),
+            (
+                (self.targets == "regions") == (self.loss == "batch_dice_bce"),
+                "loss",
+                "batch_dice_bce of regions, another of classes",
+            ),
+            (
+                0 <= self.warmup_epochs < self.epochs and (self.schedule == "cosine" or not self.warmup_epochs),
+                "warmup_epochs",
+                f"below epochs ({self.epochs}), and 0 beside a constant learning rate",
+            ),
+            (self.gradient_norm is None or self.gradient_norm > 0, "gradient_norm", "a positive number or None"),
+            (
+                self.weight_average is None or 0 < self.weight_average < 1,
+                "weight_average",
+                "a decay between 0 and 1, or None",
+            ),
+            (0 <= self.window_overlap < 1, "window_overlap", "a fraction below 1"),
             (0 <= self.probability_threshold < 1, "probability_threshold", "a probability below 1"),
         )
-        positive = ("levels", "filters", "learning_rate", "batch_size", "epochs", "devices", "workers")
-        not_negative = ("context", "minimum_delta", "opening_voxels", "closing_voxels", "minimum_component_voxels")
+        positive = (
+            "levels",
+            "filters",
+            "learning_rate",
+            "batch_size",
+            "epochs",
+            "devices",
+            "workers",
+            "validate_every",
+        )
+        not_negative = (
+            "context",
+            "minimum_delta",
+            "intensity_shift_sd",
+            "weight_decay",
+            "opening_voxels",
+            "closing_voxels",
+            "minimum_component_voxels",
+        )
         check(self, checks, positive=positive, not_negative=not_negative)
 
     @property
     def recipe(self) -> Recipe:
         """What the prepared store keeps for this network."""
+        if self.crop_voxels is not None:
+            return Recipe(contrasts=self.contrasts, intensity=self.intensity, spacing_mm=self.spacing_mm)
         return Recipe(
             contrasts=self.contrasts, intensity=self.intensity, crop=self.crop, shape=self.shape, extent=self.extent
         )
@@ -142,6 +243,20 @@ class Config:
     def channels(self) -> int:
         """Input channels: the contrasts of a slice and of its neighbours."""
         return len(self.contrasts) * (2 * self.context + 1)
+
+    @property
+    def grid_voxels(self) -> tuple[int, int, int]:
+        """Voxels (x, y, z) that the network sees at once in training."""
+        return self.shape if self.crop_voxels is None else self.crop_voxels
+
+    def _of_random_crops(self) -> list[str]:
+        """Fields that mean nothing without random crops and have another value than their default."""
+        names = (
+            *("spacing_mm", "crop_from", "label_crop_probability", "flip_probabilities", "intensity_shift_sd"),
+            *("augmentation", "crops_per_epoch", "weight_average", "window_overlap", "window_weights", "average_flips"),
+            "validate_every",
+        )
+        return [each.name for each in fields(self) if each.name in names and getattr(self, each.name) != each.default]
 
 
 def backend() -> str:

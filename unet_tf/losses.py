@@ -1,6 +1,7 @@
 """Losses and metrics on classes and probabilities, in ``keras.ops``, always in float32.
 
-labels: (n, x, y, z), or the slices (z, x, y) of one subject; probabilities have CLASSES as one more axis at the end.
+labels: (n, x, y, z), or the slices (z, x, y) of one subject; probabilities have CLASSES as one more axis at the end,
+logits REGIONS.
 The one-hot form is made here, on the device, so a quarter of its bytes is loaded.
 """
 
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from common.labels import CLASSES
+from common.labels import CLASSES, REGIONS
 
 Tensor = keras.KerasTensor
 _EPSILON = 1e-7
@@ -40,6 +41,19 @@ def dice_focal(labels: Tensor, probabilities: Tensor) -> Tensor:
     return dice(labels, probabilities) + focal(labels, probabilities)
 
 
+def batch_dice_bce(labels: Tensor, logits: Tensor) -> Tensor:
+    """Dice loss of a step's samples together, averaged over regions, plus the mean binary cross entropy per region.
+
+    As in nnU-Net: a sample without a region does not count as a miss of its own where another sample has the region.
+    """
+    logits = ops.reshape(ops.cast(logits, "float32"), (-1, len(REGIONS)))
+    truth, guess = _in_regions(ops.reshape(labels, (-1,))), ops.sigmoid(logits)
+    total = ops.sum(truth, axis=0) + ops.sum(guess, axis=0)
+    dice_losses = 1 - (2 * ops.sum(truth * guess, axis=0) + _SMOOTH) / (total + _SMOOTH)
+    # log(1 + exp(x)) - x y, which is finite for any logit
+    return ops.mean(dice_losses) + ops.mean(ops.softplus(logits) - logits * truth)
+
+
 def accuracy(labels: Tensor, probabilities: Tensor) -> Tensor:
     """Share of voxels with the right class (Figs 3 and 5); most of them are background."""
     right = ops.equal(ops.cast(labels, "int32"), ops.cast(ops.argmax(probabilities, axis=-1), "int32"))
@@ -59,6 +73,13 @@ def _one_hot(labels: Tensor) -> Tensor:
     return ops.one_hot(ops.cast(labels, "int32"), len(CLASSES), dtype="float32")
 
 
+def _in_regions(labels: Tensor) -> Tensor:
+    """Whether each voxel is in ET, TC and WT, as one more axis."""
+    return ops.stack(
+        [sum(ops.cast(ops.equal(labels, value), "float32") for value in each) for each in REGIONS.values()], -1
+    )
+
+
 def _of_true_class(labels: Tensor, probabilities: Tensor) -> Tensor:
     p = ops.sum(_one_hot(labels) * ops.cast(probabilities, "float32"), axis=-1)
     return ops.clip(p, _EPSILON, 1.0)
@@ -70,4 +91,8 @@ def _subjects(values: Tensor) -> Tensor:
     return ops.reshape(values, (n, -1, len(CLASSES)))
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice_focal": dice_focal, "cross_entropy": cross_entropy}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "dice_focal": dice_focal,
+    "cross_entropy": cross_entropy,
+    "batch_dice_bce": batch_dice_bce,
+}

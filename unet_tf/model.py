@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 
 from common.costs import Convolution
-from common.labels import CLASSES
+from common.labels import CLASSES, REGIONS
 
 
 @keras.saving.register_keras_serializable(package="unet_tf")
@@ -33,6 +33,7 @@ def build_unet(
     filters: int = 16,
     levels: int = 4,
     dropout: float = 0.2,
+    regions: bool = False,
     initial_probability: float | None = None,
     precision: str = "float32",
     seed: int = 0,
@@ -42,8 +43,10 @@ def build_unet(
     ``levels`` encoder blocks with max-pooling, a bottom block, as many decoder blocks with transposed convolutions, and
     a 1x1 convolution with softmax over CLASSES. ``...`` is (x, y) or (x, y, z), of any sides that are multiples of 2 to
     the power of ``levels``. 16 filters, 4 levels: 5 646 260 parameters in 3D with 4 channels, 1 941 588 in 2D with 6.
-    initial_probability sets the last bias so that the untrained network gives every tumour label about that probability
-    (Lin et al. 2017). Probabilities are float32 in every precision. The initial weights are a function of ``seed``.
+    regions: the outputs are the logits (n, ..., ET/TC/WT) of nested regions.
+    initial_probability sets the last bias so that the untrained network gives every tumour label, or region, about that
+    probability (Lin et al. 2017). Outputs are float32 in every precision. The initial weights are a function of
+    ``seed``.
     """
     convolution = {2: layers.Conv2D, 3: layers.Conv3D}[spatial_dims]
     transposed = {2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}[spatial_dims]
@@ -70,9 +73,12 @@ def build_unet(
         width = filters * 2**level
         x = transposed(width, 2, strides=2, kernel_initializer=initial(), dtype=precision)(x)
         x = block(layers.Concatenate(dtype=precision)([skips[level], x]), width)
-    last = convolution(len(CLASSES), 1, kernel_initializer=initial(), dtype=precision)
-    network = keras.Model(image, layers.Softmax(dtype="float32")(last(x)), name=f"unet{spatial_dims}d")
-    if initial_probability is not None:
+    last = convolution(len(REGIONS if regions else CLASSES), 1, kernel_initializer=initial(), dtype=precision)
+    output = layers.Activation("linear", dtype="float32") if regions else layers.Softmax(dtype="float32")
+    network = keras.Model(image, output(last(x)), name=f"unet{spatial_dims}d")
+    if initial_probability is not None and regions:
+        last.bias.assign([log(initial_probability / (1 - initial_probability))] * len(REGIONS))
+    elif initial_probability is not None:
         background = 1 - (len(CLASSES) - 1) * initial_probability
         last.bias.assign([log(background / initial_probability), *[0.0] * (len(CLASSES) - 1)])
     return network

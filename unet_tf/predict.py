@@ -9,24 +9,28 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 import tyro
+from scipy.special import expit
 
 from common.files import check_seal
-from common.labels import CLASSES
+from common.labels import CLASSES, REGIONS
 from common.patient import PatientArguments, check_files, report, segment
 from common.prepared import Entry
 from common.recipe import Volume
+from common.regions import Decision, decode_regions
 from common.runs import RunError, read_model_config
 from common.volumes import Box
 from unet_tf.config import Config
-from unet_tf.data import network_input, network_labels
+from unet_tf.data import as_input, network_input, network_labels
 from unet_tf.model import build_unet
 from unet_tf.postprocess import clean, decode_labels
+from unet_tf.windows import slide
 
 
 def build(config: Config) -> keras.Model:
@@ -37,6 +41,7 @@ def build(config: Config) -> keras.Model:
         filters=config.filters,
         levels=config.levels,
         dropout=config.dropout,
+        regions=config.targets == "regions",
         initial_probability=config.initial_probability,
         precision=config.precision,
         seed=config.seed,
@@ -68,27 +73,67 @@ def load(config: Config, weights: str | Path) -> keras.Model:
 
 
 def probabilities(network: keras.Model, volume: Volume, config: Config) -> np.ndarray:
-    """Softmax probabilities (class, x, y, z), float32, over the grid that the network sees.
+    """Probabilities (class or region, x, y, z), float32, over what the network sees of a subject (:func:`seen`).
 
-    Raises RunError when they are not finite.
+    A network of random crops has windows of their size slide over the brain's box: outside it every contrast is zero
+    and there is no tumour. Raises RunError when the outputs are not finite.
     """
-    predicted = np.asarray(network.predict_on_batch(network_input(volume, config)))
-    if not np.isfinite(predicted).all():
-        raise RunError(f"{volume.id}: expected finite outputs of the network, found NaN or infinity")
+    if config.crop_voxels is None:
+        return _probabilities(_outputs(network, network_input(volume, config), config), volume.id, config)
+    image, flips = volume.image(), averaged_flips(config)
+    total = sum(_of_windows(network, image, volume.id, config, axes) for axes in flips)
+    return total / np.float32(len(flips))
+
+
+def averaged_flips(config: Config) -> list[tuple[int, ...]]:
+    """Axes (0 to 2) of every flip whose prediction counts; the first, without any, is the scan as it is."""
+    axes = [axis for axis, probability in enumerate(config.flip_probabilities) if config.average_flips and probability]
+    return [flips for number in range(len(axes) + 1) for flips in combinations(axes, number)]
+
+
+def _of_windows(
+    network: keras.Model, image: np.ndarray, case: str, config: Config, flips: tuple[int, ...]
+) -> np.ndarray:
+    axes = [axis + 1 for axis in flips]
+    outputs = slide(
+        lambda window: _outputs(network, as_input(window, config), config),
+        np.flip(image, axes),
+        config.crop_voxels,
+        overlap=config.window_overlap,
+        weights=config.window_weights,
+    )
+    return _probabilities(np.flip(outputs, axes), case, config)
+
+
+def _outputs(network: keras.Model, seen: np.ndarray, config: Config) -> np.ndarray:
+    """What the network says of one sample, (channel, x, y, z)."""
+    predicted = np.asarray(network.predict_on_batch(seen))
     return np.moveaxis(predicted[0], -1, 0) if config.spatial_dims == 3 else predicted.transpose(3, 1, 2, 0)
 
 
-def on_scan(grid: np.ndarray, volume: Volume, threshold: float | None = None) -> np.ndarray:
-    """Probabilities (class, x, y, z) of the grid as classes, uint8 (x, y, z), on the scan's own grid.
+def _probabilities(outputs: np.ndarray, case: str, config: Config) -> np.ndarray:
+    if not np.isfinite(outputs).all():
+        raise RunError(f"{case}: expected finite outputs of the network, found NaN or infinity")
+    return expit(outputs) if config.targets == "regions" else outputs
+
+
+def seen(volume: Volume, config: Config) -> Box:
+    """The part of the grid that a network predicts: with random crops the brain's box, else all of it."""
+    return tuple(slice(0, n) for n in volume.grid_shape) if config.crop_voxels is None else volume.box
+
+
+def on_scan(grid: np.ndarray, volume: Volume, config: Config, threshold: float | None = None) -> np.ndarray:
+    """Probabilities (channel, x, y, z) of what the network sees as classes, uint8 (x, y, z), on the scan's own grid.
 
     Probabilities are interpolated linearly to the working grid and decoded there; outside the crop is background.
+    threshold: of classes as :func:`unet_tf.postprocess.decode_labels` takes it; of regions None is 0.5.
     """
-    return volume.to_source(*_decoded(grid, volume, threshold))
+    return volume.to_source(*_decoded(grid, volume, config, threshold))
 
 
 def postprocess(grid: np.ndarray, volume: Volume, config: Config) -> np.ndarray:
-    """Probabilities (class, x, y, z) of the grid as thresholded, cleaned classes uint8 (x, y, z) on the scan's grid."""
-    labels, region = _decoded(grid, volume, config.probability_threshold)
+    """The same, thresholded as configured and cleaned."""
+    labels, region = _decoded(grid, volume, config, config.probability_threshold)
     whole = np.zeros(volume.placement.shape, dtype=np.uint8)
     whole[region] = labels
     cleaned = clean(
@@ -100,10 +145,18 @@ def postprocess(grid: np.ndarray, volume: Volume, config: Config) -> np.ndarray:
     return volume.placement.to_source(cleaned)
 
 
-def _decoded(grid: np.ndarray, volume: Volume, threshold: float | None) -> tuple[np.ndarray, Box]:
-    """Classes of the box of the working grid that the network's grid covers, and the box."""
-    resampled, region = volume.on_working_grid(grid, tuple(slice(0, n) for n in volume.grid_shape))
-    return decode_labels(resampled, threshold), region
+def _decoded(grid: np.ndarray, volume: Volume, config: Config, threshold: float | None) -> tuple[np.ndarray, Box]:
+    """Classes of the box of the working grid that the network sees, and the box."""
+    resampled, region = volume.on_working_grid(grid, seen(volume, config))
+    return decode(resampled, config, threshold, voxel_ml=volume.placement.voxel_ml), region
+
+
+def decode(probability: np.ndarray, config: Config, threshold: float | None, *, voxel_ml: float) -> np.ndarray:
+    """Probabilities (channel, x, y, z) to classes uint8 (x, y, z)."""
+    if config.targets == "classes":
+        return decode_labels(probability, threshold)
+    decision = Decision() if threshold is None else Decision(thresholds=(threshold,) * len(REGIONS))
+    return decode_regions(probability, decision, voxel_ml=voxel_ml)
 
 
 def predict_volume(network: keras.Model, volume: Volume, config: Config) -> np.ndarray:
@@ -116,8 +169,8 @@ def predict(
 ) -> Iterator[tuple[str, np.ndarray, Callable[[], dict[str, np.ndarray]]]]:
     """Case id, labels uint8 (x, y, z) on the scan's own grid, and what makes two label maps to compare them with.
 
-    ``before_postprocessing``: argmax alone. ``geometric_ceiling``: the truth after the crop, the resizing and the way
-    back, the best that any network on this grid can do.
+    ``before_postprocessing``: argmax, or regions above 0.5, alone. ``geometric_ceiling``: the truth after the crop, the
+    resizing and the way back, the best that any network on this grid can do.
     """
     for entry in entries:
         volume = entry.open()
@@ -126,14 +179,17 @@ def predict(
 
 
 def _views(grid: np.ndarray, volume: Volume, config: Config) -> dict[str, np.ndarray]:
-    return {"before_postprocessing": on_scan(grid, volume), "geometric_ceiling": ceiling(volume, config)}
+    return {"before_postprocessing": on_scan(grid, volume, config), "geometric_ceiling": ceiling(volume, config)}
 
 
 def ceiling(volume: Volume, config: Config) -> np.ndarray:
     """The truth as this network's grid holds it, back on the scan's own grid: classes uint8 (x, y, z)."""
     labels = network_labels(volume, config)
     truth = labels[0] if config.spatial_dims == 3 else np.moveaxis(labels, 0, -1)
-    return on_scan((truth == np.arange(len(CLASSES)).reshape(-1, 1, 1, 1)).astype(np.float32), volume)
+    whole = tuple(slice(0, n) for n in volume.grid_shape)
+    classes = (truth == np.arange(len(CLASSES)).reshape(-1, 1, 1, 1)).astype(np.float32)
+    resampled, region = volume.on_working_grid(classes, whole)
+    return volume.to_source(decode_labels(resampled), region)
 
 
 def load_run(folder: str | Path) -> tuple[keras.Model, Config]:
@@ -178,9 +234,9 @@ class Arguments(PatientArguments):
     """Segment one's own patient with a trained U-Net: the scans that it was trained on in, one segmentation out.
 
     The scans must be as in BraTS: co-registered on one grid and skull-stripped (background exactly 0). The direction of
-    the axes and the voxel size are read from the files, and the brain is brought to where BraTS has it on its grid of
-    240 x 240 x 155 voxels of 1 mm. Outside the network's crop everything is background. Research software: not for
-    diagnosis.
+    the axes and the voxel size are read from the files, and where the network sees a crop the brain is brought to where
+    BraTS has it on its grid of 240 x 240 x 155 voxels of 1 mm. Outside the crop everything is background. Research
+    software: not for diagnosis.
     """
 
 

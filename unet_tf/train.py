@@ -3,7 +3,8 @@
 import contextlib
 import importlib.util
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,14 @@ import numpy as np
 from common import costs
 from common.epochs import Epochs
 from common.files import atomic_path, seal
-from common.labels import CLASSES
+from common.metrics import dice
 from common.prepared import Entry
 from common.runs import Run, RunError
 from unet_tf.config import Config
 from unet_tf.data import Batches
 from unet_tf.losses import LOSSES, accuracy, mean_dice
 from unet_tf.model import convolutions
-from unet_tf.predict import build
+from unet_tf.predict import build, decode, probabilities
 
 LAST = "last.npz"
 
@@ -33,19 +34,25 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     another backend, a loss is not finite, a file cannot be written, or when the backend or this host cannot train as
     the configuration asks.
     """
-    # One subject at a time (the same one on every device), so that Keras' mean over batches is the mean over subjects.
-    one_by_one = replace(config, batch_size=config.devices)
-    repeated = [entry for entry in validation for _ in range(config.devices)]
     batches = Batches(train, config, shuffle=True)
-    stopper = keras.callbacks.EarlyStopping(
-        monitor="val_loss", mode="min", patience=config.patience or config.epochs, min_delta=config.minimum_delta
-    )
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".weights.h5")
-    record = Record(epochs, config, batches, stopper)
-    callbacks: list[keras.callbacks.Callback] = [stopper, record]
+    callbacks: list[keras.callbacks.Callback]
+    if config.crop_voxels is not None:
+        record, checked = Record(epochs, config, batches, validation=validation), None
+        callbacks = [record]
+    else:
+        stopper = keras.callbacks.EarlyStopping(
+            monitor="val_loss", mode="min", patience=config.patience or config.epochs, min_delta=config.minimum_delta
+        )
+        record = Record(epochs, config, batches, stopper)
+        callbacks = [stopper, record]
+        # One subject at a time (the same one on every device), so that Keras' mean over batches is that over subjects.
+        one_by_one = replace(config, batch_size=config.devices)
+        repeated = [entry for entry in validation for _ in range(config.devices)]
+        checked = Batches(repeated, one_by_one, shuffle=False)
     if importlib.util.find_spec("tensorflow"):  # Keras' TensorBoard callback writes with it on every backend
         # Before the record: an epoch that a kill repeats is written twice, none is missing.
-        callbacks.insert(1, keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
+        callbacks.insert(-1, keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
     with _devices(config):
         network = compiled(config)
         with epochs.resuming() as last:
@@ -53,18 +60,18 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
             if first < config.epochs:
                 network.fit(
                     batches,
-                    validation_data=Batches(repeated, one_by_one, shuffle=False),
+                    validation_data=checked,
                     initial_epoch=first,
                     epochs=config.epochs,
                     shuffle=False,
                     verbose=0,
                     callbacks=callbacks,
                 )
-    one_slice = convolutions(build(config), (*config.shape[: config.spatial_dims], config.channels))
+    one_slice = convolutions(build(config), (*config.grid_voxels[: config.spatial_dims], config.channels))
     costs.record_training(
         run,
         parameters=network.count_params(),
-        convolutions=one_slice * (config.shape[2] if config.spatial_dims == 2 else 1),
+        convolutions=one_slice * (config.grid_voxels[2] if config.spatial_dims == 2 else 1),
         gpu_peak_mib=gpu_peak_mib(),
         first_epoch=epochs.first,
     )
@@ -74,14 +81,14 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
 def compiled(config: Config) -> keras.Model:
     """The network with its initial weights, ready to be trained."""
     network = build(config)
-    optimiser = keras.optimizers.Adam(config.learning_rate)
+    optimiser = _optimiser(config)
     if config.precision == "mixed_float16":  # Keras does it only where the whole model, not each layer, has this policy
         optimiser = keras.optimizers.LossScaleOptimizer(optimiser)
     network.compile(
         optimizer=optimiser,
         # (1,), for Keras divides a vector's mean among the devices, but not a scalar
         loss=lambda labels, probabilities: keras.ops.reshape(LOSSES[config.loss](labels, probabilities), (1,)),
-        metrics=[accuracy, mean_dice],
+        metrics=[accuracy, mean_dice] if config.targets == "classes" else [],
         jit_compile=config.jit_compile or keras.backend.backend() == "jax",
     )
     optimiser.build(network.trainable_variables)
@@ -89,20 +96,86 @@ def compiled(config: Config) -> keras.Model:
     # threads have then read ahead: the first epoch would begin in the middle of the order of epoch 0.
     voxel = (1,) * (config.spatial_dims + 1)
     labels = keras.ops.zeros(voxel, "uint8")
-    probabilities = keras.ops.full((*voxel, len(CLASSES)), 1 / len(CLASSES))
-    network.compute_loss(y=labels, y_pred=probabilities)
-    network.compute_metrics(None, labels, probabilities)
+    outputs = keras.ops.full((*voxel, network.output_shape[-1]), 1 / network.output_shape[-1])
+    network.compute_loss(y=labels, y_pred=outputs)
+    network.compute_metrics(None, labels, outputs)
     return network
 
 
+class AveragingAdam(keras.optimizers.Adam):
+    """Adam with Keras' exponential average of the weights, which here starts as timm and TensorFlow start theirs.
+
+    After n steps no more than 9 / (n + 10) of the first weights are left.
+    """
+
+    @property
+    def ema_momentum(self) -> keras.KerasTensor:
+        steps = keras.ops.cast(self.iterations, "float32")
+        return keras.ops.minimum(self._decay, (1 + steps) / (10 + steps))
+
+    @ema_momentum.setter
+    def ema_momentum(self, decay: float) -> None:
+        self._decay = decay
+
+
+def _optimiser(config: Config) -> keras.optimizers.Optimizer:
+    settings = {"weight_decay": config.weight_decay or None, "global_clipnorm": config.gradient_norm}
+    if config.weight_average is None:
+        return keras.optimizers.Adam(config.learning_rate, **settings)
+    return AveragingAdam(config.learning_rate, use_ema=True, ema_momentum=config.weight_average, **settings)
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """Adam's learning rate in an epoch, counted from 0; warm-up, where there is any, comes before the cosine."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    if epoch < config.warmup_epochs:
+        return config.learning_rate * (epoch + 1) / (config.warmup_epochs + 1)
+    done = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
+    return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+@contextlib.contextmanager
+def averaged(network: keras.Model) -> Iterator[None]:
+    """The average of a network's weights, where its optimiser keeps one, in place of the last ones."""
+    weights = network.get_weights()
+    network.optimizer.finalize_variable_values(network.trainable_variables)
+    try:
+        yield
+    finally:
+        network.set_weights(weights)
+
+
+def validate(network: keras.Model, entries: Sequence[Entry], config: Config) -> float:
+    """Mean Dice over NCR, ED and ET and over subjects, on the network's grid; a class rightly not found counts 1."""
+    scores = []
+    for entry in entries:
+        volume = entry.open()
+        found = probabilities(network, volume, config)
+        predicted = decode(found, config, config.probability_threshold, voxel_ml=volume.voxel_ml)
+        truth = volume.labels()
+        scores += [np.nan_to_num(dice(predicted == value, truth == value), nan=1.0) for value in (1, 2, 3)]
+    return float(np.mean(scores))
+
+
 class Record(keras.callbacks.Callback):
-    """Before each epoch: order and dropout. After it: tells the epochs what Keras found, and what last.npz holds."""
+    """Before each epoch: order and dropout. After it: tells the epochs what Keras found, and what last.npz holds.
+
+    With random crops it scores the validation subjects itself; without, Keras has done so, and the stopper watches.
+    """
 
     def __init__(
-        self, epochs: Epochs, config: Config, batches: Batches, stopper: keras.callbacks.EarlyStopping
+        self,
+        epochs: Epochs,
+        config: Config,
+        batches: Batches,
+        stopper: keras.callbacks.EarlyStopping | None = None,
+        *,
+        validation: Sequence[Entry] = (),
     ) -> None:
         super().__init__()
         self.epochs, self.config, self.batches, self.stopper = epochs, config, batches, stopper
+        self.validation = validation
         self.progress = {"epoch": 0, "best_loss": None, "stopped": False, "backend": keras.backend.backend()}
 
     def restore(self, path: Path, network: keras.Model) -> int:
@@ -120,16 +193,17 @@ class Record(keras.callbacks.Callback):
         for variable, value in zip(_state(network), values, strict=True):
             variable.assign(value)
         self.progress = progress
-        self.epochs.best = (-progress["best_loss"],)
+        self.epochs.best = None if progress["best_loss"] is None else (-progress["best_loss"],)
         return self.config.epochs if progress["stopped"] else progress["epoch"]
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        if self.progress["epoch"]:  # the stopper has just forgotten what it knew
+        if self.stopper and self.progress["epoch"]:  # the stopper has just forgotten what it knew
             self.stopper.best, self.stopper.wait = self.progress["stopper_best"], self.progress["stopper_wait"]
         self.epochs.begin(done=self.progress["epoch"], steps=len(self.batches))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.batches.epoch = epoch
+        self.model.optimizer.learning_rate = learning_rate(self.config, epoch)
         for index, layer in enumerate(self.model.layers):
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 seeds = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(2)
@@ -140,27 +214,35 @@ class Record(keras.callbacks.Callback):
         self.epochs.step()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        row = {"learning_rate": self.config.learning_rate}
+        row = {"learning_rate": learning_rate(self.config, epoch)}
         row |= {name.replace("val_", "validation_"): float(value) for name, value in logs.items()}
+        if self.stopper:
+            score = (-row["validation_loss"],)
+        elif (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs:
+            self.epochs.check_finite(loss=row["loss"])
+            with averaged(self.model):
+                row["validation_mean_dice"] = validate(self.model, self.validation, self.config)
+            score = (row["validation_mean_dice"],)
+        else:
+            score = None
         row = self.epochs.finish(
-            row,
-            score=(-row["validation_loss"],),
-            save_weights=lambda path: save_weights(path, self.model),
-            save_checkpoint=self._save,
-            save_last=True,
+            row, score=score, save_weights=self._save_weights, save_checkpoint=self._save, save_last=True
         )
-        self.epochs.bar.set_postfix(
-            epoch=epoch + 1, loss=f"{row['loss']:.3f}", dice=f"{row['validation_mean_dice']:.3f}"
-        )
+        shown = {"loss": row["loss"], "dice": row.get("validation_mean_dice")}
+        self.epochs.bar.set_postfix(epoch=epoch + 1, **{k: f"{v:.3f}" for k, v in shown.items() if v is not None})
+
+    def _save_weights(self, path: Path) -> None:
+        with averaged(self.model):
+            save_weights(path, self.model)
 
     def _save(self, path: Path) -> None:
         self.progress |= {
             "epoch": self.epochs.epoch,
-            "best_loss": -self.epochs.best[0],
-            "stopper_best": float(self.stopper.best),
-            "stopper_wait": self.stopper.wait,
+            "best_loss": -self.epochs.best[0] if self.epochs.best else None,
             "stopped": bool(self.model.stop_training),
         }
+        if self.stopper:
+            self.progress |= {"stopper_best": float(self.stopper.best), "stopper_wait": self.stopper.wait}
         state = {str(index): keras.ops.convert_to_numpy(v) for index, v in enumerate(_state(self.model))}
         with path.open("wb") as file:
             np.savez(file, progress=json.dumps(self.progress), **state)

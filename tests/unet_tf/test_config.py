@@ -11,13 +11,14 @@ def test_defaults_are_the_reports_settings_of_the_3d_network():
     config, said = Config(), reported("settings")["unet3d"]
     shared = {field.name for field in fields(Config)} & set(said)
     assert {"contrasts", "minimum_mask_fraction", "learning_rate", "batch_size", "epochs", "minimum_delta"} <= shared
-    for name in shared - {"loss", "intensity"}:
+    for name in shared - {"loss", "intensity", "crop_voxels"}:
         value = getattr(config, name)
         assert (list(value) if isinstance(value, tuple) else value) == said[name].value, name
     assert (config.loss, said["loss"].value) == ("dice_focal", "Dice loss + focal loss")
     assert (config.intensity, said["intensity"].value) == ("maximum", "divided by the maximum")
     assert config.patience == said["patience_epochs"].value
     assert config.levels == reported("settings")["unet25d"]["levels"].value
+    assert (config.crop_voxels, list(config.shape)) == (None, said["crop_voxels"].value)  # central, not random
     assert [*config.shape, config.channels] == said["input_shape"].value
     assert [list(ends) for ends in CROP_THEN_RESIZE] == said["crop_ranges"].value
     assert list(SLICES[2]) == reported("settings")["unet25d"]["slices"].value

@@ -73,7 +73,7 @@ def test_without_resizing_the_decoded_grid_is_placed_at_the_crop(config_3d, entr
     volume, grid = entries_of(config_3d)[0].open(), distribution((32, 32, 32))
     expected = np.zeros((40, 48, 36), np.uint8)
     expected[4:36, 8:40, 2:34] = grid.argmax(0)
-    np.testing.assert_array_equal(on_scan(grid, volume), expected)
+    np.testing.assert_array_equal(on_scan(grid, volume, config_3d), expected)
 
 
 def test_probabilities_are_interpolated_before_they_are_decoded(config_25d, entries_of):
@@ -82,7 +82,7 @@ def test_probabilities_are_interpolated_before_they_are_decoded(config_25d, entr
     fine = torch.nn.functional.interpolate(
         torch.from_numpy(grid)[None], size=(40, 48, 8), mode="trilinear", align_corners=False
     )[0].numpy()
-    found = on_scan(grid, volume, 0.5)
+    found = on_scan(grid, volume, config_25d, 0.5)
     expected = np.where(fine[1:].sum(0) > 0.5, fine[1:].argmax(0) + 1, 0)
     ranked = np.sort(fine[1:], axis=0)
     clear = (np.abs(fine[1:].sum(0) - 0.5) > 1e-5) & (ranked[-1] - ranked[-2] > 1e-5)
@@ -95,7 +95,7 @@ def test_probabilities_are_interpolated_before_they_are_decoded(config_25d, entr
 
 def test_the_threshold_turns_unsure_voxels_into_background(config_3d, entries_of):
     volume, grid = entries_of(config_3d)[0].open(), distribution((32, 32, 32))
-    sure = on_scan(grid, volume, 0.6)[box(config_3d)]
+    sure = on_scan(grid, volume, config_3d, 0.6)[box(config_3d)]
     np.testing.assert_array_equal(sure, np.where(grid[1:].sum(0) > 0.6, grid[1:].argmax(0) + 1, 0))
     assert (sure != grid.argmax(0)).any()
 
@@ -110,7 +110,7 @@ def test_a_volume_is_predicted_with_and_without_postprocessing(which, opening, r
     before[box(config)] = fine.argmax(0)
     thresholded[box(config)] = np.where(fine[1:].sum(0) > 0.5, fine[1:].argmax(0) + 1, 0)
     expected = clean(thresholded, opening_voxels=opening, closing_voxels=1, minimum_component_voxels=5)
-    found_after, found_before = predict_volume(Pointwise(), volume, config), on_scan(grid, volume)
+    found_after, found_before = predict_volume(Pointwise(), volume, config), on_scan(grid, volume, config)
     np.testing.assert_array_equal(found_before, before)
     np.testing.assert_array_equal(found_after, expected)
     assert (found_after != found_before).any()
@@ -122,7 +122,7 @@ def test_every_case_comes_with_its_views(config_3d, entries_of):
     assert [case for case, _, _ in cases] == ["BraTS_000", "BraTS_001"]
     for (_, labels, make_views), entry in zip(cases, entries_of(config_3d), strict=False):
         volume, views = entry.open(), make_views()
-        before = on_scan(probabilities(Pointwise(), volume, config_3d), volume)
+        before = on_scan(probabilities(Pointwise(), volume, config_3d), volume, config_3d)
         np.testing.assert_array_equal(labels, predict_volume(Pointwise(), volume, config_3d))
         assert set(views) == {"before_postprocessing", "geometric_ceiling"}
         np.testing.assert_array_equal(views["before_postprocessing"], before)
@@ -364,7 +364,7 @@ def test_configuration_and_weights_survive_the_runs_folder(which, checkpoint, re
         ('{"model": {"shape": [16, 16]}}', "shape to be tuple"),
         ('{"model": {"crop": [[0, 16], [0, 16], [[0], 16]]}}', "crop to be tuple"),
         ('{"model": {"loss": ["dice_focal"]}}', "loss to be .*'dice_focal'"),
-        ('{"model": {"window_overlap": 0.5}}', "window_overlap"),
+        ('{"model": {"initial_filters": 16}}', "initial_filters"),
         ('{"model": {"filters": 0}}', "expected filters to be a positive number, received 0"),
     ],
 )
