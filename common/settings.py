@@ -25,8 +25,8 @@ def check(
 ) -> None:
     """Raises ValueError, with the value received, for a field of a dataclass that holds what it must not.
 
-    Literal fields must hold one of their choices, or None where they may. checks: whether a field is as wanted, its name, what is wanted.
-    positive, not_negative: names of fields with a number above zero, and with zero or more.
+    Literal fields must hold one of their choices, or None where they may. checks: whether a field is as wanted, its
+    name, what is wanted. positive, not_negative: names of fields with a number above zero, and with zero or more.
     """
     checks = [
         *(
