@@ -55,55 +55,33 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, groups: int, eps: float
     ) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        samples, channels, voxels = len(x), x.shape[1], x.shape[2:].numel()
-        y, mean, inverse_sd = torch.native_group_norm(x, weight, bias, samples, channels, voxels, groups, eps)
-        ctx.save_for_backward(x, weight, mean, inverse_sd)
+        channels, y, statistics = x.shape[1], torch.empty_like(x), []
+        scale = torch.ones(channels) if weight is None else weight.detach()
+        shift = torch.zeros(channels) if bias is None else bias.detach()
+        for x_i, y_i in zip(x, y, strict=True):
+            mean, inverse_sd = _statistics(x_i, groups, eps)
+            _scale(x_i, mean, inverse_sd * scale, shift, out=y_i)
+            statistics.append(torch.stack([mean, inverse_sd]))
+        ctx.groups = groups
+        ctx.save_for_backward(x, weight, torch.stack(statistics))
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, means, inverse_sds = ctx.saved_tensors
+        x, weight, statistics = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last_3d)
-        channels, groups = x.shape[1], means.shape[1]
-        dx = torch.empty_like(x)
-        weights = torch.ones(channels) if weight is None else weight.detach()
-        sums = []  # over the voxels of a sample, per channel: of dy times the normalised x, and of dy
-        for x_i, dy_i, dx_i, mean, inverse_sd in zip(x, dy, dx, means.float(), inverse_sds.float(), strict=True):
-            rows, dy_rows, dx_rows = map(_rows, (x_i, dy_i, dx_i))
-            times = rows.shape[1] // channels
-            mean, inverse_sd = (part.repeat_interleave(channels // groups) for part in (mean, inverse_sd))
-            found = torch.ops.aten.native_batch_norm_backward(
-                dy_rows,
-                rows,
-                None,
-                None,
-                None,
-                mean.repeat(times),
-                inverse_sd.repeat(times),
-                True,
-                0.0,
-                [False, True, True],
-            )
-            d_weight, d_bias = (part.view(times, channels).sum(0) for part in found[1:])
-            sums.append((d_weight, d_bias))
-            # dx = inverse_sd * (w dy - mean of w dy - x normalised * mean of (w dy * x normalised)), means over a group
-            slope, shift = (_group_mean(weights * part, groups, x_i[0].numel()) for part in (d_weight, d_bias))
-            rest = torch.native_batch_norm(
-                rows,
-                (-inverse_sd.square() * slope).repeat(times),
-                (-inverse_sd * shift).repeat(times),
-                mean.repeat(times),
-                torch.ones(rows.shape[1]),
-                False,
-                0.0,
-                0.0,
-            )[0]
-            scale = (inverse_sd * weights).to(x.dtype).repeat(times)
-            torch.addcmul(rest, scale, dy_rows, out=dx_rows)
-        if weight is None:
-            return dx, None, None, None, None
-        d_weights, d_biases = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
-        return dx, d_weights, d_biases, None, None
+        channels, voxels, dx, sums = x.shape[1], x.shape[2:].numel(), torch.empty_like(x), []
+        scale = torch.ones(channels) if weight is None else weight.detach()
+        for x_i, dy_i, dx_i, (mean, inverse_sd) in zip(x, dy, dx, statistics, strict=True):
+            d_weight, d_bias = _sums(x_i, dy_i, mean, inverse_sd)
+            sums.append(torch.stack([d_weight, d_bias]))
+            # dx = inverse_sd (scale dy - mean(scale dy) - normalised x mean(scale dy normalised x)), means over a group
+            slope, offset = (_group_means(scale * part / voxels, ctx.groups) for part in (d_weight, d_bias))
+            _scale(x_i, mean, -inverse_sd.square() * slope, -inverse_sd * offset, out=dx_i)
+            rows = _rows(dx_i)
+            rows.addcmul_((inverse_sd * scale).to(rows.dtype).repeat(rows.shape[1] // channels), _rows(dy_i))
+        d_weight, d_bias = (None, None) if weight is None else torch.stack(sums).sum(0)
+        return dx, d_weight, d_bias, None, None
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
@@ -115,7 +93,53 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     return x.permute(1, 2, 3, 0).view(voxels // times, times * channels)
 
 
-def _group_mean(values: torch.Tensor, groups: int, voxels: int) -> torch.Tensor:
-    """Sums over voxels, per channel, to their mean over the values of the channel's group, per channel again."""
-    size = len(values) // groups
-    return (values.view(groups, size).sum(1) / (size * voxels)).repeat_interleave(size)
+def _statistics(x: torch.Tensor, groups: int, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and 1 / standard deviation of the group of each channel, (channel,) each; x is (channel, x, y, z).
+
+    Variances are sums of squares about the mean: PyTorch's group normalisation over channels-last memory takes the mean
+    of squares minus the mean's square, which is 2 % off where the mean is a hundred standard deviations.
+    """
+    rows, size = _rows(x), x.shape[0] // groups
+    zeros = torch.zeros(2, rows.shape[1])  # float32, which makes the results float32
+    means, variances = torch.batch_norm_update_stats(rows, *zeros, 0.0)
+    means, variances = means.view(-1, groups, size), variances.view(-1, groups, size)
+    mean = means.mean((0, 2))
+    variance = variances.mean((0, 2)) + (means - mean[:, None]).square().mean((0, 2))
+    return mean.repeat_interleave(size), (variance + eps).rsqrt().repeat_interleave(size)
+
+
+def _sums(
+    x: torch.Tensor, dy: torch.Tensor, mean: torch.Tensor, inverse_sd: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Over the voxels, of dy times the normalised x and of dy: (channel,) each."""
+    rows, channels = _rows(x), x.shape[0]
+    times = rows.shape[1] // channels
+    _, *sums = torch.ops.aten.native_batch_norm_backward(
+        *(_rows(dy), rows, None, None, None),
+        *(mean.repeat(times), inverse_sd.repeat(times)),
+        train=True,
+        eps=0.0,
+        output_mask=[False, True, True],
+    )
+    return tuple(part.view(times, channels).sum(0) for part in sums)
+
+
+def _scale(x: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, *, out: torch.Tensor) -> None:
+    """(x - mean) * scale + shift, with (channel,) each, into ``out``."""
+    rows, nothing = _rows(x), torch.empty(0)
+    times = rows.shape[1] // x.shape[0]
+    mean, scale, shift = (part.repeat(times) for part in (mean, scale, shift))
+    torch.ops.aten.native_batch_norm.out(
+        *(rows, scale, shift, mean, torch.ones_like(mean)),
+        training=False,
+        momentum=0.0,
+        eps=0.0,
+        out=_rows(out),
+        save_mean=nothing,
+        save_invstd=nothing,
+    )
+
+
+def _group_means(values: torch.Tensor, groups: int) -> torch.Tensor:
+    """The mean of each channel's group, per channel."""
+    return values.view(groups, -1).mean(1).repeat_interleave(len(values) // groups)
