@@ -29,7 +29,8 @@ def measure(precision: str) -> str:
 
     from common.costs import peak_memory_mib
     from experiments.unet3d import PAPER
-    from unet_tf.train import compiled, gpu_peak_mib
+    from unet_tf.devices import gpu_peak_mib
+    from unet_tf.train import compiled
 
     config = replace(PAPER, precision=precision)
     network = compiled(config)

@@ -1,6 +1,7 @@
 """SegResNet (PyTorch, MONAI) against the 3D and the 2.5D U-Net (Keras): one split, the same test cases, the same grid.
 
     python -m experiments.compare_frameworks                    embedded phantoms, demo preset, two CPU cores
+    python -m experiments.compare_frameworks --recipe equal     the same, all three networks trained by one recipe
     python -m experiments.compare_frameworks --data FOLDER      BraTS, MSD or nnU-Net folder; one GPU
     python -m experiments.compare_frameworks --python segresnet=A/bin/python --python unet3d=B/bin/python
 
@@ -11,6 +12,10 @@ is left out for its little tumour, and the same test cases are scored on the sca
 Then the same U-Nets, with equal weights, run on TensorFlow, torch and JAX. Every model and backend has a process of its
 own, and with --python an environment of its own; one that fails is shown as failed and tried again the next time.
 
+At the report's recipes crops, targets, losses and lengths differ as well as networks. With --recipe equal only network
+and framework do: the U-Nets follow the SegResNet of ``experiments.beyond`` (with one output), down to the same
+samples, bit for bit; --model.segresnet.* then changes all three.
+
 Cost: demo 5 minutes on two cores of an AMD EPYC after table2_final, whose training it else repeats, and 1 GiB of
 memory; paper needs a GPU and has not been timed. Expect on eight held-out phantoms WT Dice near 0.83 (SegResNet), 0.76
 (3D) and 0.70 (2.5D), none told apart from another by so few cases, and probabilities that differ by a few 1e-6 between
@@ -20,15 +25,16 @@ backends, TensorFlow's steps being the fastest on a CPU.
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from common.recipe import Recipe
-from experiments import table2_final, unet3d, unet25d
+from experiments import beyond, table2_final, unet3d, unet25d
 from experiments.base.options import Refused, command_line, refusals
 from experiments.base.trainings import run
-from experiments.comparison import BACKENDS, EXPERIMENT, MODELS
+from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS
+from experiments.comparison.equal import unet_of
 from experiments.segmentation.study import Options, study
 from segresnet_monai.config import Config as SegResNet
 from unet_tf.config import Config as UNet
@@ -36,8 +42,10 @@ from unet_tf.config import Config as UNet
 
 @dataclass(frozen=True, kw_only=True)
 class FrameworkOptions(Options):
-    """What every segmentation experiment is told on its command line, and each framework's Python interpreter."""
+    """What every segmentation experiment is told on its command line, the recipe, and each framework's interpreter."""
 
+    recipe: Literal["report", "equal"] = "report"
+    """Each network at the report's recipe for it, or all at the SegResNet's of experiments.beyond."""
     python: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Interpreter of one model or backend, NAME=PATH: segresnet, unet3d, unet25d, or tensorflow, torch, jax; by default
     the one that runs this command."""
@@ -78,6 +86,11 @@ class Frameworks:
                 )
 
     @property
+    def configs(self) -> dict[str, SegResNet | UNet]:
+        """Model -> its settings."""
+        return {name: getattr(self, name) for name in MODELS}
+
+    @property
     def recipe(self) -> Recipe:
         """What the prepared store keeps for the SegResNet."""
         return self.segresnet.recipe
@@ -88,6 +101,32 @@ class Frameworks:
         return (self.unet3d.recipe, self.unet25d.recipe)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Equal:
+    """The three networks, all with one recipe."""
+
+    segresnet: SegResNet
+    """The SegResNet's settings, which the U-Nets follow."""
+
+    def __post_init__(self) -> None:
+        _ = self.configs  # raises ValueError for what a U-Net cannot follow
+
+    @property
+    def configs(self) -> dict[str, SegResNet | UNet]:
+        """Model -> its settings."""
+        unets = {name: unet_of(self.segresnet, spatial_dims=n) for name, n in (("unet3d", 3), ("unet25d", 2))}
+        return {"segresnet": self.segresnet, **unets}
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the prepared store keeps, for all three."""
+        return self.segresnet.recipe
+
+    @property
+    def further_recipes(self) -> tuple[Recipe, ...]:
+        return ()
+
+
 PAPER = Frameworks()
 
 DEMO = Frameworks(
@@ -96,17 +135,38 @@ DEMO = Frameworks(
     unet25d=unet25d.DEMO,
 )
 
+EQUAL_PAPER = Equal(segresnet=replace(beyond.GPU.network, supervised_levels=1))
+EQUAL_DEMO = Equal(
+    segresnet=replace(
+        beyond.DEMO.network, supervised_levels=1, initial_filters=8, crops_per_epoch=40, epochs=15, validate_every=15
+    )
+)
+
+PRESETS = {
+    EXPERIMENT: {"paper": PAPER, "demo": DEMO},
+    EQUAL: {"paper": EQUAL_PAPER, "demo": EQUAL_DEMO},
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What decides of which settings --model.* are."""
+
+    recipe: Literal["report", "equal"] = "report"
+
 
 def main() -> None:
+    choice, _ = tyro.cli(Choice, return_unknown_args=True, add_help=False)
+    experiment = EQUAL if choice.recipe == "equal" else EXPERIMENT
     options, frameworks = command_line(
-        EXPERIMENT, {"paper": PAPER, "demo": DEMO}, description=__doc__, options_type=FrameworkOptions
+        EXPERIMENT, PRESETS[experiment], description=__doc__, options_type=FrameworkOptions
     )
     with refusals():
         interpreters = options.interpreters()
-    with study(EXPERIMENT, options, frameworks, further_recipes=frameworks.further_recipes, several=True) as opened:
+    with study(experiment, options, frameworks, further_recipes=frameworks.further_recipes, several=True) as opened:
         from experiments.comparison import backends, models, summary, table
 
-        configs = vars(frameworks)
+        configs = frameworks.configs
         wanted = models.trainings(opened, configs, interpreters) + backends.trainings(opened, configs, interpreters)
         run(wanted, at_once=options.at_once)
         summary.summarise(opened, configs, backends.read(opened))

@@ -28,6 +28,7 @@ from common.runs import RunError, read_model_config
 from common.volumes import Box
 from unet_tf.config import Config
 from unet_tf.data import as_input, network_input, network_labels
+from unet_tf.devices import policy
 from unet_tf.model import build_unet
 from unet_tf.postprocess import clean, decode_labels
 from unet_tf.windows import slide
@@ -43,7 +44,7 @@ def build(config: Config) -> keras.Model:
         dropout=config.dropout,
         regions=config.targets == "regions",
         initial_probability=config.initial_probability,
-        precision=config.precision,
+        precision=policy(config),
         seed=config.seed,
     )
 

@@ -19,6 +19,7 @@ from common.prepared import Entry
 from common.runs import Run, RunError
 from unet_tf.config import Config
 from unet_tf.data import Batches
+from unet_tf.devices import gpu_peak_mib, policy, shared
 from unet_tf.losses import LOSSES, accuracy, mean_dice
 from unet_tf.model import convolutions
 from unet_tf.predict import build, decode, probabilities
@@ -53,7 +54,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     if importlib.util.find_spec("tensorflow"):  # Keras' TensorBoard callback writes with it on every backend
         # Before the record: an epoch that a kill repeats is written twice, none is missing.
         callbacks.insert(-1, keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
-    with _devices(config):
+    with shared(config):
         network = compiled(config)
         with epochs.resuming() as last:
             first = 0 if last is None else record.restore(last, network)
@@ -74,6 +75,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
         convolutions=one_slice * (config.grid_voxels[2] if config.spatial_dims == 2 else 1),
         gpu_peak_mib=gpu_peak_mib(),
         first_epoch=epochs.first,
+        precision=policy(config).removeprefix("mixed_"),
     )
     return run.checkpoints / f"{config.checkpoint}.weights.h5"
 
@@ -82,7 +84,7 @@ def compiled(config: Config) -> keras.Model:
     """The network with its initial weights, ready to be trained."""
     network = build(config)
     optimiser = _optimiser(config)
-    if config.precision == "mixed_float16":  # Keras does it only where the whole model, not each layer, has this policy
+    if policy(config) == "mixed_float16":  # Keras does it only where the whole model, not each layer, has this policy
         optimiser = keras.optimizers.LossScaleOptimizer(optimiser)
     network.compile(
         optimizer=optimiser,
@@ -270,61 +272,3 @@ def save_weights(path: Path, network: keras.Model) -> None:
 def _state(network: keras.Model) -> list[keras.Variable]:
     """Weights and what the optimiser keeps, in a fixed order."""
     return [*network.variables, *network.optimizer.variables]
-
-
-def _devices(config: Config) -> contextlib.AbstractContextManager:
-    """Where the network is trained: on several GPUs of this host by the route that Keras supports for its backend."""
-    backend, gpus = keras.backend.backend(), _gpus()
-    if config.precision == "mixed_float16" and backend == "tensorflow" and not gpus:
-        raise RunError("expected a GPU for mixed_float16 on TensorFlow, found none; a CPU can do mixed_bfloat16")
-    if config.devices == 1:
-        return contextlib.nullcontext()
-    if backend == "torch":
-        raise RunError(f"expected the TensorFlow or JAX backend for {config.devices} devices, found {backend}")
-    if len(gpus) < config.devices:
-        raise RunError(f"expected {config.devices} GPUs, found {len(gpus)}")
-    if config.batch_size % config.devices:
-        raise RunError(
-            f"expected batch_size to be a multiple of the {config.devices} devices, received {config.batch_size}"
-        )
-    if backend == "tensorflow":
-        import tensorflow
-
-        return tensorflow.distribute.MirroredStrategy(gpus[: config.devices]).scope()
-    return keras.distribution.DataParallel(devices=gpus[: config.devices]).scope()
-
-
-def _gpus() -> list[str]:
-    """Names of this host's GPUs, as the backend calls them."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow
-
-        return [device.name for device in tensorflow.config.list_logical_devices("GPU")]
-    if backend == "jax":
-        import jax
-
-        return keras.distribution.list_devices("gpu") if jax.default_backend() == "gpu" else []
-    import torch
-
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-
-
-def gpu_peak_mib() -> float | None:
-    """The most memory that this process has used on one GPU, in MiB; None without a GPU."""
-    if not _gpus():
-        return None
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow
-
-        peak = tensorflow.config.experimental.get_memory_info("GPU:0")["peak"]
-    elif backend == "jax":
-        import jax
-
-        peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
-    else:
-        import torch
-
-        peak = torch.cuda.max_memory_allocated()
-    return peak / 2**20

@@ -69,8 +69,9 @@ def measure(folder: Path) -> None:
     """
     from unet_tf.config import Config
     from unet_tf.data import Batches
+    from unet_tf.devices import gpu_peak_mib
     from unet_tf.predict import build, load, postprocess, probabilities
-    from unet_tf.train import compiled, gpu_peak_mib, save_weights
+    from unet_tf.train import compiled, save_weights
 
     config = read_model_config(folder, Config)
     against = given(folder)["against"]
@@ -88,6 +89,8 @@ def measure(folder: Path) -> None:
             found.append(probabilities(network, volume, config))
             postprocess(found[-1], volume, config)
             seconds.append(time.monotonic() - began)
+        # Of random crops each case has a box of its own.
+        everywhere = np.concatenate([each.reshape(len(each), -1) for each in found], axis=1)
         training = compiled(config)
         images, labels = Batches(study.train, config, shuffle=False)[0]
         steps = []
@@ -99,20 +102,25 @@ def measure(folder: Path) -> None:
         line |= {"against": against, "n": len(cases), "steps": STEPS}
         if against is None:
             with atomic_path(folder / REFERENCE) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack(found), allow_pickle=False)
+                np.save(file, everywhere, allow_pickle=False)
         else:
-            line |= difference(np.load(folder.with_name(against) / REFERENCE, allow_pickle=False), np.stack(found))
+            reference = np.load(folder.with_name(against) / REFERENCE, allow_pickle=False)
+            line |= difference(reference, everywhere, regions=config.targets == "regions")
         line |= {"seconds_per_step": statistics.median(steps[WARM_UP:]), "seconds_per_case": statistics.median(seconds)}
         line |= {"peak_memory_mib": gpu_peak_mib() or costs.peak_memory_mib()}
         write_json(folder / FOUND, line)
 
 
-def difference(reference: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Largest absolute difference of two arrays of probabilities (case, class, x, y, z), and the share of voxels whose
-    most probable class is the same."""
+def difference(reference: np.ndarray, probabilities: np.ndarray, *, regions: bool) -> dict[str, float]:
+    """Largest absolute difference of two arrays of probabilities (class or region, voxel), and the share of voxels
+    whose most probable class is the same, or whose regions above 0.5 are."""
+    if regions:
+        equal = ((reference > 0.5) == (probabilities > 0.5)).all(axis=0)
+    else:
+        equal = reference.argmax(axis=0) == probabilities.argmax(axis=0)
     return {
         "largest_difference": float(np.abs(reference - probabilities).max()),
-        "equal_labels": float(np.mean(reference.argmax(1) == probabilities.argmax(1))),
+        "equal_labels": float(equal.mean()),
     }
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.base.results import Result
-from experiments.comparison import EXPERIMENT, MODELS
+from experiments.comparison import MODELS
 from experiments.drawing import style
 
 COLOURS = {"segresnet": "#0072b2", "unet3d": "#009e73", "unet25d": "#cc79a7"}
@@ -41,14 +41,16 @@ def draw(
     comparisons: pd.DataFrame,
     costs: pd.DataFrame,
     *,
+    recipe: str,
     synthetic: bool,
 ) -> None:
     """Means with their intervals and every case above, differences of pairs below them, costs at the bottom.
 
     found: the models' results, and those of their grids' ceilings. scores: (model, case) -> metric. comparisons, costs:
-    as in comparisons.csv and models.csv. A model that has not finished is named as such and has no marks.
+    as in comparisons.csv and models.csv. recipe: how the models were trained, in words. A model that has not finished
+    is named as such and has no marks.
     """
-    values = {each.key.removeprefix(f"{EXPERIMENT}."): each for each in found}
+    values = {each.key.partition(".")[2]: each for each in found}
     figure = Figure(figsize=(style.WIDTH, 7.4), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(5.4, 2))
     panels = above.subplots(2, 2, width_ratios=(3, 1.25), height_ratios=(1.25, 1))
@@ -72,7 +74,9 @@ def draw(
     for axis in below.axes[1:]:
         axis.set_yticklabels([])
     n = scores.index.get_level_values("case").nunique()
-    cases = f"{n} test {'phantom' if synthetic else 'patient'}{'' if n == 1 else 's'}, the same for every model"
+    cases = (
+        f"{n} test {'phantom' if synthetic else 'patient'}{'' if n == 1 else 's'}, the same for every model; {recipe}"
+    )
     style.heading(figure, f"{cases}: mean, 95 % interval and cases" if n > 1 else cases, synthetic=synthetic)
     style.save(figure, path, dpi=style.RUN_DPI)
 

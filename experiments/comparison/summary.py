@@ -9,7 +9,7 @@ from common.files import write_csv, write_json
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.base.trainings import state
-from experiments.comparison import EXPERIMENT, MODELS, picture
+from experiments.comparison import MODELS, RECIPES, picture
 from experiments.comparison.models import COSTS, compare, folder_of, read_cases, read_costs, valued
 from experiments.segmentation.study import Study
 
@@ -18,6 +18,8 @@ SHOWN = (
     *("hd_TC", "hd_WT", "hd95_TC", "hd95_WT"),
 )
 CEILING = "geometric_ceiling"
+CLAIMS = ("segresnet_against_unet3d", "segresnet_better_on", "unet25d_against_unet3d")
+"""What the report claims of its networks."""
 LEVEL = 0.05
 NO_CASE = "not compared: no case that both have a score for"
 SAME = 0.05
@@ -37,7 +39,7 @@ def summarise(study: Study, configs: Mapping[str, Any], backends: pd.DataFrame) 
         write_csv(folder / f"{name}.csv", frame)
     found = [each for model in MODELS for each in _scores(study, model)]
     path = folder / "figures" / "comparison.png"
-    picture.draw(path, found, scores, comparisons, costs, synthetic=study.synthetic)
+    picture.draw(path, found, scores, comparisons, costs, recipe=RECIPES[study.experiment], synthetic=study.synthetic)
     for row in costs[costs["state"] == "finished"].to_dict("records"):
         found += [study.result(f"{row['model']}__{name}", float(row[name]), len(study.split.test)) for name in COSTS]
     for row in comparisons.itertuples():
@@ -63,18 +65,15 @@ def _scores(study: Study, model: str) -> list[Result]:
     if state(folder) != "finished":
         return [study.result(f"{model}__{SHOWN[0]}", state(folder), 0)]
     scored = {each.key: each for each in results.read_summary(folder / "summary.json")}
-    keys = [f"{EXPERIMENT}.{view}{model}__{name}" for view in ("", f"{CEILING}.") for name in SHOWN]
+    keys = [f"{study.experiment}.{view}{model}__{name}" for view in ("", f"{CEILING}.") for name in SHOWN]
     return [scored[key] for key in keys if key in scored]
 
 
 def claims(costs: pd.DataFrame, comparisons: pd.DataFrame) -> dict[str, tuple[str, int]]:
     """The report's three claims as these models bear them out: name -> (words, number of cases, of costs epochs)."""
     pairs = comparisons.set_index(["model", "against", "metric"]).sort_index()
-    return {
-        "segresnet_against_unet3d": _against_unet3d(pairs, costs),
-        "segresnet_better_on": _better_on(pairs, costs),
-        "unet25d_against_unet3d": _ratios(costs),
-    }
+    found = _against_unet3d(pairs, costs), _better_on(pairs, costs), _ratios(costs)
+    return dict(zip(CLAIMS, found, strict=True))
 
 
 def _against_unet3d(pairs: pd.DataFrame, costs: pd.DataFrame) -> tuple[str, int]:

@@ -6,10 +6,10 @@ import pandas as pd
 
 from experiments.base import results
 from experiments.base.results import Result
-from experiments.comparison import EXPERIMENT, MODELS
+from experiments.comparison import MODELS, RECIPES
 from experiments.comparison.backends import EXPECTED_DIFFERENCE
 from experiments.comparison.models import COMPARED, COSTS
-from experiments.comparison.summary import CEILING, SHOWN, too_few
+from experiments.comparison.summary import CEILING, CLAIMS, SHOWN, too_few
 from experiments.segmentation.study import Study
 
 CEILINGS = ("mean_dice", "dice_WT")
@@ -18,14 +18,17 @@ CEILINGS = ("mean_dice", "dice_WT")
 def show(study: Study) -> None:
     """Print the scores, the paired differences, the costs, the backends and the claims of a finished comparison."""
     folder = study.run.folder
-    summary = {each.key.removeprefix(f"{EXPERIMENT}."): each for each in results.read_summary(folder / "summary.json")}
+    summary = {each.key.partition(".")[2]: each for each in results.read_summary(folder / "summary.json")}
     costs, comparisons, backends = (
         pd.read_csv(folder / f"{name}.csv") for name in ("models", "comparisons", "backends")
     )
+    print(f"{RECIPES[study.experiment]}\n")
     for text in (_scores(summary, costs), _differences(comparisons), _costs(costs), _backends(backends)):
         print(f"{text}\n")
-    for name, said in results.reported()[EXPERIMENT].items():
-        print(f"{name}\n    reported: {said.value}\n    this run: {summary[name].value}")
+    for name in CLAIMS:
+        said = summary[name]
+        reported = "" if said.reported is None else f"\n    reported: {said.reported}"
+        print(f"{name}{reported}\n    this run: {said.value}")
     print(f"figure: {folder / 'figures' / 'comparison.png'}")
     study.show_data()
 

@@ -28,7 +28,7 @@ from common.prepared import prepare  # noqa: E402
 from common.runs import Run, RunError  # noqa: E402
 from tests.cohorts import write_cohort  # noqa: E402
 from tests.flips import loaded_after_flips  # noqa: E402
-from unet_tf import train  # noqa: E402
+from unet_tf import devices, train  # noqa: E402
 from unet_tf.config import Config  # noqa: E402
 from unet_tf.data import Batches, network_input, network_labels  # noqa: E402
 from unet_tf.losses import LOSSES  # noqa: E402
@@ -496,7 +496,7 @@ def test_the_loss_scale_is_part_of_the_saved_state(tmp_path):
 
 @pytest.mark.skipif(not TENSORFLOW, reason="the other backends' CPU kernels know float16")
 def test_float16_without_a_gpu_is_refused_before_training(cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_gpus", list)
+    monkeypatch.setattr(devices, "gpus", list)
     with Run(tmp_path) as run, pytest.raises(RunError, match=r"expected a GPU for mixed_float16.*mixed_bfloat16"):
         fit(cohort[3][:3], cohort[3][3:], Config(**{**SMALL, "precision": "mixed_float16"}), run)
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
@@ -512,7 +512,7 @@ def test_float16_without_a_gpu_is_refused_before_training(cohort, tmp_path, monk
 def test_too_many_devices_are_refused_before_training(cohort, tmp_path, monkeypatch, gpus, settings, message):
     if keras.backend.backend() == "torch":
         message = "expected the TensorFlow or JAX backend for 2 devices, found torch"
-    monkeypatch.setattr(train, "_gpus", lambda: gpus)
+    monkeypatch.setattr(devices, "gpus", lambda: gpus)
     with Run(tmp_path) as run, pytest.raises(RunError, match=message):
         fit(cohort[3][:3], cohort[3][3:], Config(**{**SMALL, **settings}), run)
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
@@ -522,8 +522,8 @@ TWO_DEVICES = """
 import tensorflow
 cpu = tensorflow.config.list_physical_devices("CPU")[0]
 tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
-from unet_tf import train
-train._gpus = lambda: [device.name for device in tensorflow.config.list_logical_devices("CPU")]
+from unet_tf import devices, train
+devices.gpus = lambda: [device.name for device in tensorflow.config.list_logical_devices("CPU")]
 train.gpu_peak_mib = lambda: None
 """
 

@@ -18,13 +18,18 @@ from tests.experiments.test_compare_frameworks import TINY_UNET3D, TINY_UNET25D
 
 
 def test_differences_of_probabilities_by_hand():
-    reference = np.zeros((1, 4, 1, 1, 5), np.float32)
-    reference[0, 0] = 0.7
-    reference[0, 1] = 0.3
+    reference = np.zeros((4, 5), np.float32)
+    reference[0] = 0.7
+    reference[1] = 0.3
     other = reference.copy()
-    other[0, :2, 0, 0, 4] = 0.45, 0.55  # one voxel of five takes another label, by 0.25
-    found = backends.difference(reference, other)
+    other[:2, 4] = 0.45, 0.55  # one voxel of five takes another label, by 0.25
+    found = backends.difference(reference, other, regions=False)
     assert found == {"largest_difference": pytest.approx(0.25), "equal_labels": pytest.approx(0.8)}
+    # As regions, one of its two that are above 0.5 is so no more, and one more is above it: one voxel.
+    found = backends.difference(reference, other, regions=True)
+    assert found["equal_labels"] == pytest.approx(0.8)
+    other[0, :3] = 0.6
+    assert backends.difference(reference, other, regions=True)["equal_labels"] == pytest.approx(0.8)
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def test_a_comparison_of_which_no_model_finished_says_why(compared, capsys):
         folder = opened.run.folder / "models" / model
         folder.mkdir(parents=True)
         (folder / "failure.txt").write_text("not installed: a_package\n")
-    summary.summarise(opened, vars(frameworks), backends.read(opened))
+    summary.summarise(opened, frameworks.configs, backends.read(opened))
     table.show(opened)
     assert capsys.readouterr().out.count("failed: not installed: a_package") >= len(MODELS)
     assert (opened.run.folder / "summary.json").exists()
@@ -53,7 +58,7 @@ def test_a_segresnet_that_table2_final_has_trained_is_taken_over(compared, monke
     """Its training knows nothing of Keras' backends; the U-Nets' do."""
     opened, frameworks, runs = compared
     monkeypatch.setattr(models, "lacks", lambda python, packages: None)
-    wanted = models.trainings(opened, vars(frameworks), dict.fromkeys(MODELS, Path("python")))
+    wanted = models.trainings(opened, frameworks.configs, dict.fromkeys(MODELS, Path("python")))
     folders = {each.name: each.folder for each in wanted}
     backend = {name: given(folder).get("backend") for name, folder in folders.items()}
     assert backend == {"segresnet": None, "unet3d": "tensorflow", "unet25d": "tensorflow"}
@@ -72,7 +77,7 @@ def test_backends_begin_with_one_file_of_weights_and_are_compared_with_the_first
     interpreters = {backend: Path(f"{backend}/python") for backend in BACKENDS}
     lacking = "not installed: jax (for python)"
     monkeypatch.setattr(backends, "lacks", lambda python, packages: lacking if packages[-1] == "jax" else None)
-    wanted = backends.trainings(opened, vars(frameworks), interpreters)
+    wanted = backends.trainings(opened, frameworks.configs, interpreters)
     assert [(each.name, each.argv[0], each.after) for each in wanted] == [
         (f"{network} on {backend}", f"{backend}/python", after)
         for network in backends.NETWORKS
@@ -88,9 +93,9 @@ def test_backends_begin_with_one_file_of_weights_and_are_compared_with_the_first
     assert (first["seconds_per_step"] > 0, first["steps"], first["n"]) == (True, backends.STEPS, 1)
     reference = backends.folder_of(opened, "unet3d", "tensorflow")
     probabilities = np.load(reference / backends.REFERENCE)
-    assert probabilities.shape == (1, 4, 16, 16, 16)
+    assert probabilities.shape == (4, 16**3)
     # Where one class is the most probable everywhere, a wrong backend's labels would be right.
-    assert 0.1 < np.mean(probabilities.argmax(1) == 0) < 0.9
+    assert 0.1 < np.mean(probabilities.argmax(0) == 0) < 0.9
 
     import h5py
 

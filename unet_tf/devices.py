@@ -1,0 +1,75 @@
+"""What the backend is asked for: where a network is trained, in which precision, and what memory it took."""
+
+import contextlib
+
+import keras
+
+from common.precision import resolve
+from common.runs import RunError
+from unet_tf.config import Config
+
+
+def policy(config: Config) -> str:
+    """Keras' dtype policy of a configuration's network on the backend's device."""
+    if config.precision != "auto":
+        return config.precision
+    found = resolve("auto", mixed_precision=True, gpu=bool(gpus()))
+    return found if found == "float32" else f"mixed_{found}"
+
+
+def shared(config: Config) -> contextlib.AbstractContextManager:
+    """Where the network is trained: on several GPUs of this host by the route that Keras supports for its backend."""
+    backend, found = keras.backend.backend(), gpus()
+    if config.precision == "mixed_float16" and backend == "tensorflow" and not found:
+        raise RunError("expected a GPU for mixed_float16 on TensorFlow, found none; a CPU can do mixed_bfloat16")
+    if config.devices == 1:
+        return contextlib.nullcontext()
+    if backend == "torch":
+        raise RunError(f"expected the TensorFlow or JAX backend for {config.devices} devices, found {backend}")
+    if len(found) < config.devices:
+        raise RunError(f"expected {config.devices} GPUs, found {len(found)}")
+    if config.batch_size % config.devices:
+        raise RunError(
+            f"expected batch_size to be a multiple of the {config.devices} devices, received {config.batch_size}"
+        )
+    if backend == "tensorflow":
+        import tensorflow
+
+        return tensorflow.distribute.MirroredStrategy(found[: config.devices]).scope()
+    return keras.distribution.DataParallel(devices=found[: config.devices]).scope()
+
+
+def gpus() -> list[str]:
+    """Names of this host's GPUs, as the backend calls them."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        return [device.name for device in tensorflow.config.list_logical_devices("GPU")]
+    if backend == "jax":
+        import jax
+
+        return keras.distribution.list_devices("gpu") if jax.default_backend() == "gpu" else []
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def gpu_peak_mib() -> float | None:
+    """The most memory that this process has used on one GPU, in MiB; None without a GPU."""
+    if not gpus():
+        return None
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        peak = tensorflow.config.experimental.get_memory_info("GPU:0")["peak"]
+    elif backend == "jax":
+        import jax
+
+        peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+    else:
+        import torch
+
+        peak = torch.cuda.max_memory_allocated()
+    return peak / 2**20
