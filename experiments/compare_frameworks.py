@@ -26,8 +26,8 @@ import tyro
 
 from common.recipe import Recipe
 from experiments import table2_final, unet3d, unet25d
+from experiments.base.engines import run
 from experiments.base.options import Refused, command_line, refusals
-from experiments.base.trainings import run
 from experiments.comparison import BACKENDS, EXPERIMENT, MODELS
 from experiments.segmentation.study import Options, study
 from segresnet_monai.config import Config as SegResNet
@@ -108,7 +108,7 @@ def main() -> None:
 
         configs = vars(frameworks)
         wanted = models.trainings(opened, configs, interpreters) + backends.trainings(opened, configs, interpreters)
-        run(wanted, at_once=options.at_once)
+        run(wanted, options)
         summary.summarise(opened, configs, backends.read(opened))
         table.show(opened)
 

@@ -23,8 +23,9 @@ import tyro
 
 from common.files import write_json
 from common.runs import Run
+from experiments.base.engines import run
 from experiments.base.options import BothTasks, at_least, refusals
-from experiments.base.trainings import State, Training, python, run
+from experiments.base.trainings import Placement, State, Training, python
 
 SEGMENTATION = ("table1_baseline", "table1_variations", "table2_final", "unet25d", "unet3d", "compare_frameworks")
 MGMT = ("mgmt_backbones", "mgmt_grid", "mgmt_slice_choice", "mgmt_ensemble", "mgmt_explain")
@@ -142,7 +143,7 @@ def run_all(wanted: Mapping[str, list[str] | str], folder: Path, *, at_once: int
         write_json(folder / STATUS, [asdict(status) for status in statuses.values()])
 
     note({})
-    run(trainings(wanted, folder), at_once=at_once, watch=note)
+    run(trainings(wanted, folder), Placement(at_once=at_once), watch=note)
     return list(statuses.values())
 
 

@@ -12,8 +12,9 @@ from common.files import write_csv, write_json
 from common.runs import Run, configuration_hash
 from common.scoring import summarise
 from experiments.base import results
+from experiments.base.engines import run
 from experiments.base.options import refusals
-from experiments.base.trainings import require, run
+from experiments.base.trainings import require
 from experiments.segmentation.study import Options, Study
 
 OpenStudy = Callable[[Options], AbstractContextManager[Study]]
@@ -28,7 +29,10 @@ def run_network(kind: str, config: Any, options: Options, open_study: OpenStudy)
         cross_validate(kind, config, options, open_study)
         return
     with open_study(options) as opened:
-        if not opened.run.is_finished:
+        if not opened.run.is_finished and options.on != "local":
+            opened.run.close()  # the training is another process's
+            require(run([opened.training(kind, opened.experiment, config, opened.run.folder)], options))
+        elif not opened.run.is_finished:
             from experiments.segmentation import training  # and with it the plotting library
 
             getattr(training, kind)(opened, config)
@@ -49,7 +53,7 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
             studies.append(study)
             trainings.append(study.training(kind, f"fold{fold}", config, study.run.folder))
     with refusals():
-        require(run(trainings, at_once=options.at_once))
+        require(run(trainings, options))
         folder = pool(studies, config, options)
         print(results.segmentation_table(results.read_summary(folder / "summary.json")))
         if studies[0].synthetic:

@@ -21,7 +21,7 @@ from common.scoring import EmptyPolicy
 from common.subject import Subject
 from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
-from experiments.base.trainings import Training, given
+from experiments.base.trainings import Placement, Training, given
 
 PHANTOM_SUBJECTS = 40
 PHANTOM_SEED = 2021
@@ -30,7 +30,7 @@ DEFAULT_BACKEND = "tensorflow"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Placement):
     """What every segmentation experiment is told on its command line."""
 
     data: Path | None = None
@@ -63,13 +63,12 @@ class Options:
     """Folder of the embedded cohort."""
     jobs: int = -1
     """Threads that prepare and score; -1 takes every core."""
-    at_once: int = 1
-    """Trainings side by side, where there are several; each gets its share of the cores, and of several GPUs one."""
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
 
     def __post_init__(self) -> None:
-        at_least(1, at_once=self.at_once, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
+        super().__post_init__()
+        at_least(1, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
         at_least(3, folds=self.folds)
 
 
