@@ -17,6 +17,8 @@ from common.runs import RunError
 LOG, FAILURE = "log.txt", "failure.txt"
 IN_USE = 75
 """Exit status of a training that another process is working on (EX_TEMPFAIL of sysexits.h)."""
+JOB = "job.json"
+"""File of a training's folder that says what its Slurm job is given, and the job's number."""
 WHERE = "where.json"
 """File of a training's folder that says by whom it was started last, and where."""
 
