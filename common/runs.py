@@ -143,8 +143,8 @@ def _take(lock: IO) -> bool:
     except OSError as error:
         raise RunError(
             f"{lock.name}: expected a file system that keeps locks, found: {error.strerror} "
-            f"({errno.errorcode.get(error.errno, error.errno)}); mount it with them (Lustre: -o flock), or choose another "
-            "--runs folder"
+            f"({errno.errorcode.get(error.errno, error.errno)}); mount it with them (Lustre: -o flock), or choose "
+            "another --runs folder"
         ) from error
     return True
 

@@ -385,9 +385,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", flock)
+    (tmp_path / "run.lock").touch()
     for opened in (Run, is_in_use):
-        (tmp_path / "run.lock").touch()
-        with pytest.raises(
-            RunError, match=rf"run\.lock: expected a file system that keeps locks.*{errno.errorcode[number]}"
-        ):
+        with pytest.raises(RunError, match=rf"run\.lock: expected .* that keeps locks.*{errno.errorcode[number]}"):
             opened(tmp_path)
