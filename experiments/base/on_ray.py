@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 MOVES = "moves.txt"
 """File of a training's folder with a line for each time that its node was lost."""
 MOST_MOVES = 20
+CONNECT_SECONDS = 5.0
 CHECK_SECONDS = 60
 
 
@@ -144,6 +146,8 @@ def _connect() -> Any:
     except ImportError as error:
         raise RunError(f"--on ray: expected the package ray (pip install '.[ray]'), found: {error}") from error
     address = os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        _answers(address)
     handler = signal.getsignal(signal.SIGTERM)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     try:
@@ -159,6 +163,19 @@ def _connect() -> Any:
         raise RunError(f"RAY_ADDRESS={address}: expected a running Ray cluster, found: {said}") from error
     signal.signal(signal.SIGTERM, handler)  # Ray takes it for itself
     return ray
+
+
+def _answers(address: str) -> None:
+    """Raises RunError where nobody listens, which Ray itself would find out after minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise RunError(
+            f"RAY_ADDRESS={address}: expected HOST:PORT of a running Ray cluster, found: {error}; without it one is "
+            "started on this machine"
+        ) from error
 
 
 def _check_nodes(ray: Any, folder: Path) -> None:

@@ -140,8 +140,9 @@ def test_other_versions_on_a_node_are_one_error(cluster, tmp_path, monkeypatch):
     assert not (tmp_path / "a").exists()
 
 
-def test_a_wrong_address_is_one_error(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(RunError, match=r"RAY_ADDRESS=127\.0\.0\.1:9: expected a running Ray cluster, found: "):
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "head", "127.0.0.1:999999"])
+def test_a_wrong_address_is_one_error(tmp_path, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(RunError, match=f"RAY_ADDRESS={address}: expected HOST:PORT of a running Ray cluster, found: "):
         run([training(tmp_path, "a")], RAY)
     assert os.listdir(tmp_path) == []
