@@ -6,6 +6,7 @@ scan that lies so already is passed on as it is, others are turned (nothing is l
 :class:`Placement` says how to come back.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,7 @@ BRAIN_PLACE = (118.6 / 240, 129.5 / 240, 71.8 / 155)
 PLACE_VOXELS = 10
 """How far the middle of a brain's box may lie from there along each axis: five SD, and no index means another part."""
 AFFINE_MM = 0.5
+MM3_PER_ML = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,16 @@ class Placement:
     def turned_shape(self) -> Shape:
         """The scan's shape along the grid's axes."""
         return tuple(self.source_shape[axis] for axis, _ in self._back())
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel of the working grid."""
+        return (
+            math.prod(self.source_spacing_mm)
+            * math.prod(self.source_shape)
+            / math.prod(self.resampled_shape)
+            / MM3_PER_ML
+        )
 
     def to_source(self, labels: np.ndarray) -> np.ndarray:
         """Classes (x, y, z) on the working grid, on the scan's own: background where the working grid does not reach.

@@ -88,6 +88,11 @@ class Volume:
         return self.placement.source_spacing_mm
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel of the grid that the recipe resamples to."""
+        return self.placement.voxel_ml * math.prod(self.crop_shape) / math.prod(self.grid_shape)
+
+    @property
     def has_label(self) -> bool:
         return len(self.voxels) > len(self.steps)
 

@@ -24,6 +24,7 @@ from experiments.comparison import BACKENDS
 KINDS = {
     "segresnet": "experiments.segmentation.training:segresnet_of",
     "unet": "experiments.segmentation.training:unet_of",
+    "fold": "experiments.segmentation.out_of_fold:train",
     "final": "experiments.segmentation.final_scores:train",
     "model": "experiments.comparison.models:train",
     "backend": "experiments.comparison.backends:measure",

@@ -8,6 +8,11 @@ from common.recipe import Recipe
 from common.settings import check, later
 from common.subject import CONTRASTS
 
+NETWORKS = "networks.json"
+"""In the folder of several networks that predict as one: the folders of their runs, as seen from it."""
+DECISION = "decision.json"
+"""Beside it: how their probabilities of regions are decided."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -30,6 +35,11 @@ class Config:
     intensity_shift_sd: float = 0.1
     """A shift drawn from +-this many standard deviations, the same for all contrasts (shifting: R; size: D)."""
 
+    network: Literal["segresnet", "segresnet_ds", "pocket"] = later("segresnet")
+    """MONAI's SegResNet (R); Auto3DSeg's SegResNetDS; or MONAI's DynUNet with residual blocks and as many filters at
+    every level, few enough for a pocket (after nnunet-pocket of MIST). The last two may be deeply supervised."""
+    targets: Literal["classes", "regions"] = later("classes")
+    """What the channels are: NCR, ED and ET, of which a voxel has one (R); or the nested regions WT, TC and ET."""
     initial_filters: int = 16
     """Filters of the first level, doubled at each further level (R, Table 1)."""
     encoder_blocks: tuple[int, ...] = (1, 2, 2, 4)
@@ -46,13 +56,25 @@ class Config:
     """Weight of the autoencoder's loss beside the segmentation's (D: Myronenko 2018)."""
     recompute_activations: bool = False
     """Compute activations within residual blocks again in the backward pass, in place of keeping them in memory."""
+    supervised_levels: int = later(1)
+    """Decoder levels with an output and a loss of their own, each half as heavy as the one above it; 1: the last."""
 
-    loss: Literal["dice", "dice_bce", "dice_ce_monai", "gwdl", "hausdorff", "dice_hausdorff"] = "dice"
-    """Dice loss (R, Table 1); its sum with the binary cross entropy of each channel, or with MONAI's cross entropy; the
-    generalised Wasserstein Dice loss, which makes the channels a softmax over four classes; the Hausdorff loss; or its
-    sum with the Dice loss, weighted anew each epoch so that both count the same."""
+    loss: Literal["dice", "dice_bce", "batch_dice_bce", "dice_ce_monai", "gwdl", "hausdorff", "dice_hausdorff"] = "dice"
+    """Dice loss (R, Table 1); its sum with the binary cross entropy of each channel, the same with one Dice of a step's
+    crops together, or its sum with MONAI's cross entropy; the generalised Wasserstein Dice loss, which makes the
+    channels a softmax over four classes; the Hausdorff loss; or its sum with the Dice loss, weighted anew each epoch so
+    that both count the same."""
     learning_rate: float = 1e-4
     """Adam's learning rate at the start of the cosine schedule (R, Table 1)."""
+    weight_decay: float = later(0.0)
+    """Decoupled weight decay: Adam becomes AdamW (Loshchilov and Hutter 2019)."""
+    warmup_epochs: int = later(0)
+    """First epochs, over which the learning rate climbs in equal steps to where the cosine starts."""
+    gradient_norm: float | None = later(None)
+    """Gradients of a larger norm, over all weights, are shortened to this one; None leaves them."""
+    weight_average: float | None = later(None)
+    """Decay per step of an exponential average of the weights, which is then what is scored, kept and predicts with; it
+    starts faster, so that the first steps are soon forgotten. None averages nothing."""
     batch_size: int = 1
     """Crops per step (R, Table 1)."""
     epochs: int = 300
@@ -78,6 +100,10 @@ class Config:
 
     window_overlap: float = 0.5
     """Overlap of neighbouring prediction windows, as a fraction (D: MONAI's BraTS example)."""
+    window_weights: Literal["constant", "gaussian"] = later("constant")
+    """How a window's voxels count where windows overlap: all the same (D), or less towards its border."""
+    average_flips: bool = later(False)
+    """Average the predictions of the scan and of its flips, along every axis along which training flips."""
     probability_threshold: float = 0.5
     """A voxel takes the most probable label if that exceeds this, else background (D)."""
 
@@ -134,12 +160,43 @@ class Config:
                 "continued_from",
                 f"a multiple of validate_every ({self.validate_every}) below epochs ({self.epochs}), or None",
             ),
+            (
+                self.network == "segresnet" or not (self.vae or self.recompute_activations),
+                "network",
+                "segresnet, the only one with an autoencoder's branch and with activations that can be recomputed",
+            ),
+            (
+                1 <= self.supervised_levels <= (1 if self.network == "segresnet" else levels - 1),
+                "supervised_levels",
+                f"1, or of a segresnet_ds or pocket of {levels} levels up to {levels - 1}",
+            ),
+            (
+                self.supervised_levels == 1 or "hausdorff" not in self.loss,
+                "supervised_levels",
+                f"1 beside the loss {self.loss}, which measures distances in voxels",
+            ),
+            (
+                self.targets == "classes" or self.loss not in ("gwdl", "dice_ce_monai"),
+                "targets",
+                f"classes beside the loss {self.loss}, whose softmax allows a voxel one label",
+            ),
+            (
+                0 <= self.warmup_epochs < self.epochs and not (self.warmup_epochs and self.continued_from),
+                "warmup_epochs",
+                f"below epochs ({self.epochs}), and 0 for a training that continues another",
+            ),
+            (self.gradient_norm is None or self.gradient_norm > 0, "gradient_norm", "a positive number or None"),
+            (
+                self.weight_average is None or 0 < self.weight_average < 1,
+                "weight_average",
+                "a decay between 0 and 1, or None",
+            ),
             (self.crops_per_epoch is None or self.crops_per_epoch > 0, "crops_per_epoch", "a positive number or None"),
             (0 <= self.window_overlap < 1, "window_overlap", "a fraction below 1"),
             (0 < self.probability_threshold < 1, "probability_threshold", "a probability between 0 and 1"),
         )
         positive = ("learning_rate", "batch_size", "epochs", "validate_every")
-        not_negative = ("intensity_shift_sd", "vae_weight", "workers")
+        not_negative = ("intensity_shift_sd", "vae_weight", "weight_decay", "workers")
         check(self, checks, positive=positive, not_negative=not_negative)
 
     @property

@@ -111,6 +111,11 @@ def training_loader(entries: Sequence[Entry], config: Config, *, pin_memory: boo
     )
 
 
-def to_channels(labels: torch.Tensor) -> torch.Tensor:
-    """Classes (n, x, y, z) as one boolean channel per tumour label (n, NCR/ED/ET, x, y, z); background has none."""
-    return torch.stack([labels == value for value in (1, 2, 3)], dim=1)
+def to_channels(labels: torch.Tensor, targets: str = "classes") -> torch.Tensor:
+    """Classes (n, x, y, z) as boolean channels (n, channel, x, y, z).
+
+    targets: ``classes`` gives NCR, ED and ET, background has none; ``regions`` ET, TC and WT, each inside the next.
+    """
+    if targets == "classes":
+        return torch.stack([labels == value for value in (1, 2, 3)], dim=1)
+    return torch.stack([labels == 3, (labels == 1) | (labels == 3), labels > 0], dim=1)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 
 import torch
-from monai.losses import DiceCELoss, DiceLoss, GeneralizedWassersteinDiceLoss
+from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss, GeneralizedWassersteinDiceLoss
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from segresnet_monai.distance import squared_distance
@@ -14,6 +14,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # Smoothing and squares as in MONAI's BraTS example. Every channel is a tumour label, so none is the background that
 # include_background=False would drop.
 _dice = DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-5)
+_batch_dice = DiceLoss(sigmoid=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
 _dice_ce_monai = DiceCELoss(sigmoid=True)
 
 # Fidon et al. (2017): how far apart two of (background, NCR, ED, ET) are.
@@ -42,6 +43,15 @@ def dice(logits: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
 def dice_bce(logits: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
     """Dice loss plus the mean binary cross entropy per channel: what independent sigmoid channels call for."""
     return _dice(logits, channels) + binary_cross_entropy_with_logits(logits, channels)
+
+
+@_in_float32
+def batch_dice_bce(logits: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
+    """Dice loss of a step's samples together, averaged over labels, plus the mean binary cross entropy per channel.
+
+    As in nnU-Net: a sample without a label does not count as a miss of its own where another sample has the label.
+    """
+    return _batch_dice(logits, channels) + binary_cross_entropy_with_logits(logits, channels)
 
 
 @_in_float32
@@ -104,6 +114,7 @@ def _ratio(parts: torch.Tensor) -> torch.Tensor:
 LOSSES: dict[str, Loss] = {
     "dice": dice,
     "dice_bce": dice_bce,
+    "batch_dice_bce": batch_dice_bce,
     "dice_ce_monai": dice_ce_monai,
     "gwdl": gwdl,
     "hausdorff": hausdorff,
@@ -113,3 +124,8 @@ LOSSES: dict[str, Loss] = {
 def build_loss(name: str) -> Loss:
     """The loss of that name for one training: ``dice_hausdorff`` has a state, the others are functions."""
     return DiceHausdorff() if name == "dice_hausdorff" else LOSSES[name]
+
+
+def deeply_supervised(loss: Loss) -> Loss:
+    """The loss of several outputs (n, channel, x, y, z), the largest first, each half as heavy as the one before."""
+    return DeepSupervisionLoss(loss)

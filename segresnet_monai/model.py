@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from monai.networks.blocks.segresnet_block import ResBlock
-from monai.networks.nets import SegResNet, SegResNetVAE
+from monai.networks.nets import DynUNet, SegResNet, SegResNetDS, SegResNetVAE
 from torch.utils.checkpoint import checkpoint
 
 from common.costs import Convolution
@@ -52,15 +52,106 @@ def build_segresnet(
             blocks_up=decoder_blocks,
             dropout_prob=dropout,
         )
-    if initial_probability is not None:
-        bias = network.conv_final[-1].conv.bias
-        others = len(TUMOUR_CLASSES) * initial_probability if softmax else initial_probability
-        torch.nn.init.constant_(bias, math.log(initial_probability / (1 - others)))
-        if softmax:
-            torch.nn.init.zeros_(bias[:1])
+    _start_at(network.conv_final[-1].conv.bias, initial_probability, softmax=softmax)
+    if recompute_activations:
+        for module in network.modules():
+            if isinstance(module, ResBlock):
+                module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+    return _laid_out(network)
+
+
+def build_segresnet_ds(
+    *,
+    in_channels: int = 4,
+    initial_filters: int = 16,
+    encoder_blocks: tuple[int, ...] = (1, 2, 2, 4),
+    decoder_blocks: tuple[int, ...] = (1, 1, 1),
+    supervised_levels: int = 1,
+    initial_probability: float | None = None,
+    softmax: bool = False,
+    seed: int = 0,
+) -> SegResNetDS:
+    """Auto3DSeg's SegResNetDS: as :func:`build_segresnet`'s network, with instance normalisation and without dropout.
+
+    With several supervised levels it returns, in training, the list of their logits, the largest first.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SegResNetDS(
+            spatial_dims=3,
+            in_channels=in_channels,
+            out_channels=len(CLASSES if softmax else TUMOUR_CLASSES),
+            init_filters=initial_filters,
+            blocks_down=encoder_blocks,
+            blocks_up=decoder_blocks,
+            norm="instance",
+            dsdepth=supervised_levels,
+        )
+    for level in network.up_layers:
+        if isinstance(level["head"], torch.nn.Conv3d):
+            _start_at(level["head"].bias, initial_probability, softmax=softmax)
+    return _laid_out(network)
+
+
+class Pocket(DynUNet):
+    """MONAI's DynUNet, whose result in training is a list of logits where several levels are supervised."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        logits = super().forward(x)
+        return list(logits.unbind(1)) if self.training and self.deep_supervision else logits
+
+
+def build_pocket(
+    *,
+    in_channels: int = 4,
+    filters: int = 32,
+    levels: int = 4,
+    dropout: float = 0.0,
+    supervised_levels: int = 1,
+    initial_probability: float | None = None,
+    softmax: bool = False,
+    seed: int = 0,
+) -> Pocket:
+    """A U-Net of residual blocks with the same few filters at every level (after nnunet-pocket of MIST): MONAI's
+    DynUNet with instance normalisation, (n, contrast, x, y, z) to logits as :func:`build_segresnet`'s.
+
+    With several supervised levels it returns, in training, the list of their logits at full size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Pocket(
+            spatial_dims=3,
+            in_channels=in_channels,
+            out_channels=len(CLASSES if softmax else TUMOUR_CLASSES),
+            kernel_size=[3] * levels,
+            strides=[1] + [2] * (levels - 1),
+            upsample_kernel_size=[2] * (levels - 1),
+            filters=[filters] * levels,
+            dropout=dropout or None,
+            deep_supervision=supervised_levels > 1,
+            deep_supr_num=max(supervised_levels - 1, 1),
+            res_block=True,
+        )
+    _start_at(network.output_block.conv.conv.bias, initial_probability, softmax=softmax)
+    if supervised_levels > 1:
+        for head in network.deep_supervision_heads:
+            _start_at(head.conv.conv.bias, initial_probability, softmax=softmax)
+    return _laid_out(network)
+
+
+def _start_at(bias: torch.Tensor, probability: float | None, *, softmax: bool) -> None:
+    """Set the last bias so that the untrained network gives every label that probability."""
+    if probability is None:
+        return
+    others = len(TUMOUR_CLASSES) * probability if softmax else probability
+    torch.nn.init.constant_(bias, math.log(probability / (1 - others)))
+    if softmax:
+        torch.nn.init.zeros_(bias[:1])
+
+
+def _laid_out(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with its memory channels last and, on the CPU, its small convolutions given to oneDNN."""
     for module in network.modules():
-        if recompute_activations and isinstance(module, ResBlock):
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
         if isinstance(module, torch.nn.Conv3d):
             module.register_forward_pre_hook(_to_onednn)
             module.register_forward_hook(_from_onednn)

@@ -5,8 +5,9 @@
 
 import pickle
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +15,45 @@ import torch
 import tyro
 from monai.inferers import sliding_window_inference
 
-from common.files import check_archive
+from common.files import check_archive, read_json, typed
+from common.labels import REGIONS
 from common.patient import PatientArguments, check_files, report, segment
 from common.prepared import Entry
 from common.recipe import Volume
+from common.regions import Decision, decode_regions
 from common.runs import RunError, read_model_config
-from segresnet_monai.config import Config
-from segresnet_monai.model import build_segresnet
+from segresnet_monai.config import DECISION, NETWORKS, Config
+from segresnet_monai.model import build_pocket, build_segresnet, build_segresnet_ds
 
 
 def build(config: Config) -> torch.nn.Module:
     """The network that a configuration describes, with its initial weights."""
+    shared = {
+        "in_channels": len(config.contrasts),
+        "initial_probability": config.initial_probability,
+        "softmax": config.softmax,
+        "seed": config.seed,
+    }
+    blocks = {"encoder_blocks": config.encoder_blocks, "decoder_blocks": config.decoder_blocks}
+    if config.network == "pocket":
+        return build_pocket(
+            filters=config.initial_filters,
+            levels=len(config.encoder_blocks),
+            dropout=config.dropout,
+            supervised_levels=config.supervised_levels,
+            **shared,
+        )
+    if config.network == "segresnet_ds":
+        return build_segresnet_ds(
+            initial_filters=config.initial_filters, supervised_levels=config.supervised_levels, **blocks, **shared
+        )
     return build_segresnet(
-        in_channels=len(config.contrasts),
         initial_filters=config.initial_filters,
-        encoder_blocks=config.encoder_blocks,
-        decoder_blocks=config.decoder_blocks,
         dropout=config.dropout,
-        initial_probability=config.initial_probability,
-        softmax=config.softmax,
         vae_crop_voxels=config.crop_voxels if config.vae else None,
         recompute_activations=config.recompute_activations,
-        seed=config.seed,
+        **blocks,
+        **shared,
     )
 
 
@@ -72,13 +90,43 @@ def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> t
     image = torch.from_numpy(volume.image())[None].to(device)
     autocast = torch.autocast(device.type, torch.float16, enabled=config.mixed_precision and device.type == "cuda")
     with torch.inference_mode(), autocast:
-        logits = sliding_window_inference(
-            image, config.crop_voxels, sw_batch_size=1, predictor=network, overlap=config.window_overlap
-        )
-        logits = logits[0].float()
-        if not logits.isfinite().all():
-            raise RunError(f"{volume.id}: expected finite outputs of the network, found NaN or infinity")
-        return logits.softmax(0)[1:] if config.softmax else logits.sigmoid()
+        total = sum(_probabilities(network, image, volume.id, config, flips) for flips in averaged_flips(config))
+        return total / len(averaged_flips(config))
+
+
+def averaged_flips(config: Config) -> list[tuple[int, ...]]:
+    """Axes (0 to 2) of every flip whose prediction counts; the first, without any, is the scan as it is."""
+    axes = [axis for axis, probability in enumerate(config.flip_probabilities) if config.average_flips and probability]
+    return [flips for number in range(len(axes) + 1) for flips in combinations(axes, number)]
+
+
+def _probabilities(
+    network: torch.nn.Module, image: torch.Tensor, case: str, config: Config, flips: tuple[int, ...]
+) -> torch.Tensor:
+    flipped = [axis + 2 for axis in flips]
+    logits = sliding_window_inference(
+        image.flip(flipped) if flips else image,
+        config.crop_voxels,
+        sw_batch_size=1,
+        predictor=network,
+        overlap=config.window_overlap,
+        mode=config.window_weights,
+    )
+    logits = (logits.flip(flipped) if flips else logits)[0].float()
+    if not logits.isfinite().all():
+        raise RunError(f"{case}: expected finite outputs of the network, found NaN or infinity")
+    return logits.softmax(0)[1:] if config.softmax else logits.sigmoid()
+
+
+def decode(probability: np.ndarray, config: Config, decision: Decision | None = None, *, voxel_ml: float) -> np.ndarray:
+    """Probabilities of the network's channels (channel, x, y, z) to classes uint8 (x, y, z).
+
+    decision: of the regions; None takes the configuration's threshold for all three. Labels have no other than that.
+    """
+    if config.targets == "regions":
+        plain = Decision(thresholds=(config.probability_threshold,) * len(REGIONS))
+        return decode_regions(probability, decision or plain, voxel_ml=voxel_ml)
+    return decode_labels(probability, config.label_threshold)
 
 
 def decode_labels(probability: np.ndarray, threshold: float | None) -> np.ndarray:
@@ -91,20 +139,32 @@ def decode_labels(probability: np.ndarray, threshold: float | None) -> np.ndarra
     return labels
 
 
-def predict_volume(network: torch.nn.Module, volume: Volume, config: Config) -> np.ndarray:
-    """Classes 0 to 3, uint8 (x, y, z) on the scan's own grid.
+def predict_volume(
+    networks: torch.nn.Module | Sequence[torch.nn.Module],
+    volume: Volume,
+    config: Config,
+    decision: Decision | None = None,
+) -> np.ndarray:
+    """Classes 0 to 3, uint8 (x, y, z) on the scan's own grid; of several networks, by the mean of their probabilities.
 
     Where the network works on another voxel size, its probabilities are interpolated linearly before they are decoded.
     """
-    probability = probabilities(network, volume, config).cpu().numpy()
+    networks = [networks] if isinstance(networks, torch.nn.Module) else networks
+    probability = sum(probabilities(network, volume, config).cpu().numpy() for network in networks) / len(networks)
     probability, region = volume.on_working_grid(probability, volume.box)
-    return volume.to_source(decode_labels(probability, config.label_threshold), region)
+    labels = decode(probability, config, decision, voxel_ml=volume.placement.voxel_ml)
+    return volume.to_source(labels, region)
 
 
-def predict(network: torch.nn.Module, entries: Iterable[Entry], config: Config) -> Iterator[tuple[str, np.ndarray]]:
+def predict(
+    networks: torch.nn.Module | Sequence[torch.nn.Module],
+    entries: Iterable[Entry],
+    config: Config,
+    decision: Decision | None = None,
+) -> Iterator[tuple[str, np.ndarray]]:
     """Case id and labels uint8 (x, y, z) on the scan's own grid, one prepared subject after the other."""
     for entry in entries:
-        yield entry.id, predict_volume(network, entry.open(), config)
+        yield entry.id, predict_volume(networks, entry.open(), config, decision)
 
 
 def load_run(folder: str | Path, *, device: str | torch.device | None = None) -> tuple[torch.nn.Module, Config]:
@@ -118,6 +178,29 @@ def load_run(folder: str | Path, *, device: str | torch.device | None = None) ->
     if not weights.exists():
         raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
     return load(config, weights, device), config
+
+
+def load_runs(
+    folder: str | Path, *, device: str | torch.device | None = None
+) -> tuple[list[torch.nn.Module], Config, Decision | None]:
+    """The networks of a run's folder, which predict as one, their configuration and how their regions are decided.
+
+    Of a single network's run, that one and no decision. Raises ValueError as :func:`load_run`, and RunError when the
+    networks are not of one configuration or the decision is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / NETWORKS).exists():
+        network, config = load_run(folder, device=device)
+        return [network], config, None
+    loaded = [load_run(folder / name, device=device) for name in read_json(folder / NETWORKS, list)]
+    configs = [config for _, config in loaded]
+    if not configs or any(config != configs[0] for config in configs):
+        raise RunError(f"{folder / NETWORKS}: expected networks of one configuration, found others or none")
+    try:
+        decision = typed(Decision, read_json(folder / DECISION, dict))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{folder / DECISION}: expected how regions are decided, found: {error}") from error
+    return [network for network, _ in loaded], configs[0], decision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +220,10 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m segresnet_monai.predict")
     try:
         check_files(arguments)
-        network, config = load_run(arguments.run, device=arguments.device)
-        volumes_ml = segment(arguments, config.recipe, lambda volume: predict_volume(network, volume, config))
+        networks, config, decision = load_runs(arguments.run, device=arguments.device)
+        volumes_ml = segment(
+            arguments, config.recipe, lambda volume: predict_volume(networks, volume, config, decision)
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     report(volumes_ml, arguments.output)

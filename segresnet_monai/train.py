@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from torch.optim.swa_utils import AveragedModel
 
 from common import costs
 from common.epochs import Epochs
@@ -22,9 +23,9 @@ from common.prepared import Entry
 from common.runs import History, Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
-from segresnet_monai.losses import DiceHausdorff, build_loss
+from segresnet_monai.losses import DiceHausdorff, build_loss, deeply_supervised
 from segresnet_monai.model import convolutions
-from segresnet_monai.predict import build, decode_labels, default_device, probabilities
+from segresnet_monai.predict import build, decode, default_device, probabilities
 
 # Weights, optimiser, loss scale and best score; Lightning keeps no random state and none is needed.
 LAST = "last.ckpt"
@@ -55,6 +56,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
         default_root_dir=run.folder,
         precision="16-mixed" if config.mixed_precision and device.type == "cuda" else "32-true",
         benchmark=device.type == "cuda",  # every crop has the same size, so cuDNN's search pays
+        gradient_clip_val=config.gradient_norm,
         max_epochs=config.epochs,
         callbacks=[Record(epochs, validation, config)],
         logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
@@ -106,15 +108,19 @@ def continue_from(parent: Path, config: Config, run: Run) -> None:
 def learning_rate(config: Config, epoch: int) -> float:
     """Adam's learning rate in an epoch, counted from 0: a cosine from its start to 0, as CosineAnnealingLR has it.
 
+    Warm-up, where there is any, comes before the cosine.
     Where the training continues another, ``config.continued_rate`` says what follows that one's cosine.
     """
-    first = config.continued_from or config.epochs
+    if epoch < config.warmup_epochs:
+        return config.learning_rate * (epoch + 1) / (config.warmup_epochs + 1)
+    epoch, total = epoch - config.warmup_epochs, config.epochs - config.warmup_epochs
+    first = config.continued_from or total
     if epoch < first or config.continued_rate == "cosine_onwards":
         done = epoch / first
     elif config.continued_rate == "cosine_restart":
-        done = (epoch - first) / (config.epochs - first)
+        done = (epoch - first) / (total - first)
     elif config.continued_rate == "cosine_longer":
-        done = epoch / config.epochs
+        done = epoch / total
     else:
         done = (first - 1) / first
     return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
@@ -126,7 +132,8 @@ def validate(network: torch.nn.Module, entries: Sequence[Entry], config: Config)
     scores = []
     for entry in entries:
         volume = entry.open()
-        predicted = decode_labels(probabilities(network, volume, config).cpu().numpy(), config.label_threshold)
+        probability = probabilities(network, volume, config).cpu().numpy()
+        predicted = decode(probability, config, voxel_ml=volume.voxel_ml)
         truth = volume.labels()
         scores += [np.nan_to_num(dice(predicted == value, truth == value), nan=1.0) for value in (1, 2, 3)]
     network.train()
@@ -145,17 +152,38 @@ class Training(L.LightningModule):
         super().__init__()
         self.config = config
         self.network = build(config)
-        self.loss = build_loss(config.loss)
+        loss = build_loss(config.loss)
+        self.loss = deeply_supervised(loss) if config.supervised_levels > 1 else loss
+        self.average = (
+            None if config.weight_average is None else AveragedModel(self.network, multi_avg_fn=self._average)
+        )
+
+    @property
+    def trained(self) -> torch.nn.Module:
+        """What has been learned so far: the network, or the average of its weights."""
+        return self.network if self.average is None else self.average.module
 
     def training_step(self, batch: dict[str, torch.Tensor], step: int) -> torch.Tensor:
         torch.manual_seed(
             int(np.random.SeedSequence([self.config.seed, self.current_epoch, step]).generate_state(1)[0])
         )
-        image, channels = batch["image"].contiguous(memory_format=torch.channels_last_3d), to_channels(batch["labels"])
+        image, channels = (
+            batch["image"].contiguous(memory_format=torch.channels_last_3d),
+            to_channels(batch["labels"], self.config.targets),
+        )
         if not self.config.vae:
             return self.loss(self.network(image), channels)
         logits, vae_loss = self.network(image)
         return self.loss(logits, channels) + self.config.vae_weight * vae_loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def _average(self, averages: list[torch.Tensor], weights: list[torch.Tensor], steps: torch.Tensor) -> None:
+        # As timm and TensorFlow start it: after n steps no more than 9 / (n + 10) of the first weights are left.
+        decay = min(self.config.weight_average, (1 + float(steps)) / (10 + float(steps)))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def on_train_epoch_start(self) -> None:
         # A function of the epoch, not a scheduler's state: a continued run has another schedule than its checkpoint.
@@ -165,7 +193,12 @@ class Training(L.LightningModule):
             self.loss.start_epoch()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
+        settings = {"lr": self.config.learning_rate}
+        # The fused optimiser unscales float16 gradients by itself, too late to clip them.
+        settings |= {"fused": True} if self.config.gradient_norm is None else {"foreach": True}
+        if self.config.weight_decay:
+            return torch.optim.AdamW(self.network.parameters(), weight_decay=self.config.weight_decay, **settings)
+        return torch.optim.Adam(self.network.parameters(), **settings)
 
 
 class Record(Callback):
@@ -198,12 +231,12 @@ class Record(Callback):
         self.epochs.trained()
         self.epochs.check_finite(loss=row["loss"])
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
-            row["validation_mean_dice"] = validate(module.network, self.validation, self.config)
+            row["validation_mean_dice"] = validate(module.trained, self.validation, self.config)
             score = (row["validation_mean_dice"],)
         row = self.epochs.finish(
             row,
             score=score,
-            save_weights=lambda path: save_weights(path, module.network),
+            save_weights=lambda path: save_weights(path, module.trained),
             save_checkpoint=lambda path: trainer.save_checkpoint(path, weights_only=False),
             save_last=epoch == self.config.epochs,
         )

@@ -87,7 +87,8 @@ def options_in(folder: Path, kind: type[Options]) -> Options:
     Raises RunError when they are damaged.
     """
     written, wanted = given(folder, options=dict)["options"], get_type_hints(kind)
-    values = {name: written[name] for name in wanted if name in written}
+    # A preset has been applied to the training's settings, and commands have presets of their own.
+    values = {name: written[name] for name in wanted if name in written and name != "preset"}
     for name, value in values.items():
         if isinstance(value, str) and wanted[name] in (Path, Path | None):
             values[name] = Path(value)
@@ -109,16 +110,16 @@ def command_line(
 ) -> tuple[Any, Any]:
     """Options and model configuration; ``--model.*`` changes single fields of the chosen preset.
 
-    Without --preset: paper where --data is given, else demo.
+    Without --preset: the first of the presets where --data is given, else the last.
     """
 
     @dataclass(frozen=True)
     class Choice:
         data: Path | None = None
-        preset: Literal["paper", "demo"] | None = None
+        preset: Literal[*presets] | None = None
 
     choice, _ = tyro.cli(Choice, return_unknown_args=True, add_help=False)
-    preset = choice.preset or ("paper" if choice.data else "demo")
+    preset = choice.preset or list(presets)[0 if choice.data else -1]
     config = presets[preset]
 
     @dataclass(frozen=True, kw_only=True)

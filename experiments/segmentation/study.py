@@ -99,6 +99,8 @@ class Study:
     """What stands before a result's name: of several models in one table, the model's and two underscores."""
     backend: str | None = None
     """Keras' backend, of a U-Net."""
+    subjects: tuple[Subject, ...] = ()
+    """Those of the split, and of a scan under several ids those ids as one patient's."""
     equal: tuple[tuple[str, ...], ...] = ()
     """Groups of subjects that hold the same scan under several ids; each is on one side of the split."""
 
@@ -193,6 +195,7 @@ def study(
     minimum_mask_fraction: float = 0.0,
     further_recipes: Sequence[Recipe] = (),
     several: bool = False,
+    out_of_fold: bool = False,
     backend: str | None = None,
 ) -> Iterator[Study]:
     """Find, check and prepare the cohort, split it, and open the run's folder, in which everything is recorded.
@@ -200,13 +203,16 @@ def study(
     fractions: of the patients, to train, validate and test. minimum_mask_fraction: subjects with a smaller share of
     labelled voxels in the recipe's crop are excluded before the split; their ids go into data.json. further_recipes: of
     other networks in the same table; a subject that one of them cannot prepare is a bad one for all. several: the run
-    is made of trainings with folders and locks of their own, so that two commands may work on it. backend: Keras', of a
+    is made of trainings with folders and locks of their own, so that two commands may work on it. out_of_fold: what
+    opens it makes the folds of ``--folds`` itself, so all patients are in the split's ``train``. backend: Keras', of a
     U-Net; it decides numbers, so runs on different ones are different runs.
     What the user can mend (bad subjects, too few of them, a full disk, a run in use) ends the program with a message
     and exit status 1.
     """
     with refusals():
-        opened = _open(experiment, options, config, fractions, minimum_mask_fraction, further_recipes, backend)
+        opened = _open(
+            experiment, options, config, fractions, minimum_mask_fraction, further_recipes, out_of_fold, backend
+        )
         with opened.run:
             if several:
                 opened.run.close()
@@ -220,6 +226,7 @@ def _open(
     fractions: tuple[float, float, float],
     minimum_mask_fraction: float,
     further_recipes: Sequence[Recipe],
+    out_of_fold: bool,
     backend: str | None,
 ) -> Study:
     refuse_contradictions(options)
@@ -254,7 +261,7 @@ def _open(
             f"share is {max(excluded.values()):.2%}"
         )
     try:
-        split = _split(good, set(excluded), options, fractions)
+        split = _split(good, set(excluded), options, fractions, out_of_fold=out_of_fold)
     except (ValueError, OSError) as error:
         also = f" ({len(excluded)} subjects are excluded with less than {minimum} labelled)" if excluded else ""
         raise Refused(f"{error}{also}") from error
@@ -307,6 +314,7 @@ def _open(
         minimum_mask_fraction=minimum_mask_fraction,
         excluded=tuple(sorted(excluded)),
         backend=backend,
+        subjects=tuple(subject for subject in good if subject.id not in excluded),
         equal=tuple(equal),
     )
 
@@ -350,12 +358,20 @@ def phantom_cohort(folder: Path, *, jobs: int) -> Path:
 
 
 def _split(
-    subjects: list[Subject], excluded: set[str], options: Options, fractions: tuple[float, float, float]
+    subjects: list[Subject],
+    excluded: set[str],
+    options: Options,
+    fractions: tuple[float, float, float],
+    *,
+    out_of_fold: bool,
 ) -> splits.Split:
     if options.subjects is not None:
         # A published split knows nothing of the exclusion rule: its excluded subjects leave their parts.
         return splits.read_published(options.subjects, subjects).without(excluded)
     subjects = [subject for subject in subjects if subject.id not in excluded]
+    if out_of_fold and options.folds is not None:
+        name = f"{options.folds}folds_seed{options.split_seed}"
+        return splits.Split(name, train=tuple(sorted(subject.id for subject in subjects)), validation=(), test=())
     if options.folds is not None:
         if options.fold is None or not 1 <= options.fold <= options.folds:
             raise ValueError(f"expected --fold between 1 and {options.folds}, received {options.fold}")

@@ -1,0 +1,118 @@
+"""Beyond the report: what the field's winners share, as one recipe, with folds, an ensemble and an honest estimate.
+
+    python -m experiments.beyond                              embedded phantoms, demo preset, two CPU cores
+    python -m experiments.beyond --data FOLDER                BraTS, MSD or nnU-Net folder; gpu preset, one GPU of 11 GB
+    python -m experiments.beyond --data FOLDER --preset cpu   the same recipe at 2 mm, 25 minutes a network on two cores
+    python -m experiments.beyond --data FOLDER --folds 5      all patients in folds, none kept for a test
+
+Nested regions with batch Dice and cross entropy, crops on the tumour, strong augmentation, AdamW with warm-up, an
+average of the weights, bfloat16 on CPUs that multiply it, Gaussian windows, flips averaged. Patients that are not
+tested go through five folds: each is predicted by the network that has not seen them, which is the estimate;
+thresholds and smallest volumes are chosen on those predictions only; the five networks' average is scored on the test
+part. Table 1's recipe is trained on the same folds beside it (``--model.no-with-baseline`` leaves it out).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from common.recipe import Recipe
+from experiments import table1_baseline
+from experiments.base.options import Refused, command_line, refusals
+from experiments.segmentation.study import Options, study
+from segresnet_monai.config import Config
+
+EXPERIMENT = "beyond"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeyondOptions(Options):
+    """What every segmentation experiment is told on its command line, with presets of this one."""
+
+    preset: Literal["gpu", "gpu24", "cpu", "demo"] | None = None
+    """One GPU of 11 GB, or of 24; two CPU cores for 25 minutes a network; or small and short, for phantoms and a first
+    look. By default gpu with --data and demo without."""
+    folds: int | None = None
+    """All patients in so many folds, none kept for a test; by default --model.folds of those that are not tested."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beyond:
+    """The recipe, and what is trained beside it on the same folds."""
+
+    network: Config
+    """The recipe's settings."""
+    baseline: Config
+    """Table 1's recipe."""
+    with_baseline: bool = True
+    """Train the baseline too, on the same folds, for a comparison on the same patients."""
+    folds: int = 5
+    """Networks, each trained without one fold of the patients that are not tested; 1: one, on the training part."""
+
+    def __post_init__(self) -> None:
+        if self.folds != 1 and self.folds < 3:
+            raise ValueError(f"expected folds to be 1, or 3 or more, received {self.folds}")
+        for config in (self.network, self.baseline):
+            if config.checkpoint != "last":
+                raise ValueError("expected checkpoint last: the best would be chosen by the patients that are scored")
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the prepared store keeps for the recipe."""
+        return self.network.recipe
+
+    @property
+    def methods(self) -> dict[str, Config]:
+        return {EXPERIMENT: self.network} | ({"baseline": self.baseline} if self.with_baseline else {})
+
+
+RECIPE = replace(
+    Config(),
+    targets="regions",
+    crop_from="brain",
+    loss="batch_dice_bce",
+    initial_probability=0.01,
+    dropout=0.0,
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    warmup_epochs=5,
+    gradient_norm=12.0,
+    weight_average=0.999,
+    batch_size=2,
+    checkpoint="last",
+    window_weights="gaussian",
+    average_flips=True,
+)
+
+GPU = Beyond(
+    network=replace(RECIPE, initial_filters=32, supervised_levels=1, crops_per_epoch=500, epochs=400),
+    baseline=replace(table1_baseline.PAPER, checkpoint="last"),
+)
+GPU24 = replace(GPU, network=replace(GPU.network, batch_size=4))
+CPU = Beyond(
+    network=replace(RECIPE, spacing_mm=2.0, crop_voxels=(64, 64, 64), crops_per_epoch=40, epochs=90, workers=0),
+    baseline=replace(table1_baseline.DEMO, checkpoint="last"),
+)
+DEMO = replace(CPU, network=replace(CPU.network, epochs=18), folds=3)
+
+
+def main() -> None:
+    presets = {"gpu": GPU, "gpu24": GPU24, "cpu": CPU, "demo": DEMO}
+    options, config = command_line(EXPERIMENT, presets, __doc__, options_type=BeyondOptions)
+    with refusals():
+        if options.fold is not None:
+            raise Refused("expected no --fold: this experiment trains all of its folds")
+    if options.folds is not None:
+        config = replace(config, folds=options.folds)
+    recipes = [each.recipe for each in config.methods.values()]
+    with study(EXPERIMENT, options, config, further_recipes=recipes[1:], several=True, out_of_fold=True) as opened:
+        from experiments.segmentation import out_of_fold
+
+        if not opened.run.is_finished:
+            folds = out_of_fold.split_of_folds(opened, config.folds)
+            out_of_fold.run_folds(opened, config.methods, folds)
+            out_of_fold.summarise(opened, config.methods, folds)
+        out_of_fold.show(opened)
+
+
+if __name__ == "__main__":
+    main()

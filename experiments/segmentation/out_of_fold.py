@@ -1,0 +1,235 @@
+"""Networks of several folds as one: out-of-fold predictions, what is decided on them, and the networks' average.
+
+Below the run's folder ``folds/<method><k>/`` holds a training and the probabilities of the patients that it has not
+seen; ``out_of_fold/`` and ``test/`` (each with one folder per method) the scores and label maps; the run's own folder
+what is put together from them: decision.json, networks.json, scores.csv, comparisons.csv and summary.json.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common import prepared, splits
+from common.files import atomic_path, file_stem, read_json, write_csv, write_json
+from common.recipe import Volume
+from common.regions import Case, Decision, choose
+from common.runs import Run, read_model_config
+from common.scoring import EmptyPolicy, apply_empty_policy
+from common.splits import Split
+from common.statistics import holm, paired_difference
+from experiments.base import results
+from experiments.base.trainings import require, run
+from experiments.segmentation import scores
+from experiments.segmentation.study import Study, restored
+from segresnet_monai.config import DECISION, NETWORKS, Config
+
+OWN, BASELINE = "beyond", "baseline"
+PARTS = {"out_of_fold": "", "test": "test."}
+"""Scored part -> what stands before its results' names."""
+PREFIXES = {OWN: "", BASELINE: "baseline__"}
+SHOWN = ("mean_dice", *(f"dice_{name}" for name in ("WT", "TC", "ET", "NCR", "ED")), "hd95_WT", "hd95_TC", "hd95_ET")
+COMPARED = SHOWN[:6]
+
+
+def split_of_folds(study: Study, k: int) -> list[Split]:
+    """Every network's split: it trains on ``train``, and ``validation`` is what it has not seen and others have.
+
+    Of one network the study's own; else k folds of the patients that are not tested, by the study's split seed.
+    """
+    if k == 1:
+        return [replace(study.split, test=())]
+    used = {*study.split.train, *study.split.validation}
+    subjects = [subject for subject in study.subjects if subject.id in used]
+    folds = splits.k_folds(subjects, k=k, seed=study.options.split_seed)
+    return [
+        Split(fold.name, train=tuple(sorted(used - set(fold.test))), validation=fold.test, test=()) for fold in folds
+    ]
+
+
+def folder_of(study: Study, method: str, number: int) -> Path:
+    return study.run.folder / "folds" / f"{method}{number}"
+
+
+def run_folds(study: Study, methods: Mapping[str, Config], folds: Sequence[Split]) -> None:
+    """Train what is not finished, each network in a folder of its own. Raises RunError when one fails."""
+    trainings = [
+        replace(study, split=fold).training("fold", f"{method}{number}", config, folder_of(study, method, number))
+        for method, config in methods.items()
+        for number, fold in enumerate(folds, start=1)
+    ]
+    require(run(trainings, at_once=study.options.at_once))
+
+
+def train(folder: Path) -> None:
+    """Train one network as its folder describes it, and keep what it makes of the patients that it has not seen."""
+    from segresnet_monai.predict import load, probabilities
+    from segresnet_monai.train import fit
+
+    config = read_model_config(folder, Config)
+    with Run(folder) as opened:
+        study = restored(opened, config)
+        network = load(config, fit(study.train, study.validation, config, opened))
+        scores.draw_curves(study)
+        for entry in study.validation:
+            found = np.rint(probabilities(network, entry.open(), config).cpu().numpy() * 255).astype(np.uint8)
+            with atomic_path(_probabilities(folder, entry.id)) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, probabilities=found)
+        last = opened.history.rows()[-1]
+        found = study.result(f"{folder.name}__validation_mean_dice", float(last["validation_mean_dice"]), 1)
+        write_json(folder / "summary.json", results.as_rows([found]))
+
+
+def _probabilities(folder: Path, case: str) -> Path:
+    """Whole 255ths (channel, x, y, z) of a patient's box of the network's grid."""
+    return folder / "probabilities" / f"{file_stem(case)}.npz"
+
+
+def summarise(study: Study, methods: Mapping[str, Config], folds: Sequence[Split]) -> None:
+    """Decide on the out-of-fold predictions, score both parts, compare the methods and, last, write summary.json."""
+    folder, several = study.run.folder, len(folds) > 1
+    decisions, found, frames = {}, [], []
+    studies = {method: _on_grid(study, config) for method, config in methods.items()}
+    for method, config in methods.items():
+        decisions[method] = _decide(studies[method], method, config, folds) if several else [None, None]
+    write_json(folder / DECISION, decisions[OWN][-1] or Decision())
+    write_json(folder / NETWORKS, [f"folds/{OWN}{number}" for number, _ in enumerate(folds, start=1)])
+    for part, prefix in PARTS.items():
+        if not (several if part == "out_of_fold" else study.split.test):
+            continue
+        for method, config in methods.items():
+            name = f"{prefix}{PREFIXES[method]}"
+            with Run(folder / part / method) as opened:
+                if not opened.is_finished:
+                    of_part = replace(studies[method], run=opened, prefix=name)
+                    if part == "out_of_fold":
+                        made = _out_of_fold(studies[method], method, config, folds, decisions[method])
+                        n_cases = sum(len(fold.validation) for fold in folds)
+                    else:
+                        made = _averaged(studies[method], method, config, folds, decisions[method][-1])
+                        n_cases = len(study.test)
+                    scores.write_summary(of_part, scores.write_scores(of_part, made, n_cases=n_cases))
+            found += results.read_summary(folder / part / method / "summary.json")
+            frames.append(results.read_cases(folder / part / method, "scores.csv").assign(part=part, method=method))
+        if len(methods) > 1:
+            found += _compare(study, part, prefix, study.options.empty_masks)
+    write_csv(folder / "scores.csv", pd.concat(frames))
+    write_json(folder / "summary.json", results.as_rows(found))
+
+
+def _on_grid(study: Study, config: Config) -> Study:
+    """The study with its subjects as a method's network takes them."""
+    return replace(
+        study, store=prepared.prepare(study.subjects, config.recipe, study.options.prepared, n_jobs=study.options.jobs)
+    )
+
+
+def _decide(study: Study, method: str, config: Config, folds: Sequence[Split]) -> list[Decision | None]:
+    """Of every fold what is chosen on the other folds' patients, and, last, what is chosen on all of them."""
+    if config.targets != "regions":
+        return [None] * (len(folds) + 1)
+    cases = [
+        [
+            Case.of(probability, volume.labels(), voxel_ml=volume.voxel_ml)
+            for probability, volume in (_kept(study, method, number, id) for id in fold.validation)
+        ]
+        for number, fold in enumerate(folds, start=1)
+    ]
+    others = [[case for each in cases if each is not own for case in each] for own in (*cases, None)]
+    return [choose(each) for each in others]
+
+
+def _kept(study: Study, method: str, number: int, id: str) -> tuple[np.ndarray, Volume]:
+    """Probabilities float32 (channel, x, y, z) that a fold's network gave a patient, and the patient."""
+    with np.load(_probabilities(folder_of(study, method, number), id), allow_pickle=False) as file:
+        return file["probabilities"] / np.float32(255), study.store.entries[id].open()
+
+
+def _out_of_fold(
+    study: Study, method: str, config: Config, folds: Sequence[Split], decisions: Sequence[Decision | None]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Each patient's labels by the network that has not seen them, decided as the other folds' patients say."""
+    from segresnet_monai.predict import decode
+
+    for number, fold in enumerate(folds, start=1):
+        for id in fold.validation:
+            probability, volume = _kept(study, method, number, id)
+            probability, region = volume.on_working_grid(probability, volume.box)
+            voxel_ml = volume.placement.voxel_ml
+            yield id, volume.to_source(decode(probability, config, decisions[number - 1], voxel_ml=voxel_ml), region)
+
+
+def _averaged(
+    study: Study, method: str, config: Config, folds: Sequence[Split], decision: Decision | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    from segresnet_monai.predict import load_run, predict
+
+    networks = [load_run(folder_of(study, method, number))[0] for number, _ in enumerate(folds, start=1)]
+    return predict(networks, study.test, config, decision)
+
+
+def _compare(study: Study, part: str, prefix: str, policy: EmptyPolicy) -> list[results.Result]:
+    """The recipe minus the baseline on the same cases: differences, intervals and p after Holm; comparisons.csv."""
+    valued = {
+        method: apply_empty_policy(results.read_cases(study.run.folder / part / method), policy).set_index("case")
+        for method in (BASELINE, OWN)
+    }
+    rows = []
+    for metric in COMPARED:
+        both = pd.concat([valued[BASELINE][metric], valued[OWN][metric]], axis=1).dropna().to_numpy(float)
+        rows.append((metric, *paired_difference(both[:, 0], both[:, 1], seed=0)))
+    frame = pd.DataFrame(rows, columns=["metric", "difference", "low", "high", "p", "n"])
+    frame = frame.assign(p_holm=holm(frame["p"].to_numpy(float)))
+    write_csv(study.run.folder / part / "comparisons.csv", frame)
+    found = []
+    for row in frame.itertuples():
+        name = f"{prefix}minus_baseline__{row.metric}"
+        found.append(study.result(name, row.difference, row.n, (row.low, row.high)))
+        found.append(study.result(f"{name}_p", row.p_holm, row.n))
+    return found
+
+
+def show(study: Study) -> None:
+    """Print the table of both parts beside the baseline, what was decided, and what it was measured on."""
+    folder = study.run.folder
+    found = {each.key.partition(".")[2]: each for each in results.read_summary(folder / "summary.json")}
+    said = results.reported()["table2_final"]
+    lines = [("result", "reported", "this run", "95 % interval", "n", "baseline", "difference", "95 % interval", "p")]
+    for prefix in PARTS.values():
+        for metric in SHOWN:
+            if own := found.get(f"{prefix}{metric}"):
+                base, gain = found.get(f"{prefix}baseline__{metric}"), found.get(f"{prefix}minus_baseline__{metric}")
+                p = found.get(f"{prefix}minus_baseline__{metric}_p")
+                reported = said[metric].value if metric in said else None
+                lines.append(
+                    (
+                        (prefix or "out_of_fold.") + metric,
+                        *(results.short(reported), results.short(own.value), _interval(own), str(own.n)),
+                        results.short(base.value if base else None),
+                        *(results.short(gain.value if gain else None), _interval(gain)),
+                        results.short(p.value if p else None),
+                    )
+                )
+    print(results.aligned(lines))
+    print("reported: the report's best SegResNet (Table 2), another model on other patients")
+    if len(read_json(folder / NETWORKS, list)) > 1:
+        print("out_of_fold: every patient by the one network that has not seen them, thresholds from the other folds")
+        print("test: the networks' average; baseline: Table 1's recipe, its last weights, on the same folds")
+        print(f"decided on out-of-fold predictions: {_words(Decision(**read_json(folder / DECISION, dict)))}")
+    study.show_data()
+
+
+def _interval(result: results.Result | None) -> str:
+    if result is None or result.low is None:
+        return ""
+    return f"{results.short(result.low)} to {results.short(result.high)}"
+
+
+def _words(decision: Decision) -> str:
+    et, tc, wt = decision.thresholds
+    return (
+        f"ET above {et:g}, TC above {tc:g}, WT above {wt:g}; no ET below {decision.smallest_et_ml:g} ml, "
+        f"no part of the tumour below {decision.smallest_part_ml:g} ml"
+    )
