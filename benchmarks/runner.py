@@ -47,9 +47,7 @@ def main() -> None:
         require(run(wanted, placement, watch=lambda _: memory.append(psutil.Process().memory_info().rss / 2**20)))
         seconds = time.monotonic() - began
     print(f"{options.number} trainings on {options.on} in {seconds:.1f} s, {options.number / seconds:.1f} a second")
-    print(
-        f"memory of the command: {memory[0]:.0f} MiB at first, {memory[-1]:.0f} at the end, {max(memory):.0f} at most"
-    )
+    print(f"memory of the command: {memory[0]:.0f} MiB first, {memory[-1]:.0f} last, {max(memory):.0f} at most")
 
 
 if __name__ == "__main__":
