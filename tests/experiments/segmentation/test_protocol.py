@@ -48,7 +48,7 @@ def validated(cohort, tmp_path, monkeypatch):
     """Cross-validate, with every fold's training played by this process; returns the names of what was trained."""
     lost = set()
 
-    def run(trainings, *, at_once):
+    def run(trainings, placement):
         trained.extend(each.name for each in trainings if not each.is_finished)
         states = {}
         for fold, each in enumerate(trainings, start=1):
