@@ -15,6 +15,8 @@ from experiments.base.trainings import WHERE, Placement, Training, python, requi
 from tests.clusters import ray_nodes
 from tests.experiments.conftest import environment
 
+pytestmark = pytest.mark.slow  # each connection to a cluster takes seconds
+
 # Goes on from the step that it has noted, as a training does from its last epoch.
 PROGRAM = """
 import experiments, os, pathlib, sys, time

@@ -30,6 +30,7 @@ def steps(folder):
     return [int(line.split()[0]) for line in (folder / "steps").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_levels_are_kept_and_a_failure_is_told(cluster, tmp_path):
     failing = Training(
         name="fails", argv=python("-c", "exit('error: no scans')"), folder=tmp_path / "fails", memory_gib=0.1
@@ -49,6 +50,7 @@ def test_levels_are_kept_and_a_failure_is_told(cluster, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_submitted_jobs_are_found_again_and_what_was_cancelled_goes_on(cluster, tmp_path, capsys):
     wanted = [training(tmp_path, name, steps=60) for name in "ab"]
     with pytest.raises(SystemExit) as ended:
@@ -72,6 +74,7 @@ def test_submitted_jobs_are_found_again_and_what_was_cancelled_goes_on(cluster, 
     assert steps(wanted[1].folder) == list(range(60))
 
 
+@pytest.mark.slow
 def test_the_signal_before_the_time_limit_puts_it_back_into_the_queue(cluster, tmp_path):
     wanted = [training(tmp_path, "a", steps=25)]
     with pytest.raises(SystemExit):
@@ -90,6 +93,7 @@ def test_the_signal_before_the_time_limit_puts_it_back_into_the_queue(cluster, t
     assert sorted(set(steps(tmp_path / "a"))) == list(range(25))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("submit_only", [True, False])
 def test_an_unknown_partition_is_one_error_and_nothing_is_submitted(cluster, tmp_path, submit_only):
     placement = Placement(on="slurm", submit_only=submit_only, slurm=Slurm(partition="nowhere"))
