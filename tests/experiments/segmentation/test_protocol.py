@@ -14,7 +14,7 @@ from common.runs import Run
 from experiments.base.trainings import State
 from experiments.segmentation import protocol
 from experiments.segmentation.scores import score
-from experiments.segmentation.study import Options, restored, study
+from experiments.segmentation.study import NetworkOptions, restored, study
 from tests.cohorts import write_subject
 
 CROP = ((10, 30), (12, 36), (8, 28))
@@ -70,7 +70,7 @@ def validated(cohort, tmp_path, monkeypatch):
 
     monkeypatch.setattr(protocol, "run", run)
     folders = {"runs": tmp_path / "runs", "prepared": tmp_path / "prepared"}
-    options = Options(data=cohort, preset="demo", jobs=1, folds=3, **folders)
+    options = NetworkOptions(data=cohort, preset="demo", jobs=1, folds=3, **folders)
 
     def validate(*, failing=(), **changes):
         lost.clear()
