@@ -21,7 +21,8 @@ from common.scoring import EmptyPolicy, apply_empty_policy
 from common.splits import Split
 from common.statistics import holm, paired_difference
 from experiments.base import results
-from experiments.base.trainings import require, run
+from experiments.base.engines import run
+from experiments.base.trainings import require
 from experiments.segmentation import scores
 from experiments.segmentation.study import Study, restored
 from segresnet_monai.config import DECISION, NETWORKS, Config
@@ -61,7 +62,7 @@ def run_folds(study: Study, methods: Mapping[str, Config], folds: Sequence[Split
         for number, fold in enumerate(folds, start=1):
             folder = folder_of(study, method, number)
             trainings.append(replace(started, split=fold).training("fold", f"{method}{number}", config, folder))
-    require(run(trainings, at_once=study.options.at_once))
+    require(run(trainings, study.options))
 
 
 def train(folder: Path) -> None:
