@@ -1,6 +1,7 @@
 """experiments.beyond: who is predicted by whom, what is decided on whom, and that the networks' average is tested."""
 
 import json
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from common import nifti  # noqa: E402
+from common.augmentation import without_enhancement  # noqa: E402
 from common.files import read_json  # noqa: E402
 from common.regions import Case, Decision, choose, decode_regions  # noqa: E402
 from common.subject import CONTRASTS  # noqa: E402
@@ -88,18 +90,22 @@ def test_every_patient_that_is_not_tested_is_predicted_once_by_a_network_that_ha
         network, _, _ = opened(run, number)
         for id in fold["validation"]:
             volume = prepared[id].open()
-            cases[id] = number, probabilities(network, volume, config).numpy(), volume
-    id, (number, probability, volume) = next(iter(cases.items()))
-    others = [Case.of(p, v.labels(), voxel_ml=v.voxel_ml) for other, p, v in cases.values() if other != number]
-    decision = choose(others)
+            plain = without_enhancement(volume, config.contrasts, np.random.default_rng(zlib.crc32(id.encode())))
+            both = [
+                Case.of(probabilities(network, each, config).numpy(), each.labels(), voxel_ml=each.voxel_ml)
+                for each in (volume, plain)
+            ]
+            cases[id] = number, both, probabilities(network, volume, config).numpy(), volume
+    id, (number, _, probability, volume) = next(iter(cases.items()))
+    others = [both for other, both, *_ in cases.values() if other != number]
+    decision = choose(*zip(*others, strict=True))
     kept = np.rint(probability * 255) / np.float32(255)
     expected = np.zeros(volume.source_shape, np.uint8)
     expected[volume.box] = decode_regions(kept.astype(np.float32), decision, voxel_ml=volume.voxel_ml)
     written = nifti.read(run / "out_of_fold/beyond/predictions" / f"{id}.nii.gz").data
     np.testing.assert_array_equal(subjects[id].convention.to_classes(written), expected)
-    assert read_json(run / "decision.json", dict) == json.loads(
-        json.dumps(vars(choose([Case.of(p, v.labels(), voxel_ml=v.voxel_ml) for _, p, v in cases.values()])))
-    )
+    final = choose(*zip(*(both for _, both, *_ in cases.values()), strict=True))
+    assert read_json(run / "decision.json", dict) == json.loads(json.dumps(vars(final)))
 
 
 def test_the_tested_are_predicted_by_the_average_of_all(run, cohort, tmp_path):
