@@ -15,17 +15,31 @@ from common.files import read_json  # noqa: E402
 from common.regions import Case, Decision, choose, decode_regions  # noqa: E402
 from common.subject import CONTRASTS  # noqa: E402
 from experiments import beyond  # noqa: E402
-from experiments.segmentation import out_of_fold  # noqa: E402
+from experiments.segmentation import finished, out_of_fold  # noqa: E402
 from segresnet_monai.predict import load_runs, predict_volume, probabilities  # noqa: E402
 from tests.cohorts import write_cohort  # noqa: E402
 from tests.experiments.conftest import here  # noqa: E402
 
 NETWORK = (
-    *("spacing-mm", "None", "crop-voxels", "16", "16", "16", "encoder-blocks", "1", "1", "1"),
-    *("decoder-blocks", "1", "1", "supervised-levels", "2", "initial-filters", "8", "crops-per-epoch", "6"),
-    *("epochs", "8", "validate-every", "4"),
+    *("spacing-mm", "None", "crop-voxels", "32", "32", "32", "encoder-blocks", "1", "1", "1"),
+    *("decoder-blocks", "1", "1", "supervised-levels", "2", "initial-filters", "8", "crops-per-epoch", "4"),
+    *("epochs", "6", "validate-every", "6", "window-overlap", "0.0"),
 )
-BASELINE = ("spacing-mm", "None", "crop-voxels", "16", "16", "16", "encoder-blocks", "1", "1", "decoder-blocks", "1")
+BASELINE = (
+    "spacing-mm",
+    "None",
+    "window-overlap",
+    "0.0",
+    "crop-voxels",
+    "32",
+    "32",
+    "32",
+    "encoder-blocks",
+    "1",
+    "1",
+    "decoder-blocks",
+    "1",
+)
 
 
 def settings(prefix, words):
@@ -119,6 +133,17 @@ def test_the_tested_are_predicted_by_the_average_of_all(run, cohort, tmp_path):
     np.testing.assert_array_equal(subjects[id].convention.to_classes(written), labels)
 
 
+def test_other_commands_read_it_as_the_networks_that_predict_together(run, cohort, tmp_path):
+    read = finished.read_run(run)
+    networks, config, decision = load_runs(run)
+    _, prepared = entries(cohort, config, tmp_path)
+    id = read.split["test"][0]
+    labels = finished.load(read).volume(prepared[id].open())
+    np.testing.assert_array_equal(labels, predict_volume(networks, prepared[id].open(), config, decision))
+    assert (read.kind, read.recipe) == ("segresnet", config.recipe)
+    assert set(read.cases()["case"]) == set(read.split["test"])
+
+
 def test_the_table_has_both_methods_and_their_differences(run):
     found = {line["key"].removeprefix("beyond."): line for line in read_json(run / "summary.json", list)}
     for part, prefix in (("out_of_fold", ""), ("test", "test.")):
@@ -143,7 +168,7 @@ def test_the_command_again_shows_the_table_and_changes_nothing(run, cohort, monk
 
 
 def test_all_patients_in_folds_leave_none_to_test(cohort, tmp_path, monkeypatch, capsys):
-    folder = call(tmp_path, monkeypatch, "--data", cohort, *ARGUMENTS, "--folds", "4", "--model.no-with-baseline")
+    folder = call(tmp_path, monkeypatch, "--data", cohort, *ARGUMENTS, "--folds", "3", "--model.no-with-baseline")
     assert len(read_json(folder / "split.json", dict)["train"]) == 8
     assert len(pd.read_csv(folder / "out_of_fold/beyond/cases.csv")) == 8
     assert not (folder / "test").exists()
