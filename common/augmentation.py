@@ -4,11 +4,12 @@ Everything is drawn from the generator that is given, so a crop is a function of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from common import volumes
+from common.recipe import STEPS, Volume
 from common.settings import check
 
 Range = tuple[float, float]
@@ -220,6 +221,16 @@ def remove_enhancement(t1ce: np.ndarray, t1: np.ndarray, labels: np.ndarray, rng
     noise = rng.standard_normal(inside.shape, np.float32) * np.float32(sd)
     t1ce[box] += weight * (np.float32(slope) * t1[box] + np.float32(offset) + noise - t1ce[box])
     labels[enhancing] = NCR
+
+
+def without_enhancement(volume: Volume, contrasts: Sequence[str], rng: np.random.Generator) -> Volume:
+    """A prepared subject with labels whose tumour does not enhance (:func:`remove_enhancement`)."""
+    image, labels, channel = volume.image(), volume.labels(), contrasts.index("T1ce")
+    remove_enhancement(image[channel], image[contrasts.index("T1")], labels, rng)
+    voxels = volume.voxels.copy()
+    voxels[channel] = np.rint(np.clip(image[channel] / np.float32(volume.steps[channel]), -STEPS, STEPS))
+    voxels[-1] = labels
+    return replace(volume, voxels=voxels)
 
 
 def fit_line(x: np.ndarray, y: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:

@@ -95,26 +95,29 @@ def mean_dice(cases: Iterable[Case], decision: Decision) -> float:
     return float(np.mean(scores))
 
 
-def choose(cases: Sequence[Case]) -> Decision:
+def choose(cases: Sequence[Case], unenhanced: Sequence[Case] = ()) -> Decision:
     """The decision with the best :func:`mean_dice` on the cases, found one part after the other, plainer ones first.
 
-    Thresholds: of all three regions the same, then each of its own; then the smallest ET and the smallest part. A part
+    Thresholds: of all three regions the same, then each of its own; then the smallest part and the smallest ET. A part
     of the decision moves only for a gain of LEAST_GAIN. Without cases it is the default.
+    unenhanced: patients whose tumour does not enhance, on whom, and on the others, the smallest ET is chosen: where all
+    patients enhance, nothing else says how much ET a network invents.
     """
-    best, score = Decision(), mean_dice(cases, Decision()) if cases else 0.0
+    best = Decision()
 
-    def offer(*candidates: Decision) -> None:
-        nonlocal best, score
-        scores = [mean_dice(cases, candidate) for candidate in candidates]
-        if candidates and max(scores) >= score + LEAST_GAIN:
-            best, score = candidates[int(np.argmax(scores))], max(scores)
+    def offer(candidates: Iterable[Decision], judges: Sequence[Case] = cases) -> None:
+        nonlocal best
+        candidates, score = list(candidates), mean_dice(judges, best)
+        scores = [mean_dice(judges, candidate) for candidate in candidates]
+        if max(scores) >= score + LEAST_GAIN:
+            best = candidates[int(np.argmax(scores))]
 
     if cases:
-        offer(*(replace(best, thresholds=(each,) * len(REGIONS)) for each in THRESHOLDS))
+        offer(replace(best, thresholds=(each,) * len(REGIONS)) for each in THRESHOLDS)
         for region in range(len(REGIONS)):
-            offer(*(replace(best, thresholds=_with(best.thresholds, region, each)) for each in THRESHOLDS))
-        offer(*(replace(best, smallest_et_ml=each) for each in SMALLEST_ET_ML))
-        offer(*(replace(best, smallest_part_ml=each) for each in SMALLEST_PART_ML))
+            offer(replace(best, thresholds=_with(best.thresholds, region, each)) for each in THRESHOLDS)
+        offer(replace(best, smallest_part_ml=each) for each in SMALLEST_PART_ML)
+        offer((replace(best, smallest_et_ml=each) for each in SMALLEST_ET_ML), (*cases, *unenhanced))
     return best
 
 

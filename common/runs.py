@@ -16,6 +16,7 @@ the operating system drops with the process keeps a second process out.
 
 import contextlib
 import csv
+import errno
 import fcntl
 import glob
 import hashlib
@@ -32,7 +33,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import pandas as pd
 import psutil
@@ -126,11 +127,26 @@ def is_in_use(folder: Path) -> bool:
     if not (folder / "run.lock").exists():
         return False
     with (folder / "run.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _take(lock)
+
+
+def _take(lock: IO) -> bool:
+    """Lock an open file for this process; False where another holds it.
+
+    Raises RunError where the file system keeps no locks (Lustre mounted without flock, some FUSE mounts): two processes
+    would train the same there, and neither would know.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise RunError(
+            f"{lock.name}: expected a file system that keeps locks, found: {error.strerror} "
+            f"({errno.errorcode.get(error.errno, error.errno)}); mount it with them (Lustre: -o flock), or choose "
+            "another --runs folder"
+        ) from error
+    return True
 
 
 def read_model_config(folder: Path, config: type[Config]) -> Config:
@@ -162,12 +178,15 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "run.lock", "a+")  # noqa: SIM115 (held for the life of the run)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            taken = _take(self._lock)
+        except RunError:
+            self._lock.close()
+            raise
+        if not taken:
             self._lock.close()
             raise RunInUseError(
                 f"{self.folder}: another process is working on this run; wait for it, or choose another --runs folder"
-            ) from None
+            )
         # Loader processes outlive a killed run by seconds: they must not hold its lock as long.
         this = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: (run := this()) and run.close())

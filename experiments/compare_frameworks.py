@@ -31,8 +31,8 @@ import tyro
 
 from common.recipe import Recipe
 from experiments import beyond, table2_final, unet3d, unet25d
+from experiments.base.engines import run
 from experiments.base.options import Refused, command_line, refusals
-from experiments.base.trainings import run
 from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS
 from experiments.comparison.equal import unet_of
 from experiments.segmentation.study import Options, study
@@ -168,7 +168,7 @@ def main() -> None:
 
         configs = frameworks.configs
         wanted = models.trainings(opened, configs, interpreters) + backends.trainings(opened, configs, interpreters)
-        run(wanted, at_once=options.at_once)
+        run(wanted, options)
         summary.summarise(opened, configs, backends.read(opened))
         table.show(opened)
 

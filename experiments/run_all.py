@@ -15,7 +15,7 @@ takes seconds. The results to expect are those of the experiments.
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +23,9 @@ import tyro
 
 from common.files import write_json
 from common.runs import Run
-from experiments.base.options import BothTasks, at_least, refusals
-from experiments.base.trainings import State, Training, python, run
+from experiments.base.engines import run
+from experiments.base.options import BothTasks, refusals
+from experiments.base.trainings import Placement, State, Training, python
 
 SEGMENTATION = ("table1_baseline", "table1_variations", "table2_final", "unet25d", "unet3d", "compare_frameworks")
 MGMT = ("mgmt_backbones", "mgmt_grid", "mgmt_slice_choice", "mgmt_ensemble", "mgmt_explain")
@@ -41,7 +42,7 @@ AFTER = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BothTasks):
+class Options(BothTasks, Placement):
     """What is passed on to the experiments."""
 
     mgmt_labels: Path | None = None
@@ -52,12 +53,12 @@ class Options(BothTasks):
     """Go on without subjects and patients that cannot be used; each experiment names and counts them."""
     prepared: Path = Path("prepared")
     """Folder of the prepared stores."""
-    at_once: int = 1
-    """Experiments side by side; each gets its share of the cores, and of several GPUs one."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(1, at_once=self.at_once)
+        BothTasks.__post_init__(self)
+        Placement.__post_init__(self)
+        if self.submit_only or self.dry_run:
+            raise ValueError("expected --submit-only and --dry-run with a single experiment's command")
 
 
 @dataclass(kw_only=True)
@@ -76,7 +77,7 @@ def commands(options: Options) -> dict[str, list[str] | str]:
     common = ["--runs", options.runs, "--jobs", options.jobs]
     cohorts = ["--data", options.data, "--mgmt-data", options.mgmt_data, "--mgmt-labels", options.mgmt_labels]
     cohorts += ["--phantoms", options.phantoms, "--phantoms-mgmt", options.phantoms_mgmt]
-    both = ["--preset", options.preset, "--prepared", options.prepared, *common]
+    both = ["--preset", options.preset, "--prepared", options.prepared, *common, *placed(options)]
     segmentation = ["--data", options.data, "--phantoms", options.phantoms, *both]
     mgmt = ["--data", options.mgmt_data, "--labels", options.mgmt_labels, "--phantoms", options.phantoms_mgmt, *both]
     flags = ["--leave-out-bad"] if options.leave_out_bad else []
@@ -90,6 +91,17 @@ def commands(options: Options) -> dict[str, list[str] | str]:
             possible = embedded or data is not None
             found[experiment] = [*module(experiment), *given(words), *flags] if possible else f"no {option} given"
     return found
+
+
+def placed(options: Placement) -> list[object]:
+    """Where an experiment's trainings run, of which its own command is told; it waits for them on this machine."""
+    if options.on == "local":
+        return []
+    told: list[object] = ["--on", options.on, "--cores", options.cores, "--most", options.most]
+    for field in fields(options.slurm) if options.on == "slurm" else ():
+        if field.name != "options":
+            told += [f"--slurm.{field.name.replace('_', '-')}", getattr(options.slurm, field.name)]
+    return told
 
 
 def module(experiment: str) -> list[str]:
@@ -142,7 +154,7 @@ def run_all(wanted: Mapping[str, list[str] | str], folder: Path, *, at_once: int
         write_json(folder / STATUS, [asdict(status) for status in statuses.values()])
 
     note({})
-    run(trainings(wanted, folder), at_once=at_once, watch=note)
+    run(trainings(wanted, folder), Placement(at_once=at_once), watch=note)
     return list(statuses.values())
 
 

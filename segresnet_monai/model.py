@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.costs import Convolution
 from common.labels import CLASSES
+from segresnet_monai.normalisation import with_fast_backward
 
 TUMOUR_CLASSES = CLASSES[1:]
 
@@ -150,12 +151,12 @@ def _start_at(bias: torch.Tensor, probability: float | None, *, softmax: bool) -
 
 
 def _laid_out(network: torch.nn.Module) -> torch.nn.Module:
-    """The network with its memory channels last and, on the CPU, its small convolutions given to oneDNN."""
+    """The network with its memory channels last and, on the CPU, small convolutions and normalisations made fast."""
     for module in network.modules():
         if isinstance(module, torch.nn.Conv3d):
             module.register_forward_pre_hook(_to_onednn)
             module.register_forward_hook(_from_onednn)
-    return network.to(memory_format=torch.channels_last_3d)
+    return with_fast_backward(network).to(memory_format=torch.channels_last_3d)
 
 
 class WithVae(SegResNetVAE):

@@ -16,9 +16,10 @@ from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_
 from common.store import Store
 from common.subject import Problem
 from experiments.base import results
+from experiments.base.engines import run
 from experiments.base.options import Refused, at_least, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
-from experiments.base.trainings import Training, given, python, require, run
+from experiments.base.trainings import Placement, Training, given, python, require
 from experiments.mgmt.cohort import notes_on_series
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ SMALL = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MgmtOptions:
+class MgmtOptions(Placement):
     """What every MGMT experiment is told on its command line."""
 
     data: Path | None = None
@@ -72,13 +73,12 @@ class MgmtOptions:
     """Folder of the embedded cohorts."""
     jobs: int = -1
     """Processes that read and prepare; -1 takes every core."""
-    at_once: int = 1
-    """Trainings side by side; each gets its share of the cores, and of several GPUs one."""
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
 
     def __post_init__(self) -> None:
-        at_least(1, at_once=self.at_once, max_patients=self.max_patients, jobs=None if self.jobs == -1 else self.jobs)
+        super().__post_init__()
+        at_least(1, max_patients=self.max_patients, jobs=None if self.jobs == -1 else self.jobs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class MgmtStudy:
 
         Raises RunError when one fails; the others are trained all the same.
         """
-        require(run([self._training(*item) for item in models.items()], at_once=self.options.at_once))
+        require(run([self._training(*item) for item in models.items()], self.options))
         return {name: fitted(self.run.folder / name) for name in models}
 
     def _training(self, name: str, model: "Model") -> Training:

@@ -16,8 +16,9 @@ from common.runs import Run, read_model_config
 from common.scoring import EmptyPolicy, apply_empty_policy, metrics_of
 from common.statistics import bootstrap_interval
 from experiments.base import results
+from experiments.base.engines import run
 from experiments.base.results import Result
-from experiments.base.trainings import require, run
+from experiments.base.trainings import require
 from experiments.drawing.style import save_for_screen
 from experiments.segmentation import label_size, scores
 from experiments.segmentation.adopted import adopt_training
@@ -55,7 +56,7 @@ def run_seeds(study: Study, config: Config) -> None:
         study.training("final", f"seed{number}", replace(config, seed=config.seed + number), folder_of(study, number))
         for number in range(study.options.seeds)
     ]
-    require(run(trainings, at_once=study.options.at_once))
+    require(run(trainings, study.options))
 
 
 def train(folder: Path) -> None:

@@ -5,6 +5,7 @@ seen; ``out_of_fold/`` and ``test/`` (each with one folder per method) the score
 what is put together from them: decision.json, networks.json, scores.csv, comparisons.csv and summary.json.
 """
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from common import prepared, splits
+from common.augmentation import without_enhancement
 from common.files import atomic_path, file_stem, read_json, write_csv, write_json
+from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Case, Decision, choose
 from common.runs import Run, read_model_config
@@ -21,7 +24,8 @@ from common.scoring import EmptyPolicy, apply_empty_policy
 from common.splits import Split
 from common.statistics import holm, paired_difference
 from experiments.base import results
-from experiments.base.trainings import require, run
+from experiments.base.engines import run
+from experiments.base.trainings import require
 from experiments.segmentation import scores
 from experiments.segmentation.study import Study, restored
 from segresnet_monai.config import DECISION, NETWORKS, Config
@@ -30,6 +34,7 @@ OWN, BASELINE = "beyond", "baseline"
 PARTS = {"out_of_fold": "", "test": "test."}
 """Scored part -> what stands before its results' names."""
 PREFIXES = {OWN: "", BASELINE: "baseline__"}
+UNENHANCED = "unenhanced"
 SHOWN = ("mean_dice", *(f"dice_{name}" for name in ("WT", "TC", "ET", "NCR", "ED")), "hd95_WT", "hd95_TC", "hd95_ET")
 COMPARED = SHOWN[:6]
 
@@ -61,7 +66,7 @@ def run_folds(study: Study, methods: Mapping[str, Config], folds: Sequence[Split
         for number, fold in enumerate(folds, start=1):
             folder = folder_of(study, method, number)
             trainings.append(replace(started, split=fold).training("fold", f"{method}{number}", config, folder))
-    require(run(trainings, at_once=study.options.at_once))
+    require(run(trainings, study.options))
 
 
 def train(folder: Path) -> None:
@@ -75,17 +80,30 @@ def train(folder: Path) -> None:
         network = load(config, fit(study.train, study.validation, config, opened, start=study.start))
         scores.draw_curves(study)
         for entry in study.validation:
-            found = np.rint(probabilities(network, entry.open(), config).cpu().numpy() * 255).astype(np.uint8)
-            with atomic_path(_probabilities(folder, entry.id)) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, probabilities=found)
+            volumes = {"": entry.open()} | ({UNENHANCED: _unenhanced(entry, config)} if _decides(config) else {})
+            for kind, volume in volumes.items():
+                found = np.rint(probabilities(network, volume, config).cpu().numpy() * 255).astype(np.uint8)
+                with atomic_path(_probabilities(folder, entry.id, kind)) as temporary, temporary.open("wb") as file:
+                    np.savez_compressed(file, probabilities=found)
         last = opened.history.rows()[-1]
         found = study.result(f"{folder.name}__validation_mean_dice", float(last["validation_mean_dice"]), 1)
         write_json(folder / "summary.json", results.as_rows([found]))
 
 
-def _probabilities(folder: Path, case: str) -> Path:
-    """Whole 255ths (channel, x, y, z) of a patient's box of the network's grid."""
-    return folder / "probabilities" / f"{file_stem(case)}.npz"
+def _decides(config: Config) -> bool:
+    """Whether a decision is chosen for these networks, and patients without enhancement can be made for it."""
+    return config.targets == "regions" and {"T1", "T1ce"} <= set(config.contrasts)
+
+
+def _unenhanced(entry: Entry, config: Config) -> Volume:
+    """The patient with a tumour that does not enhance, the same each time."""
+    rng = np.random.default_rng(zlib.crc32(entry.id.encode()))
+    return without_enhancement(entry.open(), config.contrasts, rng)
+
+
+def _probabilities(folder: Path, case: str, kind: str = "") -> Path:
+    """Whole 255ths (channel, x, y, z) of a patient's box of the network's grid; kind: UNENHANCED, or as scanned."""
+    return folder / "probabilities" / kind / f"{file_stem(case)}.npz"
 
 
 def summarise(study: Study, methods: Mapping[str, Config], folds: Sequence[Split]) -> None:
@@ -131,20 +149,27 @@ def _decide(study: Study, method: str, config: Config, folds: Sequence[Split]) -
     """Of every fold what is chosen on the other folds' patients, and, last, what is chosen on all of them."""
     if config.targets != "regions":
         return [None] * (len(folds) + 1)
+    kinds = ("", UNENHANCED) if _decides(config) else ("",)
     cases = [
-        [
-            Case.of(probability, volume.labels(), voxel_ml=volume.voxel_ml)
-            for probability, volume in (_kept(study, method, number, id) for id in fold.validation)
-        ]
+        [[_case(study, config, method, number, id, kind) for id in fold.validation] for kind in kinds]
         for number, fold in enumerate(folds, start=1)
     ]
-    others = [[case for each in cases if each is not own for case in each] for own in (*cases, None)]
-    return [choose(each) for each in others]
+    decisions = []
+    for own in (*cases, None):
+        others = [each for each in cases if each is not own]
+        decisions.append(choose(*([case for fold in others for case in fold[kind]] for kind, _ in enumerate(kinds))))
+    return decisions
 
 
-def _kept(study: Study, method: str, number: int, id: str) -> tuple[np.ndarray, Volume]:
+def _case(study: Study, config: Config, method: str, number: int, id: str, kind: str) -> Case:
+    probability, volume = _kept(study, method, number, id, kind)
+    volume = _unenhanced(study.store.entries[id], config) if kind else volume
+    return Case.of(probability, volume.labels(), voxel_ml=volume.voxel_ml)
+
+
+def _kept(study: Study, method: str, number: int, id: str, kind: str = "") -> tuple[np.ndarray, Volume]:
     """Probabilities float32 (channel, x, y, z) that a fold's network gave a patient, and the patient."""
-    with np.load(_probabilities(folder_of(study, method, number), id), allow_pickle=False) as file:
+    with np.load(_probabilities(folder_of(study, method, number), id, kind), allow_pickle=False) as file:
         return file["probabilities"] / np.float32(255), study.store.entries[id].open()
 
 
@@ -218,6 +243,7 @@ def show(study: Study) -> None:
     if len(read_json(folder / NETWORKS, list)) > 1:
         print("out_of_fold: every patient by the one network that has not seen them, thresholds from the other folds")
         print("test: the networks' average; baseline: Table 1's recipe, its last weights, on the same folds")
+        print("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")
         print(f"decided on out-of-fold predictions: {_words(Decision(**read_json(folder / DECISION, dict)))}")
     study.show_data()
 

@@ -12,8 +12,9 @@ from common.files import write_csv, write_json
 from common.runs import Run, configuration_hash
 from common.scoring import summarise
 from experiments.base import results
+from experiments.base.engines import run
 from experiments.base.options import Refused, refusals
-from experiments.base.trainings import require, run
+from experiments.base.trainings import require
 from experiments.segmentation import external
 from experiments.segmentation.finished import read_run
 from experiments.segmentation.study import NetworkOptions, Options, Study
@@ -36,7 +37,10 @@ def run_network(kind: str, config: Any, options: NetworkOptions, open_study: Ope
     with open_study(options) as opened:
         other = external.CohortOptions.of(options)
         checked = None if other is None else external.check(read_run(opened.run.folder), other)
-        if not opened.run.is_finished:
+        if not opened.run.is_finished and options.on != "local":
+            opened.run.close()  # the training is another process's
+            require(run([opened.training(kind, opened.experiment, config, opened.run.folder)], options))
+        elif not opened.run.is_finished:
             from experiments.segmentation import training  # and with it the plotting library
 
             getattr(training, kind)(opened, config)
@@ -61,7 +65,7 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
             studies.append(study)
             trainings.append(study.training(kind, f"fold{fold}", config, study.run.folder))
     with refusals():
-        require(run(trainings, at_once=options.at_once))
+        require(run(trainings, options))
         folder = pool(studies, config, options)
         print(results.segmentation_table(results.read_summary(folder / "summary.json")))
         if studies[0].synthetic:

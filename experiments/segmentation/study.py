@@ -24,7 +24,7 @@ from common.scoring import EmptyPolicy
 from common.subject import Subject
 from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
-from experiments.base.trainings import Training, given
+from experiments.base.trainings import Placement, Training, given
 from experiments.segmentation import added, fine_tuning
 from segresnet_monai.config import Config as SegResNet
 from segresnet_monai.start import Start, find_start
@@ -36,7 +36,7 @@ DEFAULT_BACKEND = "tensorflow"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Placement):
     """What every segmentation experiment is told on its command line."""
 
     data: Path | None = None
@@ -73,13 +73,12 @@ class Options:
     """Kinds of tumours that these are not to have."""
     jobs: int = -1
     """Threads that prepare and score; -1 takes every core."""
-    at_once: int = 1
-    """Trainings side by side, where there are several; each gets its share of the cores, and of several GPUs one."""
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
 
     def __post_init__(self) -> None:
-        at_least(1, at_once=self.at_once, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
+        super().__post_init__()
+        at_least(1, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
         at_least(3, folds=self.folds)
         at_least(0, synthetic=self.synthetic)
 

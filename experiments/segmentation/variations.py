@@ -11,8 +11,9 @@ from common.runs import History
 from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm, paired_difference
 from experiments.base import results
+from experiments.base.engines import run
 from experiments.base.results import Result
-from experiments.base.trainings import FAILURE, given, run, state
+from experiments.base.trainings import FAILURE, given, state
 from experiments.segmentation.study import Study
 from segresnet_monai.config import Config
 
@@ -56,7 +57,7 @@ def run_rows(study: Study, variations: Mapping[str, Variation], rows: Iterable[s
         if config.continued_from is not None:
             further |= {"continues": folder_of(study, parent).resolve(), "after": (parent,)}
         trainings.append(study.training("segresnet", row, config, folder_of(study, row), **further))
-    run(trainings, at_once=study.options.at_once)
+    run(trainings, study.options)
 
 
 def compare(study: Study, variations: Mapping[str, Variation]) -> pd.DataFrame:

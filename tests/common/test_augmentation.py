@@ -14,9 +14,14 @@ from common.augmentation import (
     raise_to,
     remove_enhancement,
     spread,
+    without_enhancement,
 )
+from common.cohort import find_subjects
+from common.prepared import prepare
+from common.recipe import Recipe
 from common.subject import CONTRASTS
 from common.volumes import along_axes
+from tests.cohorts import write_cohort
 
 CHANGES = ("brightness", "contrast", "gamma", "bias_field", "blur", "low_resolution", "noise")
 
@@ -152,3 +157,20 @@ def test_a_crop_without_healthy_brain_takes_t1_itself(crop):
 def test_settings_that_make_no_sense_are_named(settings):
     with pytest.raises(ValueError, match=f"expected {next(iter(settings))} to be"):
         Augmentation(**settings)
+
+
+def test_a_prepared_subject_without_enhancement_differs_about_its_tumour_only(tmp_path):
+    subjects = find_subjects(write_cohort(tmp_path / "cohort", 1)).subjects
+    volume = next(iter(prepare(subjects, Recipe(), tmp_path / "prepared", n_jobs=1).entries.values())).open()
+    plain = without_enhancement(volume, CONTRASTS, np.random.default_rng(0))
+    labels = volume.labels()
+    np.testing.assert_array_equal(plain.labels(), np.where(labels == 3, 1, labels))
+    channel = CONTRASTS.index("T1ce")
+    for number, (before, after) in enumerate(zip(volume.image(), plain.image(), strict=True)):
+        near = ndimage.binary_dilation(labels == 3, iterations=12)
+        if number == channel:
+            assert np.abs(after - before)[labels == 3].mean() > 0.1
+            np.testing.assert_array_equal(after[~near], before[~near])
+        else:
+            np.testing.assert_array_equal(after, before)
+    np.testing.assert_array_equal(plain.image()[channel] == 0, volume.image()[channel] == 0)

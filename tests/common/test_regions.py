@@ -112,3 +112,17 @@ def test_a_case_is_cut_to_where_something_is_to_be_decided():
     assert case.truth.shape == (4, 4, 1)
     # by hand: at 0.5 the tumour is missed, so WT and ED are 0 and the three others, empty in both, are 1
     assert mean_dice([case], Decision()) == pytest.approx(3 / 5)
+
+
+def test_patients_without_enhancement_decide_on_the_smallest_one_only():
+    rng = np.random.default_rng(8)
+    truths = [truth_of(rng) for _ in range(3)]
+    cases = [Case.of(blurred(rng, truth, et=0.5, wt=0.5), truth, voxel_ml=0.03) for truth in truths]
+    unenhanced = []
+    for truth in truths:
+        plain = np.where(truth == 3, 1, truth)
+        probabilities = blurred(rng, plain, et=0.5, wt=0.7)  # their WT would want another threshold
+        probabilities[0][tuple(np.argwhere(plain == 1)[:3].T)] = 0.9  # three voxels of ET that are none
+        unenhanced.append(Case.of(probabilities, plain, voxel_ml=0.03))
+    assert choose(cases) == Decision()
+    assert choose(cases, unenhanced) == Decision(smallest_et_ml=0.1)

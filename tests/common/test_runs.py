@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import json
 import os
@@ -374,3 +375,17 @@ def test_a_later_setting_counts_only_with_another_value_than_its_default():
     assert (
         len({first, configuration_hash(Second(zoom=1.5), "split"), configuration_hash(Second(rate=0.2), "split")}) == 3
     )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch, number):
+    """Not taken for a run in use, nor for a free one."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    (tmp_path / "run.lock").touch()
+    for opened in (Run, is_in_use):
+        with pytest.raises(RunError, match=rf"run\.lock: expected .* that keeps locks.*{errno.errorcode[number]}"):
+            opened(tmp_path)

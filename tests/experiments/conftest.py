@@ -68,7 +68,7 @@ def environment():
 def here(train):
     """Stands in for ``trainings.run`` where that trainings are processes is not what is tested: each takes seconds."""
 
-    def run(trainings, *, at_once=1):
+    def run(trainings, placement=None):
         for each in trainings:
             if not each.is_finished:
                 train(each.folder)

@@ -19,8 +19,8 @@ from experiments import (
     mgmt_grid,
     mgmt_slice_choice,
 )
+from experiments.base.engines import run as processes
 from experiments.base.trainings import State
-from experiments.base.trainings import run as processes
 from experiments.mgmt import study
 from tests.experiments.conftest import N_PATIENTS, here
 
@@ -55,7 +55,7 @@ def run(module, data, work, *arguments, trainings=None):
     return work / "runs"
 
 
-def untrained(trainings, *, at_once):
+def untrained(trainings, placement):
     return {each.name: State("failed", "not tried") for each in trainings}
 
 

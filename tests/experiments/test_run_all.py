@@ -149,10 +149,10 @@ COMMAND = """
 import signal, sys
 from common import signals
 from experiments import run_all
-from experiments.base import trainings
+from experiments.base import processes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process starts without
 signals.listen()
-trainings.GRACE_SECONDS = 1.0
+processes.GRACE_SECONDS = 1.0
 wanted = {"stubborn": ["-c", sys.argv.pop(), sys.argv.pop()], "next": ["-c", "pass"]}
 run_all.commands = lambda options: wanted
 run_all.main()

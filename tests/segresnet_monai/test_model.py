@@ -5,7 +5,9 @@ torch = pytest.importorskip("torch")
 from monai.networks.nets import SegResNet, SegResNetVAE  # noqa: E402
 
 from common.costs import gflop  # noqa: E402
+from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.model import build_segresnet, convolutions  # noqa: E402
+from segresnet_monai.predict import build  # noqa: E402
 
 SIZE = {"initial_filters": 8, "encoder_blocks": (1, 2, 2, 4), "decoder_blocks": (1, 1, 1)}
 
@@ -205,3 +207,18 @@ def test_weights_are_a_function_of_the_seed_and_the_global_state_is_left_alone()
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
     assert not torch.equal(states[0]["convInit.conv.weight"], states[2]["convInit.conv.weight"])
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"network": "segresnet_ds"}, {"network": "pocket", "initial_filters": 32}, {"loss": "gwdl"}]
+)
+def test_bfloat16_logits_are_close_to_float32s(settings):
+    """Some twenty layers one after the other each round to 2^-9 of a value; their squares add up."""
+    network = build(Config(**settings)).eval()
+    image = torch.randn(1, 4, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = network(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = network(image.contiguous(memory_format=torch.channels_last_3d))
+    assert found.dtype == torch.bfloat16
+    assert 0 < (found - wanted).norm() / wanted.norm() < 4 * 2**-9 * 20**0.5

@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from common.runs import Run, RunError
-from experiments.base import trainings
-from experiments.base.trainings import FAILURE, LOG, Training, python, require, run, state
+from experiments.base import local, scheduler
+from experiments.base.engines import run
+from experiments.base.trainings import FAILURE, LOG, Placement, Training, python, require, state
 from tests.experiments.conftest import environment
 
 # What a training's command is called with: its folder, and a file to which every start is added.
@@ -43,7 +44,7 @@ GIVEN = f"(folder / 'given').write_text(' '.join(os.environ.get(name, '-') for n
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(trainings, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def words(states):
 
 def test_each_comes_after_what_it_needs_and_only_once(training, started):
     wanted = [training("c", after=("b",)), training("d", behind=("c",)), training("b", after=("a",)), training("a")]
-    assert words(run(wanted, at_once=3)) == dict.fromkeys("cdba", "finished")
+    assert words(run(wanted, Placement(at_once=3))) == dict.fromkeys("cdba", "finished")
     assert started() == list("abcd")
     seen = []
     run(wanted, watch=lambda states: seen.append(words(states)))
@@ -163,8 +164,8 @@ def test_a_circle_or_an_unknown_name_is_refused_before_anything_runs(training, s
 
 
 def test_no_training_at_once_and_two_of_one_name_are_refused(training):
-    with pytest.raises(ValueError, match="expected at least one training at once, received 0"):
-        run([training("a")], at_once=0)
+    with pytest.raises(ValueError, match="expected --at-once of 1 or more, received 0"):
+        run([training("a")], Placement(at_once=0))
     with pytest.raises(ValueError, match="expected a name for each training, found a more than once"):
         run([training("a"), training("b"), training("a")])
 
@@ -173,7 +174,7 @@ def test_no_training_at_once_and_two_of_one_name_are_refused(training):
 
 
 def test_side_by_side_they_really_run_at_the_same_time(training):
-    require(run(meeting(training), at_once=2))
+    require(run(meeting(training), Placement(at_once=2)))
 
 
 def test_one_at_a_time_they_do_not(training):
@@ -189,7 +190,7 @@ def test_memory_bounds_how_many_run(training, monkeypatch, total_gib, most):
     def watch(states):
         running.append(list(words(states).values()).count("running"))
 
-    require(run([training(name, "time.sleep(0.1)", memory_gib=2) for name in "abc"], at_once=3, watch=watch))
+    require(run([training(name, "time.sleep(0.1)", memory_gib=2) for name in "abc"], Placement(at_once=3), watch=watch))
     assert max(running) == most
 
 
@@ -219,7 +220,7 @@ def test_each_has_a_gpu_of_its_own_where_there_are_several(training, tmp_path, m
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     pair = meeting(training, GIVEN)
-    require(run(pair, at_once=2))
+    require(run(pair, Placement(at_once=2)))
     assert {(each.folder / "given").read_text().split(" ")[0] for each in pair} == given
 
 
@@ -227,7 +228,7 @@ def test_without_need_or_company_no_gpu_is_taken_from_it(training, tmp_path, mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     alone, needless = training("alone", GIVEN), training("needless", GIVEN, gpus=0)
     require(run([alone]))
-    require(run([needless], at_once=2))
+    require(run([needless], Placement(at_once=2)))
     assert [(each.folder / "given").read_text().split(" ")[0] for each in (alone, needless)] == ["0,1", "0,1"]
 
 
@@ -236,11 +237,11 @@ def test_without_need_or_company_no_gpu_is_taken_from_it(training, tmp_path, mon
     [(2, None, "4"), (3, None, "2"), (20, None, "1"), (2, 3, "3"), (1, 5, "5"), (1, None, "7")],
 )
 def test_cores_are_shared_out(training, monkeypatch, at_once, cores, given):
-    monkeypatch.setattr(trainings.joblib, "cpu_count", lambda: 8)
+    monkeypatch.setattr(local.joblib, "cpu_count", lambda: 8)
     for name in NAMES[1:]:
         monkeypatch.setenv(name, "7")
     a = training("a", GIVEN, cores=cores)
-    require(run([a], at_once=at_once))
+    require(run([a], Placement(at_once=at_once)))
     assert (a.folder / "given").read_text().split(" ")[1:] == [given] * 3
 
 
@@ -275,11 +276,12 @@ for step in range(20):
 RUNNER = """
 import json, sys
 from pathlib import Path
-from experiments.base.trainings import Training, run
+from experiments.base.engines import run
+from experiments.base.trainings import Placement, Training
 wanted = json.loads(sys.argv[1])
 found = run(
     [Training(name=name, argv=tuple(argv), folder=Path(folder), result=made) for name, argv, folder, made in wanted],
-    at_once=2,
+    Placement(at_once=2),
 )
 print(*(state.word for state in found.values()))
 """
@@ -309,7 +311,8 @@ def test_two_commands_share_a_list_and_train_nothing_twice(training, tmp_path):
 TREE = """
 import experiments, json, os, signal, subprocess, sys, time
 from pathlib import Path
-from experiments.base.trainings import Training, python, run
+from experiments.base.engines import run
+from experiments.base.trainings import Training, python
 pids = Path(sys.argv[1])
 sleeper = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
 inner = "import experiments, os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid()));"
@@ -377,7 +380,7 @@ def test_an_error_of_the_caller_ends_what_runs(training, tmp_path):
 def test_many_trainings_leave_nothing_open(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     wanted = [Training(name=f"{i}", argv=("true",), folder=tmp_path / f"{i}", result=None) for i in range(100)]
-    require(run(wanted, at_once=4))
+    require(run(wanted, Placement(at_once=4)))
     assert len(os.listdir("/proc/self/fd")) == before
     assert not psutil.Process().children()
 
@@ -438,7 +441,7 @@ def test_on_a_terminal_the_lines_are_drawn_anew(training, terminal, tmp_path):
 
 def test_more_trainings_than_a_terminal_has_rows_do_not_fill_it_again_and_again(training, terminal):
     names = [f"training{number}" for number in range(12)]
-    drawn = drawings(terminal(6, lambda: run([training(name) for name in names], at_once=2)))
+    drawn = drawings(terminal(6, lambda: run([training(name) for name in names], Placement(at_once=2))))
     assert all(len(lines) < 6 for lines in drawn[:-1])
     assert drawn[0][0] == "0 of 12 finished"
     assert [line.split() for line in drawn[-1]] == [[name, "finished"] for name in names]

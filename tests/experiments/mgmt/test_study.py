@@ -77,7 +77,7 @@ def test_cells_of_an_older_version_are_put_together_without_training(competition
     words += ["--model.images", "3", "5", "--model.cell.image-size", "32", "32"]
     monkeypatch.setattr(sys, "argv", ["mgmt_grid", *map(str, words)])
 
-    def stop(trainings, *, at_once):
+    def stop(trainings, placement):
         return {each.name: State("failed", "stopped") for each in trainings}
 
     monkeypatch.setattr(study, "run", stop)
@@ -104,7 +104,7 @@ def test_cells_of_an_older_version_are_put_together_without_training(competition
 
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["mgmt_grid", *map(str, words)])
-    monkeypatch.setattr("experiments.base.trainings._Runner._start", None)  # nothing is
+    monkeypatch.setattr("experiments.base.local.Local.start", None)  # nothing is
     mgmt_grid.main()
     assert list(folder.parent.iterdir()) == [folder]
     assert (folder / "summary.json").exists()

@@ -14,7 +14,7 @@ from common.runs import Run
 from experiments.base.trainings import State
 from experiments.segmentation import protocol
 from experiments.segmentation.scores import score
-from experiments.segmentation.study import Options, restored, study
+from experiments.segmentation.study import NetworkOptions, restored, study
 from tests.cohorts import write_subject
 
 CROP = ((10, 30), (12, 36), (8, 28))
@@ -48,7 +48,7 @@ def validated(cohort, tmp_path, monkeypatch):
     """Cross-validate, with every fold's training played by this process; returns the names of what was trained."""
     lost = set()
 
-    def run(trainings, *, at_once):
+    def run(trainings, placement):
         trained.extend(each.name for each in trainings if not each.is_finished)
         states = {}
         for fold, each in enumerate(trainings, start=1):
@@ -70,7 +70,7 @@ def validated(cohort, tmp_path, monkeypatch):
 
     monkeypatch.setattr(protocol, "run", run)
     folders = {"runs": tmp_path / "runs", "prepared": tmp_path / "prepared"}
-    options = Options(data=cohort, preset="demo", jobs=1, folds=3, **folders)
+    options = NetworkOptions(data=cohort, preset="demo", jobs=1, folds=3, **folders)
 
     def validate(*, failing=(), **changes):
         lost.clear()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.base.trainings import FAILURE, Training, python, state
+from experiments.base.trainings import FAILURE, Placement, Training, python, state
 from experiments.segmentation.variations import compare, run_rows, with_continued
 from experiments.table1_variations import PAPER
 
@@ -23,10 +23,9 @@ class Opened:
     folder: Path
 
 
-@dataclass
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Placement):
     empty_masks: str = "brats"
-    at_once: int = 1
 
 
 @dataclass

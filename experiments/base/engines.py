@@ -1,0 +1,46 @@
+"""A list of trainings is handed to what runs it: this machine, a Ray cluster or Slurm."""
+
+from collections.abc import Sequence
+
+from experiments.base.scheduler import Watch, work_off
+from experiments.base.trainings import Placement, State, Training
+
+
+def run(
+    trainings: Sequence[Training], placement: Placement | None = None, *, watch: Watch = lambda _: None
+) -> dict[str, State]:
+    """Run what is not finished where the placement says, by default here one by one; the state of each, by name.
+
+    A training that fails keeps its reason in failure.txt beside its log.txt; those that need it are not run, the others
+    are. One on which another command is working is waited for. What runs is ended when this call ends, however it does,
+    but for Slurm's jobs, which go on. watch: called with all states whenever one has changed. Raises ValueError for an
+    unknown name in ``after``, a circle or two trainings of one name, and RunError where the cluster is none that can be
+    used, before anything is submitted.
+    """
+    placement = placement or Placement()
+    _check(trainings)
+    if placement.on == "slurm":
+        from experiments.base import on_slurm
+
+        return on_slurm.run(trainings, placement, watch)
+    if placement.on == "ray":
+        from experiments.base.on_ray import RayCluster
+
+        return work_off(trainings, RayCluster(trainings, placement), watch)
+    from experiments.base.local import Local
+
+    return work_off(trainings, Local(placement.at_once), watch)
+
+
+def _check(trainings: Sequence[Training]) -> None:
+    names = [each.name for each in trainings]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"expected a name for each training, found {twice[0]} more than once")
+    known: set[str] = set()
+    left = list(trainings)
+    while ready := [each for each in left if known.issuperset((*each.after, *each.behind))]:
+        known |= {each.name for each in ready}
+        left = [each for each in left if each not in ready]
+    if left:
+        needed = ", ".join((*left[0].after, *left[0].behind))
+        raise ValueError(f"expected {left[0].name} to need others of the list, and no circle; it needs {needed}")

@@ -1,0 +1,155 @@
+"""Every training below a folder of run folders: waiting, running, finished or failed, as their folders say.
+
+    python -m experiments.status --runs runs                     a table
+    python -m experiments.status --watch --html status.html      again and again, and as a page that refreshes
+
+It asks neither Ray nor Slurm, so it works on any machine that sees the folders: one is running if its run's lock is
+held, and waiting if it is described and nobody has begun it.
+"""
+
+import html
+import time
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import tyro
+
+from common.files import read_json, write_text
+from common.runs import History, RunError, is_in_use
+from experiments.base.options import Refused, refusals
+from experiments.base.progress import epochs
+from experiments.base.trainings import JOB, WHERE, state
+
+WATCH_SECONDS = 10
+RESULTS = {"mgmt": "predictions.csv", "backend": "backend.json"}
+"""Kind of a training -> the file that it writes last, where that is not summary.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    watch: bool = False
+    """Look again every ten seconds, until Ctrl-C."""
+    html: Path | None = None
+    """Write the table as a page, too, which a browser loads again by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A training. left: minutes to the last epoch, at the pace of those before."""
+
+    training: str
+    state: str
+    where: str = ""
+    epoch: str = ""
+    left: str = ""
+    score: str = ""
+
+
+def lines(runs: Path) -> Iterator[Line]:
+    """Every training below the folder, by its place. Raises Refused where there is no such folder."""
+    if not runs.is_dir():
+        raise Refused(f"{runs}: expected the folder of the run folders, found none; --runs names it")
+    for path in sorted(runs.rglob("config.json")):
+        try:
+            config = read_json(path, dict)
+        except (OSError, ValueError) as error:
+            yield Line(training=str(path.parent.relative_to(runs)), state=f"damaged: {error}")
+            continue
+        if "kind" in config or (path.parent / "history.csv").exists():
+            yield line(path.parent, str(path.parent.relative_to(runs)), config)
+
+
+def line(folder: Path, name: str, config: dict) -> Line:
+    """What a training's folder says of it."""
+    known = state(folder, RESULTS.get(config.get("kind"), "summary.json"))
+    place = _place(folder)
+    if known == "finished":
+        return Line(training=name, state=known, where=place, epoch=epochs(folder), score=_score(folder))
+    if is_in_use(folder):
+        left = _left(folder, config)
+        return Line(training=name, state="running", where=place, epoch=epochs(folder), left=left, score=_score(folder))
+    word = "waiting" if known == "not run" else known
+    return Line(training=name, state=word, where=_job(folder), epoch=epochs(folder), score=_score(folder))
+
+
+def _place(folder: Path) -> str:
+    where = _read(folder / WHERE)
+    return " ".join(str(where[name]) for name in ("on", "node", "job") if where.get(name))
+
+
+def _job(folder: Path) -> str:
+    job = _read(folder / JOB).get("job")
+    return f"slurm {job}" if job else ""
+
+
+def _read(path: Path) -> dict:
+    try:
+        return read_json(path, dict)
+    except (OSError, ValueError):
+        return {}
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    try:
+        return History(folder / "history.csv").rows()
+    except RunError:
+        return []  # said in the column of the epoch
+
+
+def _score(folder: Path) -> str:
+    """The last epoch's first column of validation, or its loss."""
+    last = (_rows(folder) or [{}])[-1]
+    names = [name for name in last if name.startswith("validation")] or [name for name in last if name == "loss"]
+    return f"{names[0]} {float(last[names[0]] or 'nan'):.4g}" if names else ""
+
+
+def _left(folder: Path, config: dict) -> str:
+    rows, model = _rows(folder), config.get("model", {})
+    if not rows or "seconds" not in rows[0] or "epochs" not in model:
+        return ""
+    mean = sum(float(row["seconds"]) for row in rows) / len(rows)
+    return f"{mean * (int(model['epochs']) - int(rows[-1]['epoch'])) / 60:.1f} min"
+
+
+def as_text(table: list[Line]) -> str:
+    """The table, and below it how many are in which state."""
+    head = tuple(field.name for field in fields(Line))
+    rows = [head, *(astuple(each) for each in table)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    printed = ["  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*printed, _counts(table)])
+
+
+def as_page(table: list[Line]) -> str:
+    head = "".join(f"<th>{field.name}" for field in fields(Line))
+    rows = "\n".join("<tr>" + "".join(f"<td>{html.escape(word)}" for word in astuple(each)) for each in table)
+    return (
+        f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="{WATCH_SECONDS}">'
+        "<title>Trainings</title><style>body{font-family:sans-serif}td,th{text-align:left;padding:.1em .8em}</style>\n"
+        f"<p>{_counts(table)}, {time.strftime('%Y-%m-%d %H:%M:%S')}</p>\n<table><tr>{head}\n{rows}\n</table>\n"
+    )
+
+
+def _counts(table: list[Line]) -> str:
+    words = [each.state.partition(":")[0] for each in table]
+    return f"{len(table)} trainings: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+
+
+def main() -> None:
+    options = tyro.cli(Options, prog="python -m experiments.status", description=__doc__)
+    with refusals():
+        while True:
+            table = list(lines(options.runs))
+            print(as_text(table), flush=True)
+            if options.html is not None:
+                write_text(options.html, as_page(table))
+            if not options.watch:
+                break
+            time.sleep(WATCH_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Trainings on a real Ray cluster of three nodes on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from common.runs import RunError
+from experiments.base.engines import run
+from experiments.base.on_ray import MOVES
+from experiments.base.trainings import WHERE, Placement, Training, python, require
+from tests.clusters import ray_nodes
+from tests.experiments.conftest import environment
+
+pytestmark = pytest.mark.slow  # each connection to a cluster takes seconds
+
+# Goes on from the step that it has noted, as a training does from its last epoch.
+PROGRAM = """
+import experiments, os, pathlib, sys, time
+from common.runs import Run, RunInUseError
+folder, steps = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+try:
+    run = Run(folder)
+except RunInUseError:
+    sys.exit(75)
+done = folder / "done"
+for step in range(int(done.read_text()) if done.exists() else 0, steps):
+    time.sleep(0.1)
+    with (folder / "steps").open("a") as file:
+        print(step, os.environ["OMP_NUM_THREADS"], file=file)
+    (folder / "new").write_text(str(step + 1))
+    os.replace(folder / "new", done)
+(folder / "summary.json").write_text("{}")
+"""
+
+
+def training(folder, name, *, steps=1, **needs):
+    argv = python("-c", PROGRAM, folder / name, steps)
+    return Training(name=name, argv=argv, folder=folder / name, **{"memory_gib": 0.1, **needs})
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pytest.MonkeyPatch.context() as patch, ray_nodes() as nodes:
+        patch.setenv("RAY_ADDRESS", nodes.address)
+        yield nodes
+
+
+RAY = Placement(on="ray")
+
+
+def test_order_failures_and_logs_are_those_of_this_machine(cluster, tmp_path):
+    failing = Training(name="fails", argv=python("-c", "exit('error: no scans')"), folder=tmp_path / "fails")
+    wanted = [
+        training(tmp_path, "last", after=("first",)),
+        training(tmp_path, "first"),
+        failing,
+        training(tmp_path, "needs", after=("fails",)),
+        training(tmp_path, "behind", behind=("fails",)),
+    ]
+    states = {name: str(each) for name, each in run(wanted, RAY).items()}
+    assert states == {
+        **dict.fromkeys(("last", "first", "behind"), "finished"),
+        "fails": "failed: exit status 1: error: no scans",
+        "needs": "not run: it needs fails",
+    }
+    assert (tmp_path / "fails" / "log.txt").read_text() == "error: no scans\n"
+    assert (tmp_path / "fails" / "failure.txt").read_text() == "exit status 1: error: no scans\n"
+    assert json.loads((tmp_path / "first" / WHERE).read_text())["on"] == "ray"
+
+
+def test_a_node_that_dies_costs_no_finished_step(cluster, tmp_path):
+    wanted = [training(tmp_path, f"t{number}", steps=30) for number in range(3)]
+    killed = []
+
+    def watch(states):
+        if not killed and all((each.folder / "done").exists() for each in wanted):
+            killed.append(cluster.nodes[0])
+            cluster.kill(0)
+            cluster.add()
+
+    until = time.monotonic() + 60
+    from experiments.base import scheduler
+
+    polled = scheduler.time.sleep
+
+    def sleep(seconds):
+        watch({})
+        polled(seconds)
+        assert time.monotonic() < until
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler.time, "sleep", sleep)
+        require(run(wanted, RAY))
+    assert killed
+    moved = [each for each in wanted if (each.folder / MOVES).exists()]
+    assert len(moved) == 1
+    assert "was lost" in (moved[0].folder / MOVES).read_text()
+    for each in wanted:
+        assert [int(line.split()[0]) for line in (each.folder / "steps").read_text().splitlines()] == list(range(30))
+
+
+def test_the_command_ended_ends_its_trainings_and_again_goes_on(cluster, tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from experiments.base.engines import run;"
+        "from tests.experiments.base.test_ray import RAY, training;"
+        "run([training(Path(sys.argv[1]), 'a', steps=40)], RAY)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment())
+    done = tmp_path / "a" / "done"
+    until = time.monotonic() + 60
+    while not done.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    require(run([training(tmp_path, "a", steps=40)], RAY))
+    steps = [int(line.split()[0]) for line in (tmp_path / "a" / "steps").read_text().splitlines()]
+    assert sorted(set(steps)) == list(range(40))
+    assert len(steps) <= 41  # at most the step in which it was
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ({"cores": 2}, "expected a node with 2 cores.*for big, found at most 1 cores"),
+        ({"memory_gib": 900}, "expected a node with 1 cores, 0 GPUs and 900.0 GiB"),
+    ],
+)
+def test_what_no_node_can_hold_is_refused(cluster, tmp_path, needs, message):
+    with pytest.raises(RunError, match=message):
+        run([training(tmp_path, "big", **needs)], RAY)
+    assert not (tmp_path / "big").exists()
+
+
+def test_other_versions_on_a_node_are_one_error(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.base.on_ray.versions", lambda: {"python": "3.11.0", "numpy": "1.0"})
+    with pytest.raises(RunError, match=r"expected the versions of this machine, found .*numpy .* in place of 1\.0"):
+        run([training(tmp_path, "a")], RAY)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "head", "127.0.0.1:999999"])
+def test_a_wrong_address_is_one_error(tmp_path, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(RunError, match=f"RAY_ADDRESS={address}: expected HOST:PORT of a running Ray cluster, found: "):
+        run([training(tmp_path, "a")], RAY)
+    assert os.listdir(tmp_path) == []

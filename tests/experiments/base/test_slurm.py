@@ -1,0 +1,140 @@
+"""Trainings as jobs of a real Slurm of two nodes on this machine."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from common.runs import RunError
+from experiments.base import on_slurm
+from experiments.base.engines import run
+from experiments.base.trainings import Placement, Slurm, Training, python, require
+from tests.clusters import slurm
+from tests.experiments.base.test_ray import training
+from tests.experiments.conftest import environment
+
+ON = Placement(on="slurm", slurm=Slurm(partition="main"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with slurm(tmp_path_factory.mktemp("slurm")) as given, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(on_slurm, "POLL_SECONDS", 0.3)
+        for name, value in given.items():
+            patch.setenv(name, value)
+        yield
+
+
+def steps(folder):
+    return [int(line.split()[0]) for line in (folder / "steps").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_levels_are_kept_and_a_failure_is_told(cluster, tmp_path):
+    failing = Training(
+        name="fails", argv=python("-c", "exit('error: no scans')"), folder=tmp_path / "fails", memory_gib=0.1
+    )
+    wanted = [
+        training(tmp_path, "last", after=("first",)),
+        training(tmp_path, "first"),
+        failing,
+        training(tmp_path, "needs", after=("fails",)),
+    ]
+    states = {name: str(each) for name, each in run(wanted, ON).items()}
+    assert states == {
+        "last": "finished",
+        "first": "finished",
+        "fails": "failed: exit status 1: error: no scans",
+        "needs": "failed: it needs fails",
+    }
+
+
+@pytest.mark.slow
+def test_submitted_jobs_are_found_again_and_what_was_cancelled_goes_on(cluster, tmp_path, capsys):
+    wanted = [training(tmp_path, name, steps=60) for name in "ab"]
+    with pytest.raises(SystemExit) as ended:
+        run(wanted, Placement(on="slurm", submit_only=True))
+    assert not ended.value.code
+    first = [on_slurm.job_of(each) for each in wanted]
+    until = time.monotonic() + 60
+    while not all((each.folder / "done").exists() for each in wanted) and time.monotonic() < until:
+        time.sleep(0.1)
+    with pytest.raises(SystemExit):
+        run(wanted, Placement(on="slurm", submit_only=True))
+    assert [on_slurm.job_of(each) for each in wanted] == first
+    assert "submitted 0 of 2 trainings" in capsys.readouterr().out
+    subprocess.run(["scancel", first[0]], check=True)
+    while first[0] in on_slurm.jobs() and time.monotonic() < until:
+        time.sleep(0.1)
+    require(run(wanted, ON))
+    assert on_slurm.job_of(wanted[0]) != first[0]
+    assert on_slurm.job_of(wanted[1]) == first[1]
+    assert sorted(set(steps(wanted[0].folder))) == list(range(60))
+    assert steps(wanted[1].folder) == list(range(60))
+
+
+@pytest.mark.slow
+def test_the_signal_before_the_time_limit_puts_it_back_into_the_queue(cluster, tmp_path):
+    wanted = [training(tmp_path, "a", steps=25)]
+    with pytest.raises(SystemExit):
+        run(wanted, Placement(on="slurm", submit_only=True))
+    until = time.monotonic() + 60
+    while not (tmp_path / "a" / "done").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", on_slurm.job_of(wanted[0])], check=True)
+    time.sleep(1)
+    before = steps(tmp_path / "a")
+    assert len(before) < 25
+    (job,) = [each for id, each in on_slurm.jobs().items() if id == on_slurm.job_of(wanted[0])]
+    assert job.word == "PENDING"
+    subprocess.run(["scontrol", "update", f"JobId={on_slurm.job_of(wanted[0])}", "StartTime=now"], check=True)
+    require(run(wanted, ON))
+    assert sorted(set(steps(tmp_path / "a"))) == list(range(25))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("submit_only", [True, False])
+def test_an_unknown_partition_is_one_error_and_nothing_is_submitted(cluster, tmp_path, submit_only):
+    placement = Placement(on="slurm", submit_only=submit_only, slurm=Slurm(partition="nowhere"))
+    before = set(on_slurm.jobs())  # of other tests, whose last one may not have left the queue yet
+    with pytest.raises(RunError, match="Slurm: invalid partition specified: nowhere"):
+        run([training(tmp_path, "a")], placement)
+    assert set(on_slurm.jobs()) <= before
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_dry_run_prints_scripts_that_bash_understands_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    slurm = Slurm(partition="gpu", time="8:00:00", gpus="a100:1", options=("--constraint=fast",))
+    wanted = [
+        training(tmp_path, "it's a"),
+        training(tmp_path, "b", gpus=0),
+        training(tmp_path, "c", after=("b",)),
+    ]
+    with pytest.raises(SystemExit):
+        run(wanted, Placement(on="slurm", dry_run=True, most=2, cores=4, slurm=slurm))
+    printed = capsys.readouterr().out
+    assert subprocess.run(["bash", "-n"], input=printed, text=True, check=False).returncode == 0
+    assert printed.count("#!/bin/bash") == 3
+    for line in ("--partition=gpu", "--time=8:00:00", "--gres=gpu:a100:1", "--constraint=fast", "--cpus-per-task=4"):
+        assert f"#SBATCH {line}\n" in printed
+    assert printed.count("--gres") == 2
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_slurm_it_says_so(tmp_path):
+    program = (
+        "from pathlib import Path; from experiments.base.engines import run;"
+        f"from tests.experiments.base.test_ray import training; from tests.experiments.base.test_slurm import ON;"
+        f"run([training(Path({str(tmp_path)!r}), 'a')], ON)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment() | {"PATH": "/none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "--on slurm: expected Slurm's sbatch on this machine, found none on PATH" in found.stderr
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,175 @@
+"""experiments.beyond: who is predicted by whom, what is decided on whom, and that the networks' average is tested."""
+
+import json
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from common import nifti  # noqa: E402
+from common.augmentation import without_enhancement  # noqa: E402
+from common.files import read_json  # noqa: E402
+from common.regions import Case, Decision, choose, decode_regions  # noqa: E402
+from common.subject import CONTRASTS  # noqa: E402
+from experiments import beyond  # noqa: E402
+from experiments.segmentation import out_of_fold  # noqa: E402
+from segresnet_monai.predict import load_runs, predict_volume, probabilities  # noqa: E402
+from tests.cohorts import write_cohort  # noqa: E402
+from tests.experiments.conftest import here  # noqa: E402
+
+NETWORK = (
+    *("spacing-mm", "None", "crop-voxels", "16", "16", "16", "encoder-blocks", "1", "1", "1"),
+    *("decoder-blocks", "1", "1", "supervised-levels", "2", "initial-filters", "8", "crops-per-epoch", "6"),
+    *("epochs", "8", "validate-every", "4"),
+)
+BASELINE = ("spacing-mm", "None", "crop-voxels", "16", "16", "16", "encoder-blocks", "1", "1", "decoder-blocks", "1")
+
+
+def settings(prefix, words):
+    return [f"--model.{prefix}.{word}" if word[0].isalpha() and word != "None" else word for word in words]
+
+
+ARGUMENTS = [
+    *("--preset", "demo", "--jobs", "2", "--model.folds", "3"),
+    *settings("network", NETWORK),
+    *settings("baseline", (*BASELINE, "epochs", "1", "crops-per-epoch", "2", "validate-every", "1")),
+]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("beyond") / "cohort", 8)
+
+
+def call(folder, monkeypatch, *arguments):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["beyond", *map(str, arguments)])
+    monkeypatch.setattr(out_of_fold, "run", here(out_of_fold.train))
+    beyond.main()
+    return max((folder / "runs" / "beyond").iterdir(), key=lambda run: run.stat().st_mtime)
+
+
+@pytest.fixture(scope="module")
+def run(cohort, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return call(folder, monkeypatch, "--data", cohort, *ARGUMENTS)
+
+
+def opened(run, number):
+    """Networks of a fold, its configuration, and its split."""
+    network, config, _ = load_runs(run / "folds" / f"beyond{number}")
+    return network[0], config, read_json(run / "folds" / f"beyond{number}" / "split.json", dict)
+
+
+def entries(cohort, config, folder):
+    from common import prepared
+    from common.cohort import find_subjects
+
+    found = find_subjects(cohort)
+    return {s.id: s for s in found.subjects}, prepared.prepare(found.subjects, config.recipe, folder, n_jobs=1).entries
+
+
+def test_every_patient_that_is_not_tested_is_predicted_once_by_a_network_that_has_not_seen_them(run, cohort, tmp_path):
+    whole = read_json(run / "split.json", dict)
+    used = {*whole["train"], *whole["validation"]}
+    folds = [opened(run, number)[2] for number in (1, 2, 3)]
+    assert sorted(id for fold in folds for id in fold["validation"]) == sorted(used)
+    assert all({*fold["train"]} == used - {*fold["validation"]} and not fold["test"] for fold in folds)
+    scored = pd.read_csv(run / "out_of_fold/beyond/cases.csv", dtype={"case": str})
+    assert sorted(scored["case"]) == sorted(used)
+
+    # By hand: probabilities of the fold's network, decided as the other folds' patients say.
+    _, config, _ = opened(run, 1)
+    subjects, prepared = entries(cohort, config, tmp_path)
+    cases = {}
+    for number, fold in enumerate(folds, start=1):
+        network, _, _ = opened(run, number)
+        for id in fold["validation"]:
+            volume = prepared[id].open()
+            plain = without_enhancement(volume, config.contrasts, np.random.default_rng(zlib.crc32(id.encode())))
+            both = [
+                Case.of(probabilities(network, each, config).numpy(), each.labels(), voxel_ml=each.voxel_ml)
+                for each in (volume, plain)
+            ]
+            cases[id] = number, both, probabilities(network, volume, config).numpy(), volume
+    id, (number, _, probability, volume) = next(iter(cases.items()))
+    others = [both for other, both, *_ in cases.values() if other != number]
+    decision = choose(*zip(*others, strict=True))
+    kept = np.rint(probability * 255) / np.float32(255)
+    expected = np.zeros(volume.source_shape, np.uint8)
+    expected[volume.box] = decode_regions(kept.astype(np.float32), decision, voxel_ml=volume.voxel_ml)
+    written = nifti.read(run / "out_of_fold/beyond/predictions" / f"{id}.nii.gz").data
+    np.testing.assert_array_equal(subjects[id].convention.to_classes(written), expected)
+    final = choose(*zip(*(both for _, both, *_ in cases.values()), strict=True))
+    assert read_json(run / "decision.json", dict) == json.loads(json.dumps(vars(final)))
+
+
+def test_the_tested_are_predicted_by_the_average_of_all(run, cohort, tmp_path):
+    networks, config, decision = load_runs(run)
+    assert len(networks) == 3
+    assert isinstance(decision, Decision)
+    subjects, prepared = entries(cohort, config, tmp_path)
+    (id,) = read_json(run / "split.json", dict)["test"][:1]
+    labels = predict_volume(networks, prepared[id].open(), config, decision)
+    written = nifti.read(run / "test/beyond/predictions" / f"{id}.nii.gz").data
+    np.testing.assert_array_equal(subjects[id].convention.to_classes(written), labels)
+
+
+def test_the_table_has_both_methods_and_their_differences(run):
+    found = {line["key"].removeprefix("beyond."): line for line in read_json(run / "summary.json", list)}
+    for part, prefix in (("out_of_fold", ""), ("test", "test.")):
+        means = {}
+        for method, name in (("beyond", ""), ("baseline", "baseline__")):
+            cases = pd.read_csv(run / part / method / "cases.csv").fillna({"dice_WT": 1.0})
+            means[method] = cases["dice_WT"].mean()
+            assert found[f"{prefix}{name}dice_WT"]["value"] == pytest.approx(means[method])
+        difference = found[f"{prefix}minus_baseline__dice_WT"]
+        assert difference["value"] == pytest.approx(means["beyond"] - means["baseline"])
+        assert difference["n"] == len(cases)
+
+
+def test_the_command_again_shows_the_table_and_changes_nothing(run, cohort, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "run.lock"}
+    assert call(run.parents[2], monkeypatch, "--data", cohort, *ARGUMENTS) == run
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    shown = capsys.readouterr().out
+    assert "out_of_fold.dice_WT" in shown
+    assert "test.mean_dice" in shown
+    assert "decided on out-of-fold predictions" in shown
+
+
+def test_all_patients_in_folds_leave_none_to_test(cohort, tmp_path, monkeypatch, capsys):
+    folder = call(tmp_path, monkeypatch, "--data", cohort, *ARGUMENTS, "--folds", "4", "--model.no-with-baseline")
+    assert len(read_json(folder / "split.json", dict)["train"]) == 8
+    assert len(pd.read_csv(folder / "out_of_fold/beyond/cases.csv")) == 8
+    assert not (folder / "test").exists()
+    assert "\ntest." not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model.folds", "2"), "folds to be 1"),
+        (("--model.network.checkpoint", "best"), "checkpoint last"),
+        (("--folds", "4", "--fold", "1"), "no --fold"),
+    ],
+)
+def test_what_would_fool_its_user_is_refused(words, said, cohort, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call(tmp_path, monkeypatch, "--data", cohort, *ARGUMENTS, *words)
+    assert said in " ".join(f"{ended.value} {capsys.readouterr().err}".replace("│", " ").split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_presets_are_the_recipe_at_other_sizes():
+    for preset in (beyond.GPU, beyond.GPU24, beyond.CPU, beyond.DEMO):
+        assert (preset.network.targets, preset.network.checkpoint, preset.baseline.checkpoint) == (
+            "regions",
+            "last",
+            "last",
+        )
+        assert preset.network.contrasts == CONTRASTS
