@@ -14,7 +14,17 @@ def policy(config: Config) -> str:
     if config.precision != "auto":
         return config.precision
     found = resolve("auto", mixed_precision=True, gpu=bool(gpus()))
-    return found if found == "float32" else f"mixed_{found}"
+    return "float32" if found == "float32" or _is_broken(config) else f"mixed_{found}"
+
+
+def _is_broken(config: Config) -> bool:
+    """Whether TensorFlow's bfloat16 on a CPU gives this network gradients that are no numbers.
+
+    Where the first axis has two voxels, oneDNN leaves the gradient of a 3D convolution's kernel what was in memory
+    (TensorFlow 2.21; sides of 1, 3 and more are right, and so are 2D, torch and JAX).
+    """
+    two = any(config.grid_voxels[0] == 2 * 2**level for level in range(config.levels + 1))
+    return two and config.spatial_dims == 3 and keras.backend.backend() == "tensorflow" and not gpus()
 
 
 def shared(config: Config) -> contextlib.AbstractContextManager:
@@ -22,6 +32,11 @@ def shared(config: Config) -> contextlib.AbstractContextManager:
     backend, found = keras.backend.backend(), gpus()
     if config.precision == "mixed_float16" and backend == "tensorflow" and not found:
         raise RunError("expected a GPU for mixed_float16 on TensorFlow, found none; a CPU can do mixed_bfloat16")
+    if config.precision == "mixed_bfloat16" and _is_broken(config):
+        raise RunError(
+            f"expected no level of two voxels along x for mixed_bfloat16 on TensorFlow's CPU, found {config.levels} "
+            f"levels below {config.grid_voxels[0]} voxels, whose gradients it gets wrong: take other sides, or float32"
+        )
     if config.devices == 1:
         return contextlib.nullcontext()
     if backend == "torch":

@@ -12,8 +12,8 @@ from matplotlib.image import imread
 
 from experiments import table1_variations, unet3d, unet25d
 from experiments.base.results import reported
-from experiments.compare_frameworks import DEMO, PAPER, FrameworkOptions, main
-from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends
+from experiments.compare_frameworks import DEMO, EQUAL_DEMO, EQUAL_PAPER, PAPER, Equal, FrameworkOptions, main
+from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS, backends
 from experiments.comparison.models import COMPARED
 from experiments.segmentation.study import Options, Refused, study
 from tests.cohorts import write_cohort, write_subject
@@ -88,7 +88,7 @@ def test_what_names_no_interpreter_is_refused(given):
 
 
 def test_importing_it_and_its_parts_loads_no_framework():
-    modules = "models", "summary", "table", "picture", "backends", "interpreters"
+    modules = "equal", "models", "summary", "table", "picture", "backends", "interpreters"
     program = (
         "import sys; from experiments import compare_frameworks;"
         f"from experiments.comparison import {', '.join(modules)};"
@@ -202,3 +202,79 @@ def test_all_models_and_backends_from_scans_to_the_table(run_module, cohort, tmp
     assert found["largest_difference"].max() < backends.EXPECTED_DIFFERENCE
     assert (found["equal_labels"].dropna() > 0.999).all()
     assert summary_of(folder)["backend_jax__seconds_per_step"]["value"] > 0
+
+
+# Equal recipes --------------------------------------------------------------------------------------------------------
+
+
+TINY_EQUAL = (
+    *("--recipe", "equal", "--preset", "demo", "--jobs", "2"),
+    *("--model.segresnet.spacing-mm", "None", "--model.segresnet.crop-voxels", "16", "32", "16"),
+    *("--model.segresnet.epochs", "3", "--model.segresnet.crops-per-epoch", "2", "--model.segresnet.precision"),
+    *("float32", "--model.segresnet.no-average-flips"),
+)
+NAMED_OTHERWISE = {"initial_filters": "filters", "encoder_blocks": None, "decoder_blocks": None, "network": None}
+WITHOUT_EFFECT = {
+    "vae",
+    "vae_weight",
+    "recompute_activations",
+    "supervised_levels",
+    "continued_from",
+    "slices",
+    "extent",
+}
+WITHOUT_EFFECT |= {"continued_rate", "mixed_precision"}
+
+
+@pytest.mark.parametrize("preset", [EQUAL_PAPER, EQUAL_DEMO])
+def test_the_unets_follow_every_setting_of_the_segresnet(preset):
+    """A setting that is added to the SegResNet fails here until the U-Nets follow it."""
+    for name, config in preset.configs.items():
+        assert config.recipe == preset.recipe
+        if name == "segresnet":
+            continue
+        for field in fields(preset.segresnet):
+            ours = NAMED_OTHERWISE.get(field.name, field.name)
+            if ours is None or field.name in WITHOUT_EFFECT:
+                continue
+            wanted = getattr(preset.segresnet, field.name)
+            if field.name == "workers":
+                wanted = max(1, wanted)
+            assert getattr(config, ours) == wanted, field.name
+        assert (config.schedule, config.patience, config.minimum_mask_fraction) == ("cosine", None, 0)
+        assert (config.opening_voxels, config.closing_voxels, config.minimum_component_voxels) == (0, 0, 0)
+        assert config.spatial_dims == (3 if name == "unet3d" else 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"targets": "classes"}, "targets to be regions"),
+        ({"network": "segresnet_ds", "supervised_levels": 2}, "supervised_levels to be 1"),
+        ({"loss": "dice_bce"}, "loss to be batch_dice_bce"),
+        ({"slices": (60, 135)}, "slices to be None"),
+        ({"precision": None}, "precision to be one of auto, float32"),
+        ({"crop_voxels": (40, 48, 48)}, "crop_voxels to be positive, multiples of 16"),
+    ],
+)
+def test_a_recipe_that_the_unets_cannot_follow_is_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        Equal(segresnet=replace(EQUAL_DEMO.segresnet, **change))
+
+
+def test_equal_recipes_are_compared_in_a_folder_of_their_own(run_module, cohort, tmp_path):
+    done = run_module(MODULE, "--data", cohort, *TINY_EQUAL, *nowhere("unet3d", *BACKENDS))
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs" / EQUAL).iterdir()
+    lines = json.loads((folder / "summary.json").read_text())
+    assert {line["key"].partition(".")[0] for line in lines} == {EQUAL}
+    assert {line["reported"] for line in lines} == {None}
+    models = pd.read_csv(folder / "models.csv").set_index("model")
+    assert models.loc[["segresnet", "unet25d"], ["epochs", "steps"]].to_numpy().tolist() == [[3, 6]] * 2
+    assert models.loc["unet3d", "state"].startswith("failed")
+    configs = [
+        json.loads((folder / "models" / model / "config.json").read_text()) for model in ("segresnet", "unet25d")
+    ]
+    assert len({each["model"]["learning_rate"] for each in configs}) == 1
+    assert done.stdout.startswith("one recipe for all models") or "\none recipe for all models" in done.stdout
+    assert "reported:" not in done.stdout

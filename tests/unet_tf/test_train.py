@@ -21,7 +21,7 @@ import pytest
 keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 
-from common import epochs  # noqa: E402
+from common import epochs, precision  # noqa: E402
 from common.cohort import find_subjects  # noqa: E402
 from common.epochs import Epochs  # noqa: E402
 from common.prepared import prepare  # noqa: E402
@@ -500,6 +500,28 @@ def test_float16_without_a_gpu_is_refused_before_training(cohort, tmp_path, monk
     with Run(tmp_path) as run, pytest.raises(RunError, match=r"expected a GPU for mixed_float16.*mixed_bfloat16"):
         fit(cohort[3][:3], cohort[3][3:], Config(**{**SMALL, "precision": "mixed_float16"}), run)
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+
+
+def test_auto_is_what_the_device_multiplies(monkeypatch):
+    config = Config(**{**SMALL, "precision": "auto"})
+    for multiplies, expected in ((True, "mixed_bfloat16"), (False, "float32")):
+        monkeypatch.setattr(precision, "multiplies_bfloat16", lambda multiplies=multiplies: multiplies)
+        assert devices.policy(config) == expected
+        assert devices.policy(replace(config, precision="mixed_bfloat16")) == "mixed_bfloat16"
+    monkeypatch.setattr(devices, "gpus", lambda: ["one"])
+    assert devices.policy(config) == "mixed_float16"
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="the other backends' gradients are right")
+def test_bfloat16_is_not_used_where_its_gradients_are_wrong(cohort, tmp_path, monkeypatch):
+    """A level of two voxels along x: 16 is halved thrice, 48 never gets there."""
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
+    config = Config(**{**SMALL, "precision": "auto", "shape": (16, 48, 48), "levels": 3})
+    assert devices.policy(config) == "float32"
+    assert devices.policy(replace(config, shape=(48, 16, 16))) == "mixed_bfloat16"
+    assert devices.policy(replace(config, levels=2)) == "mixed_bfloat16"
+    with Run(tmp_path) as run, pytest.raises(RunError, match="expected no level of two voxels along x"):
+        fit(cohort[3][:3], cohort[3][3:], replace(config, precision="mixed_bfloat16"), run)
 
 
 @pytest.mark.parametrize(
