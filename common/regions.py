@@ -19,7 +19,7 @@ THRESHOLDS = tuple(round(0.3 + 0.05 * step, 2) for step in range(9))
 SMALLEST_ET_ML = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 SMALLEST_PART_ML = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
 MASKS = (*REGIONS.values(), (NCR,), (ED,))
-LEAST_GAIN = 0.002
+LEAST_GAIN = 0.005
 """How much a choice must add to the mean Dice to be taken in place of the plainer one."""
 
 

@@ -11,6 +11,10 @@ average of the weights, bfloat16 on CPUs that multiply it, Gaussian windows, fli
 tested go through five folds: each is predicted by the network that has not seen them, which is the estimate;
 thresholds and smallest volumes are chosen on those predictions only; the five networks' average is scored on the test
 part. Table 1's recipe is trained on the same folds beside it (``--model.no-with-baseline`` leaves it out).
+Cost: a step of the cpu and demo presets 0.26 s on two free cores of an AMD EPYC with bfloat16, 0.6 s of each where two
+networks train side by side, and 1 GiB of memory each; gpu has not been run. Expect of the demo preset on patients of
+one hospital (18 of 22, four of five folds, out of fold) WT 0.85, TC 0.76, ET 0.72 and a mean of NCR, ED, ET of 0.58.
+The same command goes on where a killed one stopped, and shows the table of a finished run.
 """
 
 from dataclasses import dataclass, replace
