@@ -267,9 +267,8 @@ def show(run: Finished, checked: Checked, folder: Path) -> None:
         print("this network has seen synthetic phantoms only")
     print(f"subjects: {len(checked.ids)}; left out: {len({problem.subject for problem in checked.problems})}")
     if run.minimum_mask_fraction:
-        print(
-            f"excluded with less than {100 * run.minimum_mask_fraction:g} % labelled, as there: {len(checked.excluded)}"
-        )
+        minimum = f"{100 * run.minimum_mask_fraction:g} %"
+        print(f"excluded with less than {minimum} labelled, as in the run's own cohort: {len(checked.excluded)}")
     for note in checked.cohort.notes:
         print(note)
     print(f"empty masks: {run.policy}; counts of empty, missed and invented labels: scores.csv")
