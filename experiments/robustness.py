@@ -5,8 +5,8 @@
 
 RUN is the folder of a finished run of a SegResNet or a U-Net. Its test cases are scored as they are and after changes
 of gain, bias field, noise, blur, slice thickness, gamma and brain mask, with a contrast missing and with two swapped;
-the table and its picture say how many Dice points each change costs, paired by case. The same command goes on after
-the last case of a killed call, and shows a finished table.
+the table and its picture say how many Dice points each change costs, paired by case. The same command goes on
+where a killed call stopped, and shows a finished table.
 """
 
 from dataclasses import dataclass

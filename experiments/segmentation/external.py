@@ -24,6 +24,7 @@ from common.subject import Problem, Subject
 from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out
 from experiments.base.results import Result
+from experiments.segmentation.fine_tuning import seen_by
 from experiments.segmentation.finished import Finished, Networks, load, read_run, require_finished
 from experiments.segmentation.study import NetworkOptions, Options, Study
 
@@ -68,12 +69,16 @@ class CohortOptions:
 
 @dataclass(frozen=True)
 class Checked:
-    """A cohort that can be scored. problems: of those left out. ids: of those scored. synthetic: embedded phantoms."""
+    """A cohort that can be scored. problems: of those left out. ids: of those scored. synthetic: embedded phantoms.
+
+    excluded: with a smaller share of labelled voxels than the run's own subjects have, as its rule says.
+    """
 
     cohort: Cohort
     store: Store
     ids: tuple[str, ...]
     problems: tuple[Problem, ...]
+    excluded: tuple[str, ...]
     synthetic: bool
 
 
@@ -89,26 +94,33 @@ def check(run: Finished, options: CohortOptions) -> Checked:
     good = [subject for subject in cohort.subjects if subject.id in store.entries]
     problems = (*cohort.incomplete, *store.problems, *_seen(run, good, store, options))
     left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subjects")
-    ids = tuple(subject.id for subject in good if subject.id not in left_out)
+    shares = {s.id: store.entries[s.id].geometry["labelled_fraction"] for s in good if s.id not in left_out}
+    ids = tuple(id for id, share in shares.items() if share >= run.minimum_mask_fraction)
     if not ids:
         raise Refused(f"{cohort.folder}: expected subjects that can be scored, found none")
     for group in equal_content({subject: store.entries[subject].contents for subject in ids}):
         print(f"note: equal scans under several ids, each of them scored: {' = '.join(group)}", file=sys.stderr)
     synthetic = embedded_cohort(next(iter(cohort.subjects[0].images.values()))) is not None
-    return Checked(cohort, store, ids, problems, synthetic)
+    return Checked(cohort, store, ids, problems, tuple(sorted(set(shares) - set(ids))), synthetic)
 
 
 def _seen(run: Finished, subjects: list[Subject], store: Store, options: CohortOptions) -> list[Problem]:
-    """Those whose files, scans or patients have made or chosen the networks' weights."""
-    prints = {run.data["subjects"][id]: id for id in run.seen if id in run.data["subjects"]}
-    patients = {Subject(id, {}).patient: id for id in run.seen}
-    own = {subject.id: store.entries[subject.id].contents for subject in subjects}
-    digests = {digest: id for id, each in _contents(run, options).items() for digest in each.values()}
+    """Those whose files, scans or patients have made or chosen the networks' weights, or those that they started from.
+
+    An equal id is an equal patient only where ids name patients; ``case_001`` is another one in every hospital.
+    """
+    seen = seen_by(run.folder)
+    voxels = _contents(run, options)
+    prints = {each["fingerprint"]: each["id"] for each in seen}
+    prints |= {fingerprint: id for id, fingerprint in run.data.get("randomised", {}).get("subjects", {}).items()}
+    patients = {each["patient"]: each["id"] for each in seen}
+    digests = {
+        digest: each["id"] for each in seen for digest in (each["contents"] or voxels.get(each["id"], {})).values()
+    }
     found, same_name = [], []
     for subject in subjects:
-        same = prints.get(subject.fingerprint()) or next(
-            (digests[digest] for digest in own[subject.id].values() if digest in digests), None
-        )
+        contents = store.entries[subject.id].contents.values()
+        same = prints.get(subject.fingerprint()) or next((digests[one] for one in contents if one in digests), None)
         known = patients.get(subject.patient)
         if same:
             found.append(Problem(subject.id, None, f"has the scans of {same}, which the network was trained on"))
@@ -126,13 +138,10 @@ def _seen(run: Finished, subjects: list[Subject], store: Store, options: CohortO
 
 
 def _contents(run: Finished, options: CohortOptions) -> dict[str, dict[str, str]]:
-    """Content digests by id and contrast of the subjects that the networks have seen, as far as they can be known.
-
-    From the run, or, of older runs, from the scans where they lie.
-    """
-    seen = set(run.seen)
+    """Of an older run, which does not say so itself: content digests, by id and contrast, of those that its networks
+    have seen, from the scans where they lie."""
     if "contents" in run.data:
-        return {id: digests for id, digests in run.data["contents"].items() if id in seen}
+        return {}
     folder = Path(run.data["folder"])
     if not folder.is_dir():
         print(
@@ -141,6 +150,7 @@ def _contents(run: Finished, options: CohortOptions) -> dict[str, dict[str, str]
             file=sys.stderr,
         )
         return {}
+    seen = set(run.seen)
     subjects = [subject for subject in find_subjects(folder, convention=run.convention).subjects if subject.id in seen]
     store = prepared.prepare(subjects, run.recipe, options.prepared, n_jobs=options.jobs)
     return {id: entry.contents for id, entry in store.entries.items()}
@@ -162,6 +172,7 @@ def score(run: Finished, checked: Checked, options: CohortOptions) -> Path:
                 "subjects": prints,
                 "left_out": [str(problem) for problem in checked.problems],
                 "masks": checked.cohort.notes,
+                "excluded": checked.excluded,
             }
             settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": asdict(options)}
             opened.describe(config=settings, data=data, split=study.split.as_dict())
@@ -255,6 +266,9 @@ def show(run: Finished, checked: Checked, folder: Path) -> None:
     elif run.synthetic:
         print("this network has seen synthetic phantoms only")
     print(f"subjects: {len(checked.ids)}; left out: {len({problem.subject for problem in checked.problems})}")
+    if run.minimum_mask_fraction:
+        minimum = f"{100 * run.minimum_mask_fraction:g} %"
+        print(f"excluded with less than {minimum} labelled, as in the run's own cohort: {len(checked.excluded)}")
     for note in checked.cohort.notes:
         print(note)
     print(f"empty masks: {run.policy}; counts of empty, missed and invented labels: scores.csv")
@@ -269,4 +283,5 @@ def test_on(folder: Path, options: CohortOptions) -> Path:
     """Check another cohort and score a finished run on it; returns the folder of its results."""
     run = read_run(folder)
     require_finished(run)
+    run.cases()
     return score(run, check(run, options), options)

@@ -50,6 +50,11 @@ class Finished:
         return [subject for part in SEEN for subject in self.split[part]]
 
     @property
+    def minimum_mask_fraction(self) -> float:
+        """Share of labelled voxels below which a subject took no part."""
+        return self.data.get("excluded", {}).get("minimum_mask_fraction", 0.0)
+
+    @property
     def synthetic(self) -> bool:
         """Whether its subjects are the embedded phantoms."""
         return bool(self.data.get("synthetic"))

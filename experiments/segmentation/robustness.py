@@ -1,6 +1,7 @@
 """What scanner-like changes cost a finished run's network: the same test cases, changed in one way at a time."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from experiments.segmentation.finished import Finished, Networks, load, read_sco
 
 FOLDER = "robustness"
 UNTOUCHED = Change("untouched", 0.0, "untouched")
+KEPT_SECONDS = 60.0
+"""After which scores are written though their case has changes left: as much as a killed call loses."""
 METRICS = ("mean_dice", *(f"dice_{name}" for name in MASKS))
 
 
@@ -82,25 +85,26 @@ def _subjects(run: Finished, options: ChangeOptions) -> list[Subject]:
 
 
 def _cases(run: Finished, subjects: list[Subject], changes: tuple[Change, ...], seed: int, path: Path) -> pd.DataFrame:
-    """One row per case and change, as ``common.scoring.score_case`` scores it; written after every case."""
+    """One row per case and change, as ``common.scoring.score_case`` scores it; those of a killed call are kept."""
     rows = read_scores(path).to_dict("records") if path.exists() else []
-    done = {row["case"] for row in rows}
+    done = {(row["case"], row["change"]) for row in rows}
     networks = load(run)
-    progress = tqdm(total=len(subjects) * len(changes), desc="predicting", unit="volume")
+    progress = tqdm(total=len(subjects) * len(changes), initial=len(rows), desc="predicting", unit="volume")
+    written = time.monotonic()
     for subject in subjects:
-        if subject.id in done:
-            progress.update(len(changes))
-            continue
-        for row in score_changes(networks, run.recipe, subject, changes, seed):
+        left = [change for change in changes if (subject.id, change.name) not in done]
+        for row in score_changes(networks, run.recipe, subject, left, seed) if left else ():
             rows.append(row)
             progress.update()
-        write_csv(path, pd.DataFrame(rows))
+            if row["change"] == left[-1].name or time.monotonic() - written > KEPT_SECONDS:
+                write_csv(path, pd.DataFrame(rows))
+                written = time.monotonic()
     progress.close()
     return read_scores(path)
 
 
 def score_changes(
-    networks: Networks, recipe: Recipe, subject: Subject, changes: tuple[Change, ...], seed: int
+    networks: Networks, recipe: Recipe, subject: Subject, changes: Sequence[Change], seed: int
 ) -> Iterator[dict[str, object]]:
     """A row per change: case, change, and the scores of what the network makes of the changed scans."""
     scans, mask = subject.read(recipe.contrasts)

@@ -143,6 +143,26 @@ def test_scans_that_the_network_was_trained_on_are_refused_or_left_out_by_name(
         score_on(run, CohortOptions(data=data, prepared=options.prepared, jobs=1))
 
 
+def test_subjects_of_the_run_whose_weights_were_fine_tuned_are_seen_too(run, others, options):
+    record = json.loads((run / "data.json").read_text())
+    fingerprint = external.check(read_run(run), options).cohort.subjects[1].fingerprint()
+    source = {"id": "There", "patient": "There", "fingerprint": fingerprint, "contents": {}}
+    (run / "data.json").write_text(json.dumps(record | {"seen": [source]}))
+    with pytest.raises(Refused, match="Other_1: has the scans of There"):
+        score_on(run, options)
+
+
+def test_a_rule_that_kept_subjects_out_of_the_run_holds_for_others_too(run, options, capsys):
+    checked = external.check(read_run(run), options)
+    shares = sorted(entry.geometry["labelled_fraction"] for entry in checked.store.entries.values())
+    record = json.loads((run / "data.json").read_text())
+    record["excluded"]["minimum_mask_fraction"] = float(np.mean(shares[:2]))
+    (run / "data.json").write_text(json.dumps(record))
+    folder = score_on(run, options)
+    assert len(pd.read_csv(folder / "cases.csv")) == 2
+    assert "labelled, as in the run's own cohort: 1" in capsys.readouterr().out
+
+
 def test_the_runs_own_test_cases_are_no_leak_and_have_the_runs_own_scores(run, cohort, tmp_path):
     (case,) = json.loads((run / "split.json").read_text())["test"]
     shutil.copytree(cohort / case, tmp_path / "again" / case)
@@ -221,29 +241,28 @@ def few(monkeypatch):
     monkeypatch.setattr(robustness, "changes_of", lambda contrasts: changes_of(contrasts)[3:-1:10])
 
 
-def test_killed_between_two_cases_the_table_is_the_same(run, few, monkeypatch):
+def test_killed_between_two_changes_the_table_is_the_same(run, few, monkeypatch):
     record = json.loads((run / "split.json").read_text())
     record["test"] = sorted(record["test"] + record["validation"])
     (run / "split.json").write_text(json.dumps(record))
     whole = files_of(measure(read_run(run), ChangeOptions()))
     scored = robustness.score_changes
+    asked = []
 
-    def killed(networks, recipe, subject, *rest):
-        if subject.id == record["test"][1]:
-            raise KeyboardInterrupt
-        return scored(networks, recipe, subject, *rest)
+    def killed(networks, recipe, subject, changes, seed):
+        for row in scored(networks, recipe, subject, changes, seed):
+            asked.append((row["case"], row["change"]))
+            if len(asked) == 6:
+                raise KeyboardInterrupt
+            yield row
 
     monkeypatch.setattr(robustness, "score_changes", killed)
+    monkeypatch.setattr(robustness, "KEPT_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         measure(read_run(run), ChangeOptions(fresh=True))
-    monkeypatch.setattr(
-        robustness,
-        "score_changes",
-        lambda networks, recipe, subject, *rest: (
-            pytest.fail("scored again") if subject.id == record["test"][0] else scored(networks, recipe, subject, *rest)
-        ),
-    )
     again = files_of(measure(read_run(run), ChangeOptions()))
+    assert asked[6] == asked[5]  # in the middle of the second case
+    assert len(asked) == 2 * 4 + 1
     for name in ("cases.csv", "costs.csv", "summary.json", "figures/costs.png"):
         assert again[name] == whole[name]
 
