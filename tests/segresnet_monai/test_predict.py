@@ -14,7 +14,7 @@ from monai.inferers import sliding_window_inference  # noqa: E402
 
 from common import nifti, volumes  # noqa: E402
 from common.cohort import find_subjects  # noqa: E402
-from common.files import write_json  # noqa: E402
+from common.files import typed, write_json  # noqa: E402
 from common.patient import segment  # noqa: E402
 from common.prepared import prepare  # noqa: E402
 from common.recipe import Recipe  # noqa: E402
@@ -306,7 +306,7 @@ def test_a_run_without_weights_is_named(patient):
 def test_configuration_survives_the_runs_folder(tmp_path):
     write_json(tmp_path / "config.json", {"model": asdict(Config(spacing_mm=3.0))})
     settings = json.loads((tmp_path / "config.json").read_text())["model"]
-    assert Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}) == Config(spacing_mm=3.0)
+    assert typed(Config, settings) == Config(spacing_mm=3.0)
 
 
 def test_real_subject_by_box_and_by_full_grid_agree(real_data, tmp_path):
