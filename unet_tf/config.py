@@ -107,7 +107,7 @@ class Config:
     or those of the last epoch (R for 2.5D, D for 3D)."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
     """Keras' dtype policy (D); mixed_float16 needs a GPU, losses and outputs are float32 in all. auto: mixed_float16 on
-    a GPU, mixed_bfloat16 on CPUs that multiply it and get this network right, else float32."""
+    a GPU, mixed_bfloat16 on CPUs that multiply it, but not on TensorFlow, whose gradients suffer, else float32."""
     jit_compile: bool = False
     """Compile with XLA (TensorFlow; JAX always does); on a CPU the compilation costs more than a demo gains (D)."""
     devices: int = 1
