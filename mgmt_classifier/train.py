@@ -36,6 +36,7 @@ IRRELEVANT_WARNINGS = (
     r".*does not have many workers",  # slices come from memory maps
     r".*smaller than the logging interval",  # nothing is logged by step
     r".*exists and is not empty",  # a resumed run
+    r".*srun.* command is available",  # where Slurm is installed
 )
 
 
