@@ -171,6 +171,12 @@ class Config:
                 f"a multiple of validate_every ({self.validate_every}) below epochs ({self.epochs}), or None",
             ),
             (
+                self.precision not in ("auto", "bfloat16")
+                or self.crop_voxels[0] not in [2 * 2**n for n in range(levels)],
+                "crop_voxels",
+                "another along x, for at two voxels oneDNN's bfloat16 gradients are wrong, or precision float32",
+            ),
+            (
                 self.network == "segresnet" or not (self.vae or self.recompute_activations),
                 "network",
                 "segresnet, the only one with an autoencoder's branch and with activations that can be recomputed",

@@ -81,3 +81,11 @@ def test_three_labels_of_a_softmax_leave_the_background_a_share():
 def test_recipe_holds_what_the_store_depends_on():
     assert Config().recipe == Recipe()
     assert Config(spacing_mm=3.0, contrasts=("FLAIR",)).recipe == Recipe(contrasts=("FLAIR",), spacing_mm=3.0)
+
+
+def test_bfloat16_is_refused_where_a_level_has_two_voxels_along_x():
+    levels = {"encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1), "precision": "bfloat16"}
+    assert Config(crop_voxels=(16, 8, 8), **levels)
+    assert Config(crop_voxels=(8, 16, 16), **{**levels, "precision": None})
+    with pytest.raises(ValueError, match="two voxels"):
+        Config(crop_voxels=(8, 16, 16), **levels)
