@@ -37,10 +37,11 @@ from torch.utils.data import Dataset
 
 from benchmarks import basis
 from benchmarks.compare import Arguments, Row, compare, report
+from common.crops import crop_start
 from common.prepared import Entry, prepare
 from common.subject import Subject
 from segresnet_monai.config import Config
-from segresnet_monai.data import Crops, crop_start
+from segresnet_monai.data import Crops
 
 Sample = dict[str, torch.Tensor]
 
@@ -156,7 +157,7 @@ def largest_difference_in_steps(entry: Entry, subject: Subject, config: Config) 
     fixed = replace(config, flip_probabilities=(0, 0, 0), intensity_shift_sd=0)
     own = Crops([entry], fixed)[0, 0]
     volume = entry.open()
-    start = crop_start(volume, fixed, np.random.default_rng([fixed.seed, 0, zlib.crc32(entry.id.encode())]))
+    start = crop_start(volume, fixed.crop_voxels, np.random.default_rng([fixed.seed, 0, zlib.crc32(entry.id.encode())]))
     theirs = Compose(monai_deterministic(config))(files_of([subject], config)[0])
     window = tuple(slice(s, s + side) for s, side in zip(start, config.crop_voxels, strict=True))
     labels = subject.convention.to_classes(theirs["labels"].numpy()[0][window])

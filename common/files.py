@@ -121,8 +121,6 @@ def typed(kind: type[T], values: Mapping[str, object]) -> T:
         for name, value in values.items()
     }
     for name, value in values.items():
-        if is_dataclass(wanted[name]) and isinstance(value, Mapping):
-            values[name] = value = typed(wanted[name], value)
         if not _is_a(value, wanted[name]):
             annotation = getattr(wanted[name], "__name__", None) if not get_args(wanted[name]) else None
             raise ValueError(f"expected {name} to be {annotation or wanted[name]}, found {value!r:.100}")

@@ -42,7 +42,8 @@ class Config:
 
     network: Literal["segresnet", "segresnet_ds", "pocket"] = later("segresnet")
     """MONAI's SegResNet (R); Auto3DSeg's SegResNetDS; or MONAI's DynUNet with residual blocks and as many filters at
-    every level, few enough for a pocket (after nnunet-pocket of MIST). The last two may be deeply supervised."""
+    every level, few enough for a pocket (after nnunet-pocket of MIST); of its blocks only the number of levels counts.
+    The last two may be deeply supervised."""
     targets: Literal["classes", "regions"] = later("classes")
     """What the channels are: NCR, ED and ET, of which a voxel has one (R); or the nested regions WT, TC and ET."""
     initial_filters: int = 16
@@ -144,6 +145,7 @@ class Config:
                 f"{levels - 1} levels, one less than the encoder",
             ),
             (0 <= self.dropout < 1, "dropout", "a probability below 1"),
+            (self.network != "segresnet_ds" or self.dropout == 0, "dropout", "0 for a segresnet_ds, which has none"),
             (
                 self.initial_probability is None or 0 < self.initial_probability < 1,
                 "initial_probability",

@@ -1,14 +1,11 @@
 """Training crops straight from the prepared store: crop, flips and shift are functions of (seed, round, subject)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common import crops
 from common.prepared import Entry
-from common.recipe import Volume
 from common.samples import positions, sample
 from common.signals import end_with_parent
 from segresnet_monai.config import Config
@@ -48,22 +45,6 @@ class Crops(Dataset):
             extent=config.extent,
         )
         return {"image": torch.from_numpy(image), "labels": torch.from_numpy(labels)}
-
-
-def crop_start(
-    volume: Volume, config: Config, rng: np.random.Generator, label_positions: Mapping[int, np.ndarray] | None = None
-) -> list[int]:
-    """First voxel of a random crop of a subject, as it is configured (see :func:`common.crops.crop_start`)."""
-    return crops.crop_start(
-        volume,
-        config.crop_voxels,
-        rng,
-        crop_from=config.crop_from,
-        slices=config.slices,
-        extent=config.extent,
-        label_probability=config.label_crop_probability,
-        label_positions=label_positions,
-    )
 
 
 class Rounds(Sampler[Position]):

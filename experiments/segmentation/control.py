@@ -7,11 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import write_csv
-from common.runs import RunError
-from common.scoring import EmptyPolicy, apply_empty_policy
-from common.statistics import holm, paired_difference
+from common.scoring import EmptyPolicy
 from experiments.base import results
 from experiments.base.options import refusals
+from experiments.segmentation import paired
 from experiments.segmentation.study import SegResNetOptions
 
 METRICS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "hd95_TC", "hd95_WT")
@@ -41,25 +40,9 @@ def run_with_control(
 
 
 def compare(fine_tuned: Path, control: Path, policy: EmptyPolicy) -> pd.DataFrame:
-    """Two finished runs on the same cases, one row per metric.
-
-    Columns: metric; fine_tuned and from_random, the means over the n cases that have a score in both; difference
-    (fine_tuned - from_random) with its 95 % interval low to high; p of Wilcoxon's signed-rank test and p_holm, after
-    Holm over the rows. Raises RunError when the two runs tested other cases.
-    """
-    first, second = (
-        apply_empty_policy(results.read_cases(folder), policy).set_index("case") for folder in (control, fine_tuned)
-    )
-    if set(first.index) != set(second.index):
-        raise RunError(f"{fine_tuned}: expected the cases of {control}, found others")
-    rows = []
-    for metric in METRICS:
-        both = pd.concat([first[metric], second[metric]], axis=1, keys=["from_random", "fine_tuned"]).dropna()
-        found = paired_difference(both["from_random"], both["fine_tuned"], seed=0)
-        row = {"metric": metric, **both.mean()[["fine_tuned", "from_random"]]}
-        rows.append(row | {"difference": found.value, **found._asdict()})
-    table = pd.DataFrame(rows).drop(columns="value")
-    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+    """As :func:`experiments.segmentation.paired.compare`, its columns called fine_tuned and from_random."""
+    table = paired.compare(control, fine_tuned, policy, METRICS)
+    return table.rename(columns={"own": "fine_tuned", "against": "from_random"})
 
 
 def as_text(table: pd.DataFrame) -> str:

@@ -16,17 +16,16 @@ import pandas as pd
 from common import prepared, splits
 from common.augmentation import without_enhancement
 from common.files import atomic_path, file_stem, read_json, write_csv, write_json
+from common.labels import REGIONS
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Case, Decision, choose
 from common.runs import Run, read_model_config
-from common.scoring import EmptyPolicy, apply_empty_policy
 from common.splits import Split
-from common.statistics import holm, paired_difference
 from experiments.base import results
 from experiments.base.engines import run
 from experiments.base.trainings import require
-from experiments.segmentation import scores
+from experiments.segmentation import paired, scores
 from experiments.segmentation.study import Study, restored
 from segresnet_monai.config import DECISION, NETWORKS, Config
 
@@ -86,7 +85,8 @@ def train(folder: Path) -> None:
                 with atomic_path(_probabilities(folder, entry.id, kind)) as temporary, temporary.open("wb") as file:
                     np.savez_compressed(file, probabilities=found)
         last = opened.history.rows()[-1]
-        found = study.result(f"{folder.name}__validation_mean_dice", float(last["validation_mean_dice"]), 1)
+        name, n = f"{folder.name}__validation_mean_dice", len(study.validation)
+        found = study.result(name, float(last["validation_mean_dice"]), n)
         write_json(folder / "summary.json", results.as_rows([found]))
 
 
@@ -113,7 +113,9 @@ def summarise(study: Study, methods: Mapping[str, Config], folds: Sequence[Split
     studies = {method: _on_grid(study, config) for method, config in methods.items()}
     for method, config in methods.items():
         decisions[method] = _decide(studies[method], method, config, folds) if several else [None, None]
-    write_json(folder / DECISION, decisions[OWN][-1] or Decision())
+    # Without a choice, what the configuration says: so the folder predicts as it was scored.
+    plain = Decision(thresholds=(methods[OWN].probability_threshold,) * len(REGIONS))
+    write_json(folder / DECISION, decisions[OWN][-1] or plain)
     write_json(folder / NETWORKS, [f"folds/{OWN}{number}" for number, _ in enumerate(folds, start=1)])
     for part, prefix in PARTS.items():
         if not (several if part == "out_of_fold" else study.split.test):
@@ -133,7 +135,7 @@ def summarise(study: Study, methods: Mapping[str, Config], folds: Sequence[Split
             found += results.read_summary(folder / part / method / "summary.json")
             frames.append(results.read_cases(folder / part / method, "scores.csv").assign(part=part, method=method))
         if len(methods) > 1:
-            found += _compare(study, part, prefix, study.options.empty_masks)
+            found += _compare(study, part, prefix)
     write_csv(folder / "scores.csv", pd.concat(frames))
     write_json(folder / "summary.json", results.as_rows(found))
 
@@ -196,19 +198,11 @@ def _averaged(
     return predict(networks, study.test, config, decision)
 
 
-def _compare(study: Study, part: str, prefix: str, policy: EmptyPolicy) -> list[results.Result]:
+def _compare(study: Study, part: str, prefix: str) -> list[results.Result]:
     """The recipe minus the baseline on the same cases: differences, intervals and p after Holm; comparisons.csv."""
-    valued = {
-        method: apply_empty_policy(results.read_cases(study.run.folder / part / method), policy).set_index("case")
-        for method in (BASELINE, OWN)
-    }
-    rows = []
-    for metric in COMPARED:
-        both = pd.concat([valued[BASELINE][metric], valued[OWN][metric]], axis=1).dropna().to_numpy(float)
-        rows.append((metric, *paired_difference(both[:, 0], both[:, 1], seed=0)))
-    frame = pd.DataFrame(rows, columns=["metric", "difference", "low", "high", "p", "n"])
-    frame = frame.assign(p_holm=holm(frame["p"].to_numpy(float)))
-    write_csv(study.run.folder / part / "comparisons.csv", frame)
+    folder = study.run.folder / part
+    frame = paired.compare(folder / BASELINE, folder / OWN, study.options.empty_masks, COMPARED)
+    write_csv(folder / "comparisons.csv", frame)
     found = []
     for row in frame.itertuples():
         name = f"{prefix}minus_baseline__{row.metric}"

@@ -89,3 +89,9 @@ def test_bfloat16_is_refused_where_a_level_has_two_voxels_along_x():
     assert Config(crop_voxels=(8, 16, 16), **{**levels, "precision": None})
     with pytest.raises(ValueError, match="two voxels"):
         Config(crop_voxels=(8, 16, 16), **levels)
+
+
+def test_a_dropout_that_the_network_has_not_is_refused():
+    assert Config(network="segresnet_ds", dropout=0.0)
+    with pytest.raises(ValueError, match="expected dropout to be 0 for a segresnet_ds"):
+        Config(network="segresnet_ds", dropout=0.1)

@@ -6,13 +6,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from common import crops  # noqa: E402
 from common.augmentation import OTHER_SCANNERS, Augmentation  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
-from segresnet_monai.data import Crops, Rounds, crop_start, to_channels, training_loader  # noqa: E402
+from segresnet_monai.data import Crops, Rounds, to_channels, training_loader  # noqa: E402
 
 CONFIG = Config(
     extent=(40, 48, 36), crop_voxels=(24, 32, 24), intensity_shift_sd=0.0, flip_probabilities=(0.0, 0.0, 0.0)
 )
+
+
+def crop_start(volume, config, rng):
+    kept = {"crop_from": config.crop_from, "slices": config.slices, "extent": config.extent}
+    return crops.crop_start(volume, config.crop_voxels, rng, **kept)
 
 
 def full_grid(volume):

@@ -17,7 +17,7 @@ from segresnet_monai.train import Training, fit, save_weights, start_from  # noq
 from tests.segresnet_monai.test_train import SMALL  # noqa: E402
 
 PLAIN = Config(**SMALL)
-DEEP = {"crop_voxels": (32, 32, 32), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1)}
+DEEP = {"crop_voxels": (32, 32, 32), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1), "dropout": 0.0}
 
 
 def finished(folder, config, *, shift=0.0):

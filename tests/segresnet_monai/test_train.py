@@ -37,6 +37,7 @@ SMALL = {
 WINNERS = {
     **SMALL,
     "network": "segresnet_ds",
+    "dropout": 0.0,
     "encoder_blocks": (1, 1, 1),
     "decoder_blocks": (1, 1),
     "supervised_levels": 2,

@@ -1,0 +1,33 @@
+"""Two finished runs on the same test cases: means, paired differences and what they are worth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from common.runs import RunError
+from common.scoring import EmptyPolicy, apply_empty_policy
+from common.statistics import holm, paired_difference
+from experiments.base import results
+
+
+def compare(against: Path, own: Path, policy: EmptyPolicy, metrics: Sequence[str]) -> pd.DataFrame:
+    """One row per metric of two folders with cases.csv.
+
+    Columns: metric; against and own, the means over the n cases that have a score in both; difference (own - against)
+    with its 95 % interval low to high; p of Wilcoxon's signed-rank test and p_holm, after Holm over the rows.
+    Raises RunError when the two folders hold other cases.
+    """
+    first, second = (
+        apply_empty_policy(results.read_cases(folder), policy).set_index("case") for folder in (against, own)
+    )
+    if set(first.index) != set(second.index):
+        raise RunError(f"{own}: expected the cases of {against}, found others")
+    rows = []
+    for metric in metrics:
+        both = pd.concat([first[metric], second[metric]], axis=1, keys=["against", "own"]).dropna()
+        found = paired_difference(both["against"], both["own"], seed=0)
+        row = {"metric": metric, **both.mean(), "difference": found.value}
+        rows.append(row | {"low": found.low, "high": found.high, "p": found.p, "n": found.n})
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
