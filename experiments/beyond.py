@@ -2,8 +2,8 @@
 
     python -m experiments.beyond                              embedded phantoms, demo preset, two CPU cores
     python -m experiments.beyond --data FOLDER                BraTS, MSD or nnU-Net folder; gpu preset, one GPU of 11 GB
-    python -m experiments.beyond --data FOLDER --preset cpu   the same recipe at 2 mm, 25 minutes a network on two cores
-    python -m experiments.beyond --data FOLDER --preset demo  5 minutes a network
+    python -m experiments.beyond --data FOLDER --preset cpu   the same recipe at 2 mm, 4500 steps a network on two cores
+    python -m experiments.beyond --data FOLDER --preset demo  800 steps a network
     python -m experiments.beyond --data FOLDER --folds 5      all patients in folds, none kept for a test
 
 Nested regions with batch Dice and cross entropy, crops on the tumour, strong augmentation, AdamW with warm-up, an
@@ -11,9 +11,10 @@ average of the weights, bfloat16 on CPUs that multiply it, Gaussian windows, fli
 tested go through five folds: each is predicted by the network that has not seen them, which is the estimate;
 thresholds and smallest volumes are chosen on those predictions only; the five networks' average is scored on the test
 part. Table 1's recipe is trained on the same folds beside it (``--model.no-with-baseline`` leaves it out).
-Cost: a step of the cpu and demo presets 0.26 s on two free cores of an AMD EPYC with bfloat16, 0.6 s of each where two
-networks train side by side, and 1 GiB of memory each; gpu has not been run. Expect of the demo preset on patients of
-one hospital (18 of 22, four of five folds, out of fold) WT 0.85, TC 0.76, ET 0.72 and a mean of NCR, ED, ET of 0.58.
+Cost: a step of the cpu and demo presets 0.26 s on two free cores of an AMD EPYC with bfloat16, which makes 20 and 4
+minutes a network; beside other work the 800 steps took 14 to 16 minutes. The cpu preset has not been timed whole, gpu
+has not been run. Expect of the demo preset on patients of one hospital (18 of 22, four of five folds, out of fold) WT
+0.85, TC 0.76, ET 0.72 and a mean of NCR, ED, ET of 0.58.
 The same command goes on where a killed one stopped, and shows the table of a finished run.
 """
 
@@ -40,7 +41,7 @@ class BeyondOptions(SegResNetOptions):
     """What every segmentation experiment is told on its command line, with presets of this one."""
 
     preset: Literal["gpu", "gpu24", "cpu", "demo"] | None = None
-    """One GPU of 11 GB, or of 24; two CPU cores for 25 minutes a network; or small and short, for phantoms and a first
+    """One GPU of 11 GB, or of 24; two CPU cores, 4500 steps a network; or 800, for phantoms and a first
     look. By default gpu with --data and demo without."""
     folds: int | None = None
     """All patients in so many folds, none kept for a test; by default --model.folds of those that are not tested."""

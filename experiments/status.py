@@ -19,6 +19,7 @@ from common.files import read_json, write_text
 from common.runs import History, RunError, is_in_use
 from experiments.base.options import Refused, refusals
 from experiments.base.progress import epochs
+from experiments.base.results import aligned
 from experiments.base.trainings import JOB, WHERE, state
 
 WATCH_SECONDS = 10
@@ -117,10 +118,7 @@ def _left(folder: Path, config: dict) -> str:
 def as_text(table: list[Line]) -> str:
     """The table, and below it how many are in which state."""
     head = tuple(field.name for field in fields(Line))
-    rows = [head, *(astuple(each) for each in table)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    printed = ["  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*printed, _counts(table)])
+    return f"{aligned([head, *(astuple(each) for each in table)])}\n{_counts(table)}"
 
 
 def as_page(table: list[Line]) -> str:

@@ -1,0 +1,59 @@
+"""experiments.status: what the folders say of trainings, whoever runs them."""
+
+from pathlib import Path
+
+import pytest
+
+from common.files import write_json, write_text
+from common.runs import Run
+from experiments import status
+from experiments.base.options import Refused
+
+HISTORY = "epoch,loss,validation_mean_dice,seconds\n1,0.9,,60.0\n2,0.7,0.25,120.0\n"
+
+
+def training(runs, name, kind="segresnet"):
+    write_json(runs / name / "config.json", {"kind": kind, "model": {"epochs": 6}})
+    return runs / name
+
+
+def test_every_state_is_told_from_the_folders(tmp_path):
+    write_json(training(tmp_path, "a/finished") / "summary.json", [])
+    write_text(training(tmp_path, "a/failed") / "failure.txt", "Traceback\nRunError: the disk is full\n")
+    write_json(training(tmp_path, "b/waiting") / "job.json", {"job": "12_3"})
+    write_text(training(tmp_path, "c/damaged") / "config.json", "[")
+    write_text(training(tmp_path, "d/mgmt", kind="mgmt") / "predictions.csv", "id\n")
+    write_json(tmp_path / "e/no_training/config.json", {"options": {}})
+    running = training(tmp_path, "b/running")
+    write_text(running / "history.csv", HISTORY)
+    write_json(running / "where.json", {"on": "slurm", "node": "n1", "job": "12_4"})
+    with Run(running):
+        found = {line.training: line for line in status.lines(tmp_path)}
+    words = {name: line.state.partition(":")[0] for name, line in found.items()}
+    assert words == {
+        "a/failed": "failed",
+        "a/finished": "finished",
+        "b/running": "running",
+        "b/waiting": "waiting",
+        "c/damaged": "damaged",
+        "d/mgmt": "finished",
+    }
+    assert found["a/failed"].state == "failed: RunError: the disk is full"
+    assert found["b/waiting"].where == "slurm 12_3"
+    line = found["b/running"]
+    assert (line.where, line.score) == ("slurm n1 12_4", "validation_mean_dice 0.25")
+    assert line.left == "6.0 min"  # four epochs of 90 seconds
+    counted = status.as_text(list(found.values())).splitlines()[-1]
+    assert counted == "6 trainings: 1 failed, 2 finished, 1 running, 1 waiting, 1 damaged"
+
+
+def test_the_page_shows_what_a_reason_says_and_runs_none_of_it(tmp_path):
+    write_text(training(tmp_path, "a") / "failure.txt", "<script>alert(1)</script>\n")
+    page = status.as_page(list(status.lines(tmp_path)))
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(Refused, match="expected the folder of the run folders"):
+        list(status.lines(Path(tmp_path / "none")))
