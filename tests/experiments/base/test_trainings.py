@@ -274,7 +274,8 @@ for step in range(20):
     time.sleep(0.02)
 """
 RUNNER = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
 from pathlib import Path
 from experiments.base.engines import run
 from experiments.base.trainings import Placement, Training
