@@ -117,14 +117,14 @@ CPU = Beyond(
         crop_voxels=(64, 64, 64),
         crops_per_epoch=50,
         epochs=90,
-        validate_every=30,
+        validate_every=15,
         workers=0,
     ),
     baseline=replace(table1_baseline.DEMO, checkpoint="last", epochs=340, validate_every=20),
 )
 DEMO = replace(
     CPU,
-    network=replace(CPU.network, epochs=16, validate_every=16),
+    network=replace(CPU.network, epochs=16, validate_every=4),
     baseline=replace(CPU.baseline, epochs=68),
     folds=3,
 )

@@ -36,7 +36,9 @@ def learning_curves(history: pd.DataFrame, curves: Mapping[str, str], *, text: s
     """One panel per curve that the history has. text: of the line above."""
     curves = {name: label for name, label in curves.items() if {name, f"validation_{name}"} & set(history)}
     figure = Figure(figsize=(WIDTH, 2.4 if len(curves) > 1 else 3), layout="constrained")
-    for axis, (name, label) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+    for axis, (name, label) in zip(
+        figure.subplots(1, len(curves), squeeze=False, sharex=True)[0], curves.items(), strict=True
+    ):
         for column, (part, colour) in zip((name, f"validation_{name}"), PART_COLOURS.items(), strict=True):
             if column in history:
                 known = history.dropna(subset=column)

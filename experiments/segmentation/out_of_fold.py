@@ -234,9 +234,14 @@ def show(study: Study) -> None:
                 )
     print(results.aligned(lines))
     print("reported: the report's best SegResNet (Table 2), another model on other patients")
+    if f"{PREFIXES[BASELINE]}mean_dice" in found or f"{PARTS['test']}{PREFIXES[BASELINE]}mean_dice" in found:
+        print(
+            "baseline: Table 1's recipe, its last weights, on the same folds; p: Wilcoxon's test, after Holm per part"
+        )
     if len(read_json(folder / NETWORKS, list)) > 1:
         print("out_of_fold: every patient by the one network that has not seen them, thresholds from the other folds")
-        print("test: the networks' average; baseline: Table 1's recipe, its last weights, on the same folds")
+        if study.split.test:
+            print("test: the networks' average")
         print("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")
         print(f"decided on out-of-fold predictions: {_words(Decision(**read_json(folder / DECISION, dict)))}")
     study.show_data()

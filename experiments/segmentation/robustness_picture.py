@@ -36,5 +36,5 @@ def costs_figure(costs: pd.DataFrame, *, synthetic: bool) -> Figure:
     panels[0].set(yticks=range(len(words)), yticklabels=words, ylim=(len(words) - 0.5, -0.5))
     figure.supxlabel("Dice points lost, mean and 95 % interval over cases", fontsize=8)
     n = int(costs["n"].max())
-    heading(figure, f"What changes of the scans cost, {n} test cases", synthetic=synthetic)
+    heading(figure, f"What changes of the scans cost, {n} test case{'' if n == 1 else 's'}", synthetic=synthetic)
     return figure
