@@ -102,7 +102,9 @@ class Choice:
     notes: tuple[str, ...]
 
 
-def choose(search: Search, contrasts: Sequence[str] = CONTRASTS, named: Mapping[str, str | Path] | None = None) -> Choice:
+def choose(
+    search: Search, contrasts: Sequence[str] = CONTRASTS, named: Mapping[str, str | Path] | None = None
+) -> Choice:
     """The series of each contrast.
 
     named: by contrast the series that its user says it is, by its UID, or by a folder that holds no other. Of several

@@ -62,7 +62,7 @@ class Found:
     def __str__(self) -> str:
         number = self.header["SeriesNumber"]
         return shown(
-            f"series {number or '?'} \"{self.header.name or 'without a name'}\", {len(self.folder.images)} images"
+            f'series {number or "?"} "{self.header.name or "without a name"}", {len(self.folder.images)} images'
         )
 
 
@@ -135,7 +135,9 @@ def read_facts(path: Path) -> Header:
 def _uid_of(path: Path) -> str:
     """The series that a file says it belongs to though it is no image of it; empty where it does not say."""
     try:
-        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID)
+        return str(
+            pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID
+        )
     except (InvalidDicomError, OSError, ValueError, AttributeError, KeyError, TypeError, EOFError):
         return _NO_UID
 

@@ -6,7 +6,6 @@ a row, along a column and from image to image, and its arrays are (image, row, c
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ import numpy as np
 
 from common import nifti
 from common.dicom import checks
+from common.dicom.extras import load_module
 from common.dicom.planes import normal
 from common.dicom.series import DicomError, Folder
 from common.labels import CLASSES
@@ -34,23 +34,9 @@ LEAST_SHARE = 0.5
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-class MissingToolError(ValueError):
-    """A package that is not installed; the message says how to install it."""
-
-
 def load_sitk() -> ModuleType:
     """SimpleITK. Raises MissingToolError where it is not installed."""
     return load_module("SimpleITK", extra="preprocess")
-
-
-def load_module(name: str, *, extra: str) -> ModuleType:
-    """A module of an extra. Raises MissingToolError where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingToolError(
-            f"DICOM in and out needs {name.split('.')[0]}: pip install '.[{extra}]' ({error})"
-        ) from error
 
 
 def series_image(folder: Folder) -> sitk.Image:
