@@ -70,8 +70,8 @@ def write_segmentation(path: Path, labels: np.ndarray, folder: Folder, *, algori
     series = folder.series()
     if labels.shape != (len(series), *series.shape) or labels.max(initial=0) >= len(CLASSES):
         raise ValueError(
-            f"expected classes below {len(CLASSES)} of shape {(len(series), *series.shape)}, found {labels.shape} up to "
-            f"{labels.max(initial=0)}"
+            f"expected classes below {len(CLASSES)} of shape {(len(series), *series.shape)}, found {labels.shape} "
+            f"up to {labels.max(initial=0)}"
         )
     identification = hd.AlgorithmIdentificationSequence(
         name=algorithm.name,
@@ -197,8 +197,8 @@ def _sources(folder: Folder) -> tuple[list[Dataset], np.ndarray]:
     paths = list(dict.fromkeys(image.path for image in images))
     if len(paths) not in (1, len(images)):
         raise DicomError(
-            f"{folder.path}: expected a series of single images or one enhanced file, to which a DICOM segmentation can "
-            f"refer, found {len(images)} images in {len(paths)} files; write .nii.gz"
+            f"{folder.path}: expected a series of single images or one enhanced file, to which a DICOM segmentation "
+            f"can refer, found {len(images)} images in {len(paths)} files; write .nii.gz"
         )
     sources = [_source(path) for path in paths]
     order = np.argsort([image.index for image in images]) if len(paths) == 1 else np.arange(len(images))
