@@ -74,6 +74,7 @@ def _resnet10(filters: int, first_stride: int) -> ResNet:
     padding = network.conv1.padding
     network.conv1.padding = (0, *padding[1:])
     network.conv1.register_forward_pre_hook(_PadImages(padding[0]))
+    network.maxpool = _MaxPool(*(getattr(network.maxpool, name) for name in ("kernel_size", "stride", "padding")))
     return network
 
 
@@ -114,8 +115,17 @@ class _PadImages:
         return nn.functional.pad(inputs[0], (0, 0, 0, 0, self.n_images, self.n_images))
 
 
+class _MaxPool(nn.MaxPool3d):
+    """PyTorch's, in the precision of its input: on the CPU autocast would have it in float32, of the same values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x)
+
+
 class _Halve(nn.Module):
     """Maximum over pairs of positions along every axis that has two."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.max_pool3d(x, [min(2, length) for length in x.shape[2:]])
+        with torch.autocast("cpu", enabled=False):  # as above
+            return nn.functional.max_pool3d(x, [min(2, length) for length in x.shape[2:]])

@@ -136,3 +136,31 @@ def test_weights_are_a_function_of_the_seed_and_the_global_state_is_left_alone(b
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(states[0].values(), states[2].values(), strict=True))
+
+
+@pytest.mark.parametrize("backbone", ["resnet10", "vgg16"])
+def test_bfloat16_logits_are_close_to_float32s(backbone):
+    """A dozen layers or so each round to 2^-9 of a value; the logit is small beside what its sum is made of."""
+    network = build_classifier(backbone=backbone, filters=8).eval()
+    image = torch.randn(3, 1, 9, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = []
+    last = next(layer for layer in reversed(list(network.modules())) if isinstance(layer, torch.nn.Linear))
+    last.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].float()))
+    with torch.inference_mode():
+        network(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            network(image)
+    wanted, found = features
+    assert 0 < (found - wanted).norm() / wanted.norm() < 4 * 2**-9 * 16**0.5
+
+
+def test_pooling_stays_in_bfloat16():
+    """Autocast would have it in float32: as much memory again, and two casts of the largest feature map."""
+    network = build_classifier(filters=8)
+    kinds = []
+    network[0].maxpool.register_forward_hook(
+        lambda module, inputs, output: kinds.append((inputs[0].dtype, output.dtype))
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.zeros(2, 1, 5, 32, 32))
+    assert kinds == [(torch.bfloat16, torch.bfloat16)]
