@@ -6,7 +6,7 @@ from monai.networks.nets import resnet10  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from common.costs import gflop  # noqa: E402
-from mgmt_classifier.model import build_classifier, convolutions  # noqa: E402
+from mgmt_classifier.model import Conv3d, build_classifier, convolutions  # noqa: E402
 
 
 def n_parameters(network):
@@ -164,3 +164,24 @@ def test_pooling_stays_in_bfloat16():
     with torch.autocast("cpu", torch.bfloat16):
         network(torch.zeros(2, 1, 5, 32, 32))
     assert kinds == [(torch.bfloat16, torch.bfloat16)]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_bfloat16_gradients_are_those_of_double_precision(depth):
+    """PyTorch 2.13's own are not at a depth of 2: what they hold is what the memory held."""
+    image = torch.randn(2, 8, depth, 6, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
+    conv = Conv3d(8, 4, 3, padding=1, bias=False)
+    weight = conv.weight.detach().bfloat16().double().requires_grad_()
+    wanted = torch.nn.functional.conv3d(image.double(), weight, padding=1)
+    gradient = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    wanted.backward(gradient.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(image.contiguous(memory_format=torch.channels_last_3d))
+    found.backward(gradient)
+    assert (found.double() - wanted).norm() < 2**-8 * wanted.norm()
+    assert (conv.weight.grad.double() - weight.grad).norm() < 2**-8 * weight.grad.norm()
+
+
+def test_every_resnet10_convolution_has_them():
+    network = build_classifier(filters=8)
+    assert {type(layer) for layer in network.modules() if isinstance(layer, torch.nn.Conv3d)} == {Conv3d}
