@@ -175,7 +175,9 @@ def main(options: Options) -> None:
     for device in basis.devices():
         for filters, crop in cases(options, device):
             sizes = {"initial_filters": filters, "crop_voxels": crop, "batch_size": options.batch_size}
-            config = Config(network=options.network, **sizes)
+            # Only segresnet has a dropout.
+            dropout = Config().dropout if options.network == "segresnet" else 0.0
+            config = Config(network=options.network, dropout=dropout, **sizes)
             if options.memory:
                 print(f"{config.network}, {sizes}: {kept_memory_gib(config):.2f} GiB kept for the backward pass")
                 continue
