@@ -19,6 +19,7 @@ from scipy.special import expit
 from common.classification import predicted_positive
 from common.dicom.mgmt_cohort import Patient, series_folders
 from common.files import check_archive, write_json
+from common.precision import resolve_for_prediction
 from common.runs import RunError, read_model_config
 from common.store import UnusableError
 from common.walk import shown
@@ -85,7 +86,10 @@ def logits(network: torch.nn.Module, entries: Sequence[Entry], config: Config) -
     Raises RunError when one is not finite.
     """
     device = next(network.parameters()).device
-    autocast = torch.autocast(device.type, torch.float16, enabled=config.mixed_precision and device.type == "cuda")
+    precision = resolve_for_prediction(
+        config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda"
+    )
+    autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
     found = []
     with torch.inference_mode(), autocast:
         for start in range(0, len(entries), config.batch_size):
