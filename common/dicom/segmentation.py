@@ -36,7 +36,7 @@ TYPES = {
 }
 SITE = codes.SCT.Brain
 PROCEDURE = codes.LN.BrainMRI
-COLOURS = {"NCR": (214, 39, 40), "ED": (44, 160, 44), "ET": (255, 200, 0)}
+COLOURS = {"NCR": (213, 94, 0), "ED": (86, 180, 233), "ET": (240, 228, 66)}  # as in every picture
 MAKER = "glioma-suite"
 SERIES_NUMBERS = {"SEG": 9001, "SR": 9002}
 MM3_PER_ML = 1000

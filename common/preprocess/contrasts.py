@@ -14,7 +14,7 @@ from common.preprocess.series import Found, Header, Search
 from common.subject import CONTRASTS
 from common.walk import shown
 
-# ms. Times of clinical 1.5 and 3 T protocols for brain tumours (Ellingson et al., Neuro-Oncology 2015) with room around.
+# ms: the standardised brain tumour protocol (Ellingson et al., Neuro-Oncology 2015) with room around.
 FLAIR_INVERSION, LEAST_T2_ECHO, LEAST_T2_REPETITION = (1400.0, 3200.0), 65.0, 1800.0
 MOST_T1_ECHO, MOST_T1_REPETITION, T1_INVERSION = 30.0, 1400.0, (400.0, 1300.0)
 SAME_SIZE = 0.05
@@ -24,7 +24,8 @@ _NOT_A_SCAN = {  # words of names, and what such a series is
     r"loc(ali[sz]er)?(?![a-z])|scout|survey|3 ?plane|smartbrain": "a localiser",
     r"adc|dwi|diff|trace(?![a-z])|dti|b ?1000|ep2d|(?<![a-z])fa(?![a-z])|colfa": "diffusion",
     r"perf|dsc|dce|(?<![a-z])asl(?![a-z])|cbv|cbf|mtt|ttp": "perfusion",
-    r"swi|swan|(?<![a-z])mip|pha(se)?(?![a-z])|t2 ?\*|t2 ?star|hemo|^(?!.*t1).*(?<![a-z])gre(?![a-z])": "susceptibility",
+    r"swi|swan|(?<![a-z])mip|pha(se)?(?![a-z])|t2 ?\*|t2 ?star|hemo": "susceptibility",
+    r"^(?!.*t1).*(?<![a-z])gre(?![a-z])": "susceptibility",
     r"tof|angio|(?<![a-z])mra|(?<![a-z])pc3d|venog": "angiography",
     r"fmri|bold|resting|field ?map|b0 ?map": "functional or a field map",
     r"subtr?|(?<![a-z])sub(?![a-z])|diffe": "a subtraction",

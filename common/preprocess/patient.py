@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,55 +18,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common import nifti, patient
+from common.arguments import PatientArguments
 from common.dicom import segmentation
 from common.dicom.extras import load_module
 from common.files import write_json
 from common.labels import CONVENTIONS
 from common.metrics import volume_ml
-from common.patient import PatientArguments, check_output
+from common.patient import Trained, check_output
 from common.preprocess import space
 from common.preprocess.brain import brain_mask, check_choice
 from common.preprocess.contrasts import Choice, choose
 from common.preprocess.registration import Motion, register
 from common.preprocess.series import find_series
-from common.recipe import Recipe, Volume
 from common.scoring import MEMBERS
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 REFERENCE = "T1ce"
-DICOM_SUFFIX = ".dcm"
 STRONG_MM, STRONG_DEGREES = 20.0, 15.0
 """A motion beyond is worth a look: heads in one session move less, and a search gone wrong more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DicomArguments(PatientArguments):
-    """What a network's command is told where the patient comes as NIfTI or as DICOM."""
-
-    dicom: Path | None = None
-    """Folder with a patient's DICOM series, in place of scans; --flair and so on then name a series, by its UID or its
-    folder, where it is not told by itself."""
-    brain_mask: str | None = None
-    """With --dicom: file of the brain's mask in the space of the T1ce series, hd-bet or synthstrip (where
-    brainles-preprocessing is installed), or none where the series hold the brain alone."""
-    steps: Path | None = None
-    """With --dicom: folder that keeps every step; by default beside the output, <output>_steps."""
-
-    @property
-    def steps_folder(self) -> Path:
-        """Where every step is kept."""
-        return self.steps or self.output.with_name(f"{_stem(self.output)}_steps")
-
-    @property
-    def report_file(self) -> Path:
-        """Where the measurement report goes, beside a segmentation as DICOM."""
-        return self.output.with_name(f"{_stem(self.output)}_report{DICOM_SUFFIX}")
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(DICOM_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -88,12 +59,12 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def check(arguments: DicomArguments) -> None:
+def check(arguments: PatientArguments) -> None:
     """Before any work: that the arguments fit each other, and what they need is there.
 
     Raises ValueError or OSError as :func:`common.patient.check_files`; MissingToolError for a package.
     """
-    output, is_dicom = arguments.output, arguments.output.name.lower().endswith(DICOM_SUFFIX)
+    output, is_dicom = arguments.output, arguments.is_dicom_out
     if arguments.dicom is None:
         for option, value in (("--brain-mask", arguments.brain_mask), ("--steps", arguments.steps)):
             if value is not None:
@@ -102,6 +73,8 @@ def check(arguments: DicomArguments) -> None:
             raise ValueError(f"{output}: expected --dicom for a segmentation as DICOM, which refers to series")
         patient.check_files(arguments)
         return
+    if arguments.data is not None:
+        raise ValueError("expected --dicom or --data, received both")
     if not arguments.dicom.is_dir():
         raise ValueError(f"--dicom {arguments.dicom}: expected a folder of DICOM series, found none")
     space.load_sitk()
@@ -119,9 +92,7 @@ def check(arguments: DicomArguments) -> None:
     check_output(arguments.steps_folder / "series.json")
 
 
-def segment(
-    arguments: DicomArguments, recipe: Recipe, predict: Callable[[Volume], np.ndarray], *, network: str
-) -> dict[str, float]:
+def segment(arguments: PatientArguments, trained: Trained, *, network: str) -> dict[str, float]:
     """As :func:`common.patient.segment`, of a patient as NIfTI or as DICOM. network: what DICOM calls the algorithm.
 
     Of DICOM the segmentation and the volumes are those on the reference series' grid; other series' lie among the
@@ -129,22 +100,24 @@ def segment(
     """
     check(arguments)
     if arguments.dicom is None:
-        return patient.segment(arguments, recipe, predict)
+        return patient.segment(arguments, trained.recipe, trained.predict)
     prepared = prepare(
         arguments.dicom,
         arguments.steps_folder,
-        contrasts=recipe.contrasts,
+        contrasts=trained.recipe.contrasts,
         named=arguments.scans,
         mask=arguments.brain_mask,
-        is_returned_as_dicom=arguments.output.name.lower().endswith(DICOM_SUFFIX),
+        is_returned_as_dicom=arguments.is_dicom_out,
     )
     for note in prepared.notes:
         print(f"note: {note}", file=sys.stderr)
-    given = {name.lower(): file for name, file in prepared.scans.items()}
     inner = PatientArguments(
-        run=arguments.run, output=prepared.folder / "segmentation.nii.gz", labels=arguments.labels, **given
+        run=arguments.run,
+        output=prepared.folder / "segmentation.nii.gz",
+        labels=arguments.labels,
+        **{name.lower(): file for name, file in prepared.scans.items()},
     )
-    patient.segment(inner, recipe, predict)
+    patient.segment(inner, trained.recipe, trained.predict)
     labels = CONVENTIONS[arguments.labels].to_classes(nifti.read(inner.output).data)
     return give_back(prepared, labels, arguments, network=network)
 
@@ -220,7 +193,7 @@ def _write_steps(folder: Path, choice: Choice, reference: str, motions: Mapping[
     )
 
 
-def give_back(prepared: Prepared, labels: np.ndarray, arguments: DicomArguments, *, network: str) -> dict[str, float]:
+def give_back(prepared: Prepared, labels: np.ndarray, arguments: PatientArguments, *, network: str) -> dict[str, float]:
     """Write classes (x, y, z) on the working grid to every series' own, the picture, and the output.
 
     Returns the volume of each label and region in ml on the reference series.
@@ -246,7 +219,7 @@ def give_back(prepared: Prepared, labels: np.ndarray, arguments: DicomArguments,
         voxel_mm=prepared.grid.GetSpacing()[0],
         captions=captions,
     )
-    if arguments.output.name.lower().endswith(DICOM_SUFFIX):
+    if arguments.is_dicom_out:
         algorithm = algorithm_of(network, arguments.run)
         folder = prepared.choice.series[prepared.reference].folder
         made = segmentation.write_segmentation(arguments.output, own, folder, algorithm=algorithm)

@@ -1,7 +1,7 @@
 """Images in the patient's space: series, the working grid, and what is carried from one grid to another.
 
-SimpleITK carries the geometry; its axes are DICOM's (to the patient's left, back and head, in mm), its indices run along
-a row, along a column and from image to image, and its arrays are (image, row, column) as a series is read.
+SimpleITK carries the geometry; its axes are DICOM's (to the patient's left, back and head, in mm), its indices run
+along a row, along a column and from image to image, and its arrays are (image, row, column) as a series is read.
 """
 
 from __future__ import annotations

@@ -31,12 +31,9 @@ def read(path, folder) -> np.ndarray:
     assert (dataset.SegmentationType, dataset.BitsAllocated) == ("BINARY", 1)
     numbers = {segment.SegmentNumber: segment.SegmentLabel for segment in dataset.SegmentSequence}
     rows, columns, content = dataset.Rows, dataset.Columns, dataset.PixelData
-    places = {}
-    for image in folder.images:
-        places.setdefault(tuple(np.round(image.position_mm, 3)), None)
-    ordered = sorted(
-        places, key=lambda place: np.dot(place, np.cross(*np.reshape(folder.images[0].orientation, (2, 3))))
-    )
+    axis = np.cross(*np.reshape(folder.images[0].orientation, (2, 3)))
+    places = {tuple(np.round(image.position_mm, 3)) for image in folder.images}
+    ordered = sorted(places, key=lambda place: np.dot(place, axis))
     labels = np.zeros((len(ordered), rows, columns), np.uint8)
     for frame, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         label = numbers[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
@@ -81,11 +78,10 @@ def test_what_the_objects_say(tmp_path):
     volumes_ml = write_report(tmp_path / "report.dcm", made, folder, algorithm=ALGORITHM)
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
     # PS3.16, CID 7168
-    said = [
-        (segment.SegmentLabel, segment.SegmentAlgorithmType, *(segment.SegmentedPropertyTypeCodeSequence[0][keyword].value
-        for keyword in ("CodeValue", "CodingSchemeDesignator")))
-        for segment in dataset.SegmentSequence
-    ]  # fmt: skip
+    said = []
+    for segment in dataset.SegmentSequence:
+        code = segment.SegmentedPropertyTypeCodeSequence[0]
+        said.append((segment.SegmentLabel, segment.SegmentAlgorithmType, code.CodeValue, code.CodingSchemeDesignator))
     assert said == [
         ("NCR", "AUTOMATIC", "6574001", "SCT"),
         ("ED", "AUTOMATIC", "79654002", "SCT"),

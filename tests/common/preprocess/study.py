@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from common.phantom.anatomy import draw_pose, sample_anatomy
 from common.phantom.cohort import draw_contrasts
@@ -30,8 +31,6 @@ class Motion:
 
     @property
     def matrix(self) -> np.ndarray:
-        from scipy.spatial.transform import Rotation
-
         return Rotation.from_euler("xyz", self.degrees, degrees=True).as_matrix()
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
@@ -50,26 +49,53 @@ MOTIONS = {
 
 
 @dataclass(frozen=True)
-class Study:
-    """A written study. volume: the phantom's own grid, T1ce's space; images: noise-free contrasts on it; labels:
-    classes on it; truth: classes of each series as it was measured, (image, row, column)."""
+class Head:
+    """A head in T1ce's space. images: noise-free contrasts, 0 outside the brain; labels: classes, on the volume."""
 
-    folder: Path
     volume: Volume
     images: dict[str, np.ndarray]
     labels: np.ndarray
-    geometries: dict[str, Geometry]
-    truth: dict[str, np.ndarray]
+
+    @property
+    def centre_mm(self) -> np.ndarray:
+        return self.volume.first_mm + self.volume.voxel_mm * np.array(ndimage.center_of_mass(self.volume.brain))
 
     @property
     def brain_mm(self) -> np.ndarray:
-        """Some of the brain's voxels, (n, 3)."""
-        return self.volume.first_mm + self.volume.voxel_mm * np.argwhere(self.volume.brain)[::97]
+        """All of the brain's voxels, (n, 3)."""
+        return self.volume.first_mm + self.volume.voxel_mm * np.argwhere(self.volume.brain)
+
+    def motion(self, name: str) -> Motion:
+        """How the head had moved when a contrast was measured."""
+        return Motion(MOTIONS[name].degrees, MOTIONS[name].mm, self.centre_mm)
 
 
-def write_study(folder: Path, *, seed: int = 0, voxel_mm: int = 1, noise: float = 0.05, motions=MOTIONS,
-                spacing_mm=SPACING_MM, orientations=ORIENTATIONS) -> Study:  # fmt: skip
-    """Write a study's four series below a folder and return what is known of it."""
+def simple_head(seed: int = 0, shape=(72, 84, 66), voxel_mm: int = 2) -> Head:
+    """An ellipsoid of three tissues in blobs with a layered tumour: made at once, and enough to be registered."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij"))
+    brain = ((grid / (0.46 * np.array(shape).reshape(3, 1, 1, 1))) ** 2).sum(0) < 1
+    blobs = ndimage.gaussian_filter(rng.normal(size=shape), 3.0)
+    tissue = np.digitize(blobs / blobs.std(), (-0.4, 0.8))  # fluid, grey, white
+    distance = np.sqrt(((grid - np.array([9, 6, 5]).reshape(3, 1, 1, 1)) ** 2).sum(0)) * voxel_mm
+    labels = np.select([distance < 8, distance < 13, distance < 21], [1, 3, 2], 0).astype(np.uint8) * brain
+    signal = {  # fluid, grey, white; NCR, ED, ET
+        "FLAIR": ((0.3, 1.1, 0.9), (2.2, 2.1, 2.2)),
+        "T1": ((0.4, 0.8, 1.2), (0.7, 0.7, 0.8)),
+        "T1ce": ((0.4, 0.85, 1.1), (0.7, 0.7, 1.9)),
+        "T2": ((3.0, 1.2, 0.8), (2.4, 2.0, 1.8)),
+    }
+    images = {
+        name: (np.choose(labels, (np.choose(tissue, normal), *lesion)) * brain).astype(np.float32)
+        for name, (normal, lesion) in signal.items()
+    }
+    return Head(
+        Volume(-np.array(shape) * voxel_mm / 2 + rng.normal(0, 5, 3), voxel_mm, brain, labels > 0), images, labels
+    )
+
+
+def phantom_head(seed: int = 0, voxel_mm: int = 1) -> Head:
+    """The anatomy and tumour of the embedded phantoms."""
     rng = np.random.default_rng(seed)
     pose = draw_pose(rng)
     foci = place_foci(rng, pose, "typical")
@@ -77,22 +103,22 @@ def write_study(folder: Path, *, seed: int = 0, voxel_mm: int = 1, noise: float 
     tumour = grow_tumour(rng, anatomy, foci, Growth(enhances=True))
     images = {name: anatomy.whole(vector) for name, vector in draw_contrasts(rng, anatomy, tumour).items()}
     first_mm = -np.array(anatomy.brain.shape) * voxel_mm / 2 + rng.normal(0, 5, 3)
-    volume = Volume(first_mm, voxel_mm, anatomy.brain, tumour.labels > 0)
-    centre = first_mm + voxel_mm * np.array(ndimage.center_of_mass(anatomy.brain))
-    geometries, truth = {}, {}
-    for number, (name, image) in enumerate(images.items(), start=1):
-        motion = Motion(motions[name].degrees, motions[name].mm, centre)
-        brain_mm = motion(first_mm + voxel_mm * np.argwhere(anatomy.brain))
-        stated = geometry_around(brain_mm, orientations[name], spacing_mm[name])
-        geometries[name] = stated
+    return Head(Volume(first_mm, voxel_mm, anatomy.brain, tumour.labels > 0), images, tumour.labels)
+
+
+def write_study(folder: Path, head: Head, *, noise: float = 0.05, seed: int = 0) -> dict[str, np.ndarray]:
+    """Write four series below a folder; returns the classes of each as it was measured, (image, row, column)."""
+    rng, volume, truth = np.random.default_rng(seed), head.volume, {}
+    for number, (name, image) in enumerate(head.images.items(), start=1):
+        motion = head.motion(name)
+        stated = geometry_around(motion(head.brain_mm), ORIENTATIONS[name], SPACING_MM[name])
         seen = Geometry("axial", stated.axes @ motion.matrix, motion.inverse(stated.origin_mm), stated.spacing_mm,
                         stated.shape, stated.thickness_mm)  # fmt: skip
-        inside = volume.sample(anatomy.brain.astype(np.float32), seen)
-        brain = inside > 0.5
-        shares = [volume.sample((tumour.labels == value).astype(np.float32), seen) for value in range(1, 4)]
-        truth[name] = np.stack([1 - sum(shares), *shares]).argmax(0).astype(np.uint8) * brain
+        inside = volume.sample(volume.brain.astype(np.float32), seen)
+        shares = [volume.sample((head.labels == value).astype(np.float32), seen) for value in range(1, 4)]
+        truth[name] = np.stack([1 - sum(shares), *shares]).argmax(0).astype(np.uint8)
         signal = volume.sample(image, seen) / np.maximum(inside, 1e-6) + noise * rng.normal(size=seen.shape)
-        pixels = np.where(brain, np.clip(np.rint(300 * signal), 1, 4095), 0).astype(np.uint16)
+        pixels = np.where(inside > 0.5, np.clip(np.rint(300 * signal), 1, 4095), 0).astype(np.uint16)
         repetition, echo, inversion = TIMES_MS[name]
         write_series(
             folder / f"series{number}", pixels,
@@ -102,7 +128,7 @@ def write_study(folder: Path, *, seed: int = 0, voxel_mm: int = 1, noise: float 
             PatientName="Phantom", EchoTime=echo, RepetitionTime=repetition, InversionTime=inversion,
             ImageType=["ORIGINAL", "PRIMARY"], ContrastBolusAgent="gadobutrol" if name == "T1ce" else None,
         )  # fmt: skip
-    return Study(folder, volume, images, tumour.labels, geometries, truth)
+    return truth
 
 
 def geometry_around(brain_mm: np.ndarray, orientation, spacing_mm, margin: int = 2) -> Geometry:
