@@ -7,7 +7,9 @@ for necrosis and oedema, and the NCI thesaurus for the enhancing lesion, for whi
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,9 +96,7 @@ def write_segmentation(path: Path, labels: np.ndarray, folder: Folder, *, algori
         )
         for number, name in enumerate(CLASSES[1:], start=1)
     ]
-    with warnings.catch_warnings():
-        # highdicom warns of an empty segmentation, which is an answer too.
-        warnings.simplefilter("ignore", UserWarning)
+    with _unwarned():
         made = hd.seg.Segmentation(
             source_images=sources,
             pixel_array=np.ascontiguousarray(labels[order], dtype=np.uint8),
@@ -152,17 +152,18 @@ def write_report(path: Path, segmentation: Dataset, folder: Folder, *, algorithm
         title=codes.DCM.ImagingMeasurementReport,
     )
     identity = _identity("SR", algorithm)
-    made = hd.sr.ComprehensiveSR(
-        evidence=[segmentation, *sources],
-        content=report[0],
-        series_instance_uid=identity["series_instance_uid"],
-        series_number=identity["series_number"],
-        sop_instance_uid=identity["sop_instance_uid"],
-        instance_number=1,
-        manufacturer=MAKER,
-        series_description="Glioma volumes (research only)",
-        is_complete=True,
-    )
+    with _unwarned():
+        made = hd.sr.ComprehensiveSR(
+            evidence=[segmentation, *sources],
+            content=report[0],
+            series_instance_uid=identity["series_instance_uid"],
+            series_number=identity["series_number"],
+            sop_instance_uid=identity["sop_instance_uid"],
+            instance_number=1,
+            manufacturer=MAKER,
+            series_description="Glioma volumes (research only)",
+            is_complete=True,
+        )
     _save(made, path)
     return volumes_ml
 
@@ -233,6 +234,14 @@ def _identity(kind: str, algorithm: Algorithm) -> dict[str, object]:
         "software_versions": algorithm.version[:64],
         "device_serial_number": "0",
     }
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """highdicom warns of an empty segmentation, an answer too, and of names as pseudonymisation leaves them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _save(dataset: highdicom.base.SOPClass, path: Path) -> None:
