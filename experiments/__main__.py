@@ -38,6 +38,8 @@ def main() -> None:
     print("a finished segmentation run on another cohort, and on its own cases as other scanners would show them")
     print("    python -m experiments.external --help")
     print("    python -m experiments.robustness --help")
+    print("a folder of patients' DICOM series as a cohort")
+    print("    python -m experiments.from_dicom --help")
 
 
 if __name__ == "__main__":

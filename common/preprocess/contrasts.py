@@ -117,13 +117,13 @@ def choose(
     named = named or {}
     readings = tuple(read_contrast(found) for found in search.series)
     series, notes, problems = {}, [], []
-    for contrast in contrasts:
+    for contrast in sorted(contrasts, key=lambda contrast: contrast not in named):  # those are nobody else's
         try:
             if contrast in named:
                 series[contrast] = _named(search, contrast, named[contrast])
                 notes.append(f"{contrast}: {series[contrast]}, as its user says")
                 continue
-            taken = [found.uid for name, found in series.items() if name in named]
+            taken = [series[name].uid for name in named if name in series]
             own = [reading for reading in readings if reading.contrast == contrast and reading.found.uid not in taken]
             best = _finest(contrast, own)
             series[contrast] = best.found
@@ -137,6 +137,7 @@ def choose(
     for (one, first), (other, second) in _pairs(series):
         if first.uid == second.uid:
             raise DicomError(f"expected a series of its own for {other}, found the one given for {one}: {second}")
+    series = {contrast: series[contrast] for contrast in contrasts}
     _check_one_patient(search.folder, series, has_all_named=set(contrasts) <= set(named))
     return Choice(series=series, readings=readings, notes=tuple(notes))
 

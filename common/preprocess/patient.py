@@ -58,6 +58,19 @@ class Prepared:
     motions: Mapping[str, Motion]
     notes: tuple[str, ...]
 
+    def draw(self, labels: np.ndarray) -> None:
+        """Write the picture by which to see whether all went well. labels: classes (z, y, x) on the working grid."""
+        from common.preprocess.picture import draw  # matplotlib takes a second
+
+        draw(
+            self.folder / "quality.png",
+            self.placed,
+            labels,
+            reference=self.reference,
+            voxel_mm=self.grid.GetSpacing()[0],
+            captions={name: str(motion) for name, motion in self.motions.items()},
+        )
+
 
 def check(arguments: PatientArguments) -> None:
     """Before any work: that the arguments fit each other, and what they need is there.
@@ -198,8 +211,6 @@ def give_back(prepared: Prepared, labels: np.ndarray, arguments: PatientArgument
 
     Returns the volume of each label and region in ml on the reference series.
     """
-    from common.preprocess.picture import draw  # matplotlib takes a second
-
     found = space.like(np.ascontiguousarray(labels.transpose(2, 1, 0)), prepared.grid)
     convention = CONVENTIONS[arguments.labels]
     on_series = {}
@@ -210,15 +221,7 @@ def give_back(prepared: Prepared, labels: np.ndarray, arguments: PatientArgument
         stored = space.like(convention.from_classes(on_series[name]), image)
         space.write_nifti(prepared.folder / "on_series" / f"{name}_seg.nii.gz", stored)
     own, image = on_series[prepared.reference], prepared.images[prepared.reference]
-    captions = {name: str(motion) for name, motion in prepared.motions.items()}
-    draw(
-        prepared.folder / "quality.png",
-        prepared.placed,
-        labels.transpose(2, 1, 0),
-        reference=prepared.reference if prepared.reference in prepared.placed else next(iter(prepared.placed)),
-        voxel_mm=prepared.grid.GetSpacing()[0],
-        captions=captions,
-    )
+    prepared.draw(labels.transpose(2, 1, 0))
     if arguments.is_dicom_out:
         algorithm = algorithm_of(network, arguments.run)
         folder = prepared.choice.series[prepared.reference].folder

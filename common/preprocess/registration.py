@@ -46,7 +46,18 @@ class Motion:
 
 
 def register(fixed: sitk.Image, moving: sitk.Image) -> Motion:
-    """The rigid motion from ``fixed``, the reference, to ``moving``, both float32 in the patient's space."""
+    """The rigid motion from ``fixed``, the reference, to ``moving``, both float32 in the patient's space.
+
+    Raises ValueError when they have nothing in common that could be registered.
+    """
+    try:
+        return _register(fixed, moving)
+    except RuntimeError as error:  # what SimpleITK raises of everything
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"expected two images of one head to register, found: {reason}") from error
+
+
+def _register(fixed: sitk.Image, moving: sitk.Image) -> Motion:
     sitk = load_sitk()
     middle = fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()])
     still = sitk.Euler3DTransform()
