@@ -27,6 +27,7 @@ ROWS = (
     ("experiments.drawing", "experiments.base"),
     ("segresnet_monai", "unet_tf", "mgmt_classifier"),
     ("common.phantom",),
+    ("common.preprocess",),
     ("common.dicom",),
     ("common",),
 )
