@@ -124,7 +124,12 @@ def write_report(path: Path, segmentation: Dataset, folder: Folder, *, algorithm
     groups = [
         hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=hd.sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
-            referenced_segment=hd.sr.ReferencedSegment.from_segmentation(segmentation, int(segment.SegmentNumber)),
+            referenced_segment=hd.sr.ReferencedSegment(
+                sop_class_uid=segmentation.SOPClassUID,
+                sop_instance_uid=segmentation.SOPInstanceUID,
+                segment_number=int(segment.SegmentNumber),
+                source_series=hd.sr.SourceSeriesForSegmentation(sources[0].SeriesInstanceUID),
+            ),
             finding_category=CATEGORY,
             finding_type=TYPES[segment.SegmentLabel],
             finding_sites=[hd.sr.FindingSite(SITE)],

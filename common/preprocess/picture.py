@@ -14,6 +14,8 @@ from common.picture import CLASS_COLOURS, overlay, window
 TILE_MM = 16.0
 EDGE_SHARE = 0.1
 """Share of a picture of the reference, where it changes most, that is drawn as its edges."""
+RIM_MM = 3.0
+"""What lies so near the background is no edge of the anatomy."""
 _ORANGE = (1.0, 0.45, 0.0)
 
 
@@ -37,13 +39,14 @@ def draw(
     z, y = (int(np.count_nonzero(shown, axis=axes).argmax()) for axes in ((1, 2), (0, 2)))
     axial, coronal = grey[reference][z], grey[reference][::-1, y]
     gradient = ndimage.gaussian_gradient_magnitude(axial, 1.0)
-    edges = gradient > max(np.quantile(gradient, 1 - EDGE_SHARE), 0)
+    inside = ndimage.binary_erosion(axial > 0, iterations=round(RIM_MM / voxel_mm))
+    edges = inside & (gradient > (np.quantile(gradient[inside], 1 - EDGE_SHARE) if inside.any() else 0))
     figure = Figure(figsize=(9, 2.4 * len(grey)), layout="constrained", facecolor="black")
     for line, (name, image) in zip(figure.subplots(len(grey), 4, squeeze=False), grey.items(), strict=True):
         over = np.repeat(image[z][..., None], 3, axis=2)
         over[edges] = _ORANGE
         tile = TILE_MM / voxel_mm
-        _show(line[0], over, f"{name}, edges of {reference}: {captions.get(name, 'the reference')}")
+        _show(line[0], over, f"{name}, edges of {reference}\n{captions.get(name, 'the reference')}")
         _show(line[1], _checkered(image[z], axial, tile), f"{name} and {reference}")
         _show(line[2], _checkered(image[::-1, y], coronal, tile), f"{name} and {reference}, coronal")
         _show(line[3], overlay(image[z], labels[z]), f"{name}, {', '.join(CLASS_COLOURS)}")
@@ -59,4 +62,4 @@ def _checkered(one: np.ndarray, other: np.ndarray, tile: float) -> np.ndarray:
 def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
     axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
     axis.set_axis_off()
-    axis.set_title(title, color="white", fontsize=5, loc="left", wrap=True, parse_math=False)
+    axis.set_title(title, color="white", fontsize=5, loc="left", parse_math=False)

@@ -107,12 +107,17 @@ def test_what_the_objects_say(tmp_path):
         assert group.finding_type.value == {"NCR": "6574001", "ED": "79654002", "ET": "C113842"}[name]
 
 
-def test_no_tumour_is_an_answer_too(tmp_path):
+@pytest.mark.parametrize("there", [(), (2,), (1, 3)])
+def test_classes_that_were_not_found_have_no_volume(tmp_path, there):
     write_series(tmp_path / "in", noise(4, (6, 9)), **UIDS)
-    folder = look(tmp_path / "in")
-    made = write_segmentation(tmp_path / "seg.dcm", np.zeros((4, 6, 9), np.uint8), folder, algorithm=ALGORITHM)
-    assert not read(tmp_path / "seg.dcm", folder).any()
-    assert write_report(tmp_path / "sr.dcm", made, folder, algorithm=ALGORITHM) == {"NCR": 0, "ED": 0, "ET": 0}
+    folder, labels = look(tmp_path / "in"), classes((4, 6, 9))
+    labels[~np.isin(labels, there)] = 0
+    made = write_segmentation(tmp_path / "seg.dcm", labels, folder, algorithm=ALGORITHM)
+    np.testing.assert_array_equal(read(tmp_path / "seg.dcm", folder), labels)
+    volumes_ml = write_report(tmp_path / "sr.dcm", made, folder, algorithm=ALGORITHM)
+    assert [name for name, volume in volumes_ml.items() if volume] == [CLASSES[value] for value in there]
+    groups = hd.sr.srread(tmp_path / "sr.dcm").content.get_volumetric_roi_measurement_groups()
+    assert [group.get_measurements()[0].value > 0 for group in groups] == [value in there for value in (1, 2, 3)]
 
 
 def test_what_cannot_be_referred_to_is_named(tmp_path):
