@@ -46,7 +46,7 @@ _EMPTY_ALLOWED = (  # elements that the standard wants to be there, empty where 
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName"),
 )
-_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _SEXES = ("M", "F", "O")
 
 
@@ -102,6 +102,11 @@ def write_segmentation(path: Path, labels: np.ndarray, folder: Folder, *, algori
             pixel_array=np.ascontiguousarray(labels[order], dtype=np.uint8),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
+            pixel_measures=hd.PixelMeasuresSequence(
+                pixel_spacing=series.spacing_mm[1:],
+                slice_thickness=between_mm(folder),
+                spacing_between_slices=between_mm(folder),
+            ),
             content_label="GLIOMA",
             content_description="Glioma: NCR, ED and ET; research only",
             series_description="Glioma segmentation (research only)",
@@ -180,15 +185,19 @@ def segment_volumes_ml(segmentation: Dataset, folder: Folder) -> dict[str, float
     bits = np.unpackbits(np.frombuffer(segmentation.PixelData, np.uint8), bitorder="little")
     n_frames = int(segmentation.NumberOfFrames)
     filled = bits[: n_frames * rows * columns].reshape(n_frames, -1).sum(axis=1, dtype=np.int64)
-    positions, _ = checks.in_order(folder.images)
-    between_mm = float(positions[-1] - positions[0]) / (len(positions) - 1)
-    voxel_ml = between_mm * series.spacing_mm[1] * series.spacing_mm[2] / MM3_PER_ML
+    voxel_ml = between_mm(folder) * series.spacing_mm[1] * series.spacing_mm[2] / MM3_PER_ML
     labels = {int(segment.SegmentNumber): segment.SegmentLabel for segment in segmentation.SegmentSequence}
     volumes_ml = dict.fromkeys(labels.values(), 0.0)
     for group, n in zip(segmentation.PerFrameFunctionalGroupsSequence, filled, strict=True):
         number = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
         volumes_ml[labels[number]] += float(n) * voxel_ml
     return volumes_ml
+
+
+def between_mm(folder: Folder) -> float:
+    """Mean distance between the images of a stack, to a millionth of a mm as headers can hold it."""
+    positions, _ = checks.in_order(folder.images)
+    return round(float(positions[-1] - positions[0]) / (len(positions) - 1), 6)
 
 
 def check_sources(folder: Folder) -> None:
@@ -207,6 +216,8 @@ def _sources(folder: Folder) -> tuple[list[Dataset], np.ndarray]:
             f"can refer, found {len(images)} images in {len(paths)} files; write .nii.gz"
         )
     sources = [_source(path) for path in paths]
+    for source in sources:
+        source.setdefault("SliceThickness", between_mm(folder))  # highdicom asks for it, whatever it is told
     order = np.argsort([image.index for image in images]) if len(paths) == 1 else np.arange(len(images))
     return sources, order
 
@@ -223,6 +234,9 @@ def _source(path: Path) -> Dataset:
     for keyword in _EMPTY_ALLOWED:
         if dataset.get(keyword) is None:
             setattr(dataset, keyword, None if keyword.startswith("Study") and keyword != "StudyID" else "")
+    if not dataset.get("FrameOfReferenceUID"):
+        # Pseudonymisation takes it away; a segmentation must have one, and names the images that it lies on anyway.
+        dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame of reference", dataset.SeriesInstanceUID])
     if dataset.PatientSex not in _SEXES:
         dataset.PatientSex = ""
     return dataset

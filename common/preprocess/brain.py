@@ -51,13 +51,17 @@ def brain_mask(choice: str, image: sitk.Image) -> np.ndarray | None:
     """
     if choice == NONE:
         return None
-    mask = _extracted(choice, image) if choice in EXTRACTORS else from_scan(nifti.read(choice))
-    if mask.GetDimension() != 3:
-        raise ValueError(f"{choice}: expected a mask of one volume")
-    found = mask_to_grid(mask, image)
+    try:
+        found = mask_to_grid(_extracted(choice, image) if choice in EXTRACTORS else _read(choice), image)
+    except nifti.ScanError as error:
+        raise nifti.ScanError(f"--brain-mask {choice}: {error}") from error
     if not found.any():
         raise ValueError(f"{choice}: expected a brain where the T1ce series is, found none: is it of this patient?")
     return found
+
+
+def _read(path: Path | str) -> sitk.Image:
+    return from_scan(nifti.read(path))
 
 
 def _extractor(choice: str) -> object:
@@ -82,4 +86,4 @@ def _extracted(choice: str, image: sitk.Image) -> sitk.Image:
         extractor.extract(scan, masked, mask, device=gpu if has_gpu else "cpu")
         if not mask.exists():
             raise ValueError(f"--brain-mask {choice}: expected it to write a mask, found none")
-        return from_scan(nifti.read(mask))
+        return _read(mask)

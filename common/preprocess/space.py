@@ -164,9 +164,13 @@ def nifti_header(shape: Sequence[int], affine: np.ndarray) -> nib.Nifti1Header:
 def from_scan(scan: Scan) -> sitk.Image:
     """A checked scan (x, y, z), however its axes run, as an image in the patient's space.
 
-    Raises ScanError when its axes are not at right angles.
+    Raises ScanError when it is more than one volume, not finite, or its axes are not at right angles.
     """
     sitk = load_sitk()
+    if scan.data.ndim > 3 and scan.data.shape[3] > 1:
+        raise nifti.ScanError(f"expected one volume (x, y, z), found shape {scan.data.shape}")
+    if not np.isfinite(scan.data).all():
+        raise nifti.ScanError("expected finite values, found NaN or infinity")
     affine = TO_RAS @ scan.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     directions = affine[:3, :3] / spacing

@@ -30,7 +30,7 @@ def read(path, folder) -> np.ndarray:
     dataset = pydicom.dcmread(path)
     assert (dataset.SegmentationType, dataset.BitsAllocated) == ("BINARY", 1)
     numbers = {segment.SegmentNumber: segment.SegmentLabel for segment in dataset.SegmentSequence}
-    rows, columns, content = dataset.Rows, dataset.Columns, dataset.PixelData
+    rows, columns, content = dataset.Rows, dataset.Columns, np.frombuffer(dataset.PixelData, np.uint8)
     axis = np.cross(*np.reshape(folder.images[0].orientation, (2, 3)))
     places = {tuple(np.round(image.position_mm, 3)) for image in folder.images}
     ordered = sorted(places, key=lambda place: np.dot(place, axis))
@@ -39,12 +39,10 @@ def read(path, folder) -> np.ndarray:
         label = numbers[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
         position = group.PlanePositionSequence[0].ImagePositionPatient
         place = ordered.index(tuple(np.round([float(x) for x in position], 3)))
-        for row in range(rows):
-            for column in range(columns):
-                bit = (frame * rows + row) * columns + column
-                if content[bit // 8] >> (bit % 8) & 1:
-                    assert labels[place, row, column] == 0
-                    labels[place, row, column] = CLASSES.index(label)
+        bits = np.arange(frame * rows * columns, (frame + 1) * rows * columns)
+        inside = (content[bits // 8] >> (bits % 8) & 1).reshape(rows, columns) == 1
+        assert not labels[place][inside].any()
+        labels[place][inside] = CLASSES.index(label)
     return labels
 
 
@@ -107,6 +105,16 @@ def test_what_the_objects_say(tmp_path):
         assert group.finding_type.value == {"NCR": "6574001", "ED": "79654002", "ET": "C113842"}[name]
 
 
+@pytest.mark.parametrize("series", ["ge", "philips", "siemens", "compressed_jpegls"])
+def test_real_scanners_series_are_referred_to(tmp_path, real_data, series):
+    folder = look(real_data / "dicom" / series)
+    labels = np.zeros((len(folder.images), *folder.series().shape), np.uint8)
+    labels[1, 40:43, 50:60] = np.arange(30).reshape(3, 10) % 4
+    made = write_segmentation(tmp_path / "seg.dcm", labels, folder, algorithm=ALGORITHM)
+    np.testing.assert_array_equal(read(tmp_path / "seg.dcm", folder), labels)
+    write_report(tmp_path / "sr.dcm", made, folder, algorithm=ALGORITHM)
+
+
 @pytest.mark.parametrize("there", [(), (2,), (1, 3)])
 def test_classes_that_were_not_found_have_no_volume(tmp_path, there):
     write_series(tmp_path / "in", noise(4, (6, 9)), **UIDS)
@@ -121,8 +129,8 @@ def test_classes_that_were_not_found_have_no_volume(tmp_path, there):
 
 
 def test_what_cannot_be_referred_to_is_named(tmp_path):
-    write_series(tmp_path / "in", noise(4), **(UIDS | {"FrameOfReferenceUID": None}))
-    with pytest.raises(DicomError, match=r"Image-\d\.dcm: expected FrameOfReferenceUID.*write \.nii\.gz"):
+    write_series(tmp_path / "in", noise(4), **(UIDS | {"StudyInstanceUID": None}))
+    with pytest.raises(DicomError, match=r"Image-\d\.dcm: expected StudyInstanceUID.*write \.nii\.gz"):
         write_segmentation(tmp_path / "seg.dcm", np.zeros((4, 6, 7)), look(tmp_path / "in"), algorithm=ALGORITHM)
     write_series(tmp_path / "other", noise(4), **(UIDS | {"StudyInstanceUID": generate_uid()}))
     for labels in (np.zeros((4, 7, 6)), np.full((4, 6, 7), 4)):

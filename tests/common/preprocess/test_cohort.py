@@ -117,6 +117,19 @@ def test_a_mask_of_somebody_else_is_refused(tmp_path):
         brain_mask(str(tmp_path / "mask.nii.gz"), sitk.Image([10, 10, 10], sitk.sitkFloat32))
 
 
+@pytest.mark.parametrize(
+    ("data", "wrong"),
+    [
+        (np.ones((3, 3, 3, 2), np.float32), "expected one volume"),
+        (np.full((3, 3, 3), np.nan), "expected finite values"),
+    ],
+)
+def test_what_is_no_mask_is_refused_with_its_name(tmp_path, data, wrong):
+    nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), tmp_path / "mask.nii.gz")
+    with pytest.raises(ValueError, match=rf"mask\.nii\.gz: .*{wrong}"):
+        brain_mask(str(tmp_path / "mask.nii.gz"), sitk.Image([10, 10, 10], sitk.sitkFloat32))
+
+
 @pytest.mark.parametrize("tool", EXTRACTORS)
 def test_a_tool_that_is_installed_is_asked_for_the_mask(tool, monkeypatch):
     """A stand-in with the interface of brainles-preprocessing 0.6: extract(image, masked image, mask, device=)."""
