@@ -8,7 +8,7 @@ what is outside the brain becomes 0. --output then holds <patient>/<patient>_fla
 --steps what is left of every step: why a series was taken for what it was, the transforms, the brain's mask, and a
 picture by which to see whether it went well. A patient that cannot be converted is named with the reason, and the
 others are; the same command again goes on with those that are missing.
-Cost: about 15 s of one core per patient, without the brain's extraction.
+Cost: about 8 s of one core per phantom patient of 50 to 120 images per series, without the extraction of the brain.
 """
 
 import sys
