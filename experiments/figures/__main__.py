@@ -79,6 +79,8 @@ def main() -> None:
             if entry["command"]:
                 print(f"         {entry['command']}")
     print(f"captions: {options.output / INDEX}")
+    if not any(entry["state"] == "drawn" for entry in entries if entry["number"] in (options.only or FIGURES)):
+        sys.exit("error: none of these figures could be drawn")
 
 
 def draw(options: Options) -> list[dict]:
