@@ -18,6 +18,7 @@ from pathlib import Path
 import tyro
 
 from common.preprocess.cohort import Conversion, convert, read_named
+from experiments.base.options import wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.from_dicom", description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.from_dicom", description=wrapped(__doc__))
     steps = options.steps or options.output.with_name(f"{options.output.name}_steps")
     try:
         conversion = Conversion(
