@@ -24,7 +24,7 @@ _NOT_A_SCAN = {  # words of names, and what such a series is
     r"loc(ali[sz]er)?(?![a-z])|scout|survey|3 ?plane|smartbrain": "a localiser",
     r"adc|dwi|diff|trace(?![a-z])|dti|b ?1000|ep2d|(?<![a-z])fa(?![a-z])|colfa": "diffusion",
     r"perf|dsc|dce|(?<![a-z])asl(?![a-z])|cbv|cbf|mtt|ttp": "perfusion",
-    r"swi|swan|(?<![a-z])mip|pha(se)?(?![a-z])|t2 ?\*|t2 ?star|hemo": "susceptibility",
+    r"swi|swan|(?<![a-z])mip|pha(se)?(?![a-z])|t2 ?\*|t2 ?star|(?<![a-z])hemo": "susceptibility",
     r"^(?!.*t1).*(?<![a-z])gre(?![a-z])": "susceptibility",
     r"tof|angio|(?<![a-z])mra|(?<![a-z])pc3d|venog": "angiography",
     r"fmri|bold|resting|field ?map|b0 ?map": "functional or a field map",
@@ -45,13 +45,20 @@ _NOT_A_SCAN_TYPE = {
 _FLAIR = r"flair|dark ?fl(uid)?|tirm|(?<![a-z0-9])t2f(?![a-z])"
 _T1, _T2 = r"t1(?![0-9])", r"t2(?![0-9])"
 _T1_SEQUENCES = r"mp ?rage|bravo|spgr|mdeft|tfl3d|fl3d|vibe(?![a-z])"
+# Before and after a treatment, and the whole examination's name, say nothing of one series.
+_OTHER_BEFORE_AND_AFTER = (
+    r"(?<![a-z])(pre|post)[ -]*(op|surg|rt|chemo|treat|radi)\w*"
+    r"|(?<![a-z])(w|with)[ -]*(and|&)?[ -]*(w ?o|without)(?![a-z])([ -]*(contrast|gad|gd)\w*)?"
+)
+_AGENTS = r"(contrast|kontrast|gad|gd|km|cm|enh|c(?![a-z]))\w*"
 _WITHOUT = (
-    r"(?<![a-z])(without|w ?o|pre|non|no|ohne|sans|sin|vor)[ -]*"
-    r"(contrast\w*|kontrast\w*|gado\w*|gad|gd|km|cm|enh\w*|c)?(?![a-z])|unenhanced|nativ\w*|(?<![a-z])plain"
+    rf"(?<![a-z])(without|w ?o|non|no|ohne|sans|sin)[ -]*{_AGENTS}|(?<![a-z])(without|w ?o) *$"
+    rf"|(?<![a-z])(pre|vor)(?![a-z])([ -]*{_AGENTS})?|(?<![a-z])pre(contrast|gad|gd)\w*|unenhanced|nativ\w*"
+    r"|(?<![a-z])plain"
 )
 _WITH = (
-    r"(?<![a-z])(gd|gad|gado\w*|post\w*|km|kontrast\w*|contrast\w*|ce|wce|enhanced|magnevist|dotarem|prohance|multihance)"
-    r"(?![a-z])|\+ ?(c|gd|gad|km|cm|k)(?![a-z])|(?<![a-z])c ?\+|t1w?(c|ce|gd|km)(?![a-z])"
+    r"(?<![a-z])(gd|gad|gado\w*|post(?!er)\w*|km|kontrast\w*|contrast\w*|ce|wce|enhanced|magnevist|dotarem|prohance"
+    r"|multihance)(?![a-z])|\+ ?(c|gd|gad|km|cm|k)(?![a-z])|(?<![a-z])c ?\+|t1w?(c|ce|gd|km)(?![a-z])"
 )
 _NO_AGENT = ("", "no", "none", "n", "0", "-", "not given", "unknown", "without")
 
@@ -252,7 +259,7 @@ def _agent(header: Header) -> tuple[bool | None, list[str]]:
     """Whether a T1 was measured with contrast agent; None where name and header contradict each other."""
     agent = header["ContrastBolusAgent"]
     in_header = agent.lower() not in _NO_AGENT
-    name = _words(header.name)
+    name = re.sub(_OTHER_BEFORE_AND_AFTER, " ", _words(header.name))
     rest = re.sub(_WITHOUT, " ", name)
     without, with_agent = rest != name, bool(re.search(_WITH, rest))
     reasons = [f'contrast agent "{agent}" in its header'] if in_header else []

@@ -4,6 +4,7 @@ Series are told by their SeriesInstanceUID, not by folders. What cannot be read 
 belongs to, so that an image missing from a stack is never overlooked.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
+from common.dicom import checks
 from common.dicom.file import Image, NotAnImageError, read_header
 from common.dicom.pixels import DicomError
 from common.dicom.series import Folder
@@ -106,7 +108,10 @@ def find_series(folder: str | Path) -> Search:
         found = "; ".join([what for _, what in lost][:3] or [f"{n} x {what}" for what, n in others.items()][:3])
         raise DicomError(f"{shown(folder)}: expected DICOM images, found {found or 'no file'}")
     series = []
-    for uid, own in grouped.items():
+    for uid, everything in grouped.items():
+        own = _without_copies(everything)
+        if n_copies := len(everything) - len(own):
+            others["copies of another image"] += n_copies
         folders = {image.path.parent for image in own}
         # A file that does not say whose it is may be any series' image that lies beside it.
         mine = [*unreadable.pop(uid, ()), *(what for path, what in lost if path.parent in folders)]
@@ -154,6 +159,18 @@ def _regrouped(images: dict[str, list[Image]]) -> dict[str, list[Image]]:
         if len(uids) == in_folder > 2:
             grouped[f"folder {folder}"] = [image for uid in uids for image in grouped.pop(uid)]
     return grouped
+
+
+def _without_copies(images: list[Image]) -> list[Image]:
+    """The images without those of files that are another's copy, byte by byte, as exports hold them."""
+    if not checks.duplicates(images):
+        return images
+    kept: dict[str, Path] = {}
+    for path in dict.fromkeys(image.path for image in images):
+        with path.open("rb") as file:
+            kept.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), path)
+    chosen = set(kept.values())
+    return [image for image in images if image.path in chosen]
 
 
 def _common(folders: Sequence[Path]) -> Iterator[str]:

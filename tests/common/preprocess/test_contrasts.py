@@ -1,5 +1,6 @@
 """Which series is which contrast: names and times as scanners and people write them, and what is refused."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,14 @@ def reading(folder: Path, name: str = "", **changes):
         ("AX T1 pre", {"ContrastBolusAgent": "Dotarem"}, None),
         ("AX T1 pre and post Gd", {}, None),
         ("AX T1", {"ContrastBolusAgent": "Dotarem"}, "T1ce"),
+        ("AX T1 +C post chemo", {}, "T1ce"),
+        ("T1 posterior fossa", {}, "T1"),
+        ("T1 SE post-op", {}, "T1"),
+        ("T1 no fat sat +C", {}, "T1ce"),
+        ("AX T1 W/O", {}, "T1"),
+        ("AX T1 precontrast", {}, "T1"),
+        ("AX T1", {"ProtocolName": "BRAIN W/WO CONTRAST"}, "T1"),
+        ("AX T1 POST", {"ProtocolName": "BRAIN W/WO CONTRAST"}, "T1ce"),
         ("", {"TE": 12, "TR": 600}, "T1"),
         ("", {"TE": 95, "TR": 4500}, "T2"),
         ("", {"TE": 120, "TR": 9000, "TI": 2500}, "FLAIR"),
@@ -143,6 +152,17 @@ def test_an_image_that_cannot_be_read_keeps_its_series_out(tmp_path):
         choose(find_series(tmp_path))
     file.write_bytes(b"nothing")  # whose it is cannot even be told
     with pytest.raises(DicomError, match=r"T2, but no stack that can be used: .*expected DICM"):
+        choose(find_series(tmp_path))
+
+
+def test_an_export_that_holds_a_series_twice_holds_it_once(tmp_path):
+    shutil.copytree(study(tmp_path) / "s4", tmp_path / "again" / "s4")
+    search = find_series(tmp_path)
+    assert len(choose(search).series["T2"].folder.images) == 4
+    assert search.others == {"copies of another image": 4}
+    file = tmp_path / "again" / "s4" / "Image-3.dcm"
+    file.write_bytes(file.read_bytes()[:-2] + b"\1\1")  # no copy: which is right cannot be told
+    with pytest.raises(DicomError, match="expected one image per position"):
         choose(find_series(tmp_path))
 
 
