@@ -1,8 +1,9 @@
 """Find the subjects in a folder of scans, whatever its layout, and name everything that is wrong with them.
 
-Layouts: BraTS 2018-2021 and BraTS 2023 (told by file names, at any depth), MSD Task01 and nnU-Net raw (`imagesTr`,
-`labelsTr`, `dataset.json`). What cannot be told for certain is refused with every possible reading named, unless the
-caller names the label convention. Finding opens no scan: a mask that contradicts its layout is met when it is read.
+Layouts: BraTS 2018-2021, BraTS 2023 and later, UCSF-PDGM and UPENN-GBM (told by file names, at any depth), MSD Task01
+and nnU-Net raw (`imagesTr`, `labelsTr`, `dataset.json`). What cannot be told for certain is refused with every possible
+reading named, unless the caller names the label convention. Finding opens no scan: a mask that contradicts its layout
+is met when it is read.
 """
 
 from __future__ import annotations
@@ -105,11 +106,13 @@ def find_subjects(
     convention: str | None = None,
     max_subjects: int | None = None,
     patients: str | Path | None = None,
+    masks: bool = True,
 ) -> Cohort:
     """Find the subjects in a folder. convention: a name in CONVENTIONS, where the folder alone does not settle it.
 
     max_subjects: the first so many by id. patients: a CSV with the columns id and patient, where the ids do not tell
-    which scans are one patient's. A folder without a single mask is a validation set: label is None.
+    which scans are one patient's. A folder without a single mask is a validation set: label is None. masks: False takes
+    any folder for one, so that subjects need no mask.
     Raises CohortError when no layout or more than one is found, no subject is complete, the contrasts or labels of
     the files cannot be told for certain, or the table of patients cannot be used.
     """
@@ -124,17 +127,21 @@ def find_subjects(
         raise CohortError(f"{shown(folder.resolve())}: expected a folder whose path is plain text (UTF-8): rename it")
     found = find_files(folder, convention)
     layout, claims = found.layout, found.claims
-    problems = found.problems
+    problems = list(found.problems)
+    if not masks:
+        claims = {name: {role: files[role] for role in files if role != LABEL} for name, files in claims.items()}
     has_labels = any(LABEL in files for files in claims.values())
     settled, reasons, undecided = {}, {}, {}
     if has_labels:
         chosen = CONVENTIONS.get(convention or "")
         settled, reasons, undecided = _conventions(folder, layout, claims, found.described, chosen)
-    subjects = []
+    subjects, unlabelled = [], 0
     for name, files in sorted(claims.items()):
         if max_subjects is not None and len(subjects) == max_subjects:
             break
-        if what := list(_incomplete(name, files, has_labels)):
+        if has_labels and LABEL not in files and name in found.without_mask:
+            unlabelled += 1
+        elif what := list(_incomplete(name, files, has_labels)):
             problems += what
         elif name in undecided:
             problems.append(Problem(name, files[LABEL][0], undecided[name]))
@@ -151,8 +158,11 @@ def find_subjects(
         except ValueError as error:
             raise CohortError(str(error)) from error
         subjects = [replace(subject, known_patient=known[subject.id]) for subject in subjects]
-    counts = Counter(reasons[subject.id] for subject in subjects if subject.id in reasons)
-    notes = [f"{n} masks are read as {note}" for note, n in sorted(counts.items())]
+    kinds = {name: f"{note}, {found.masks[name]}" if name in found.masks else note for name, note in reasons.items()}
+    counts = Counter(kinds[subject.id] for subject in subjects if subject.label)
+    notes = [f"{n} masks are read as {note}" for note, n in sorted(counts.items())] + [*found.notes]
+    if unlabelled:
+        notes.append(f"{unlabelled} scans take no part: {layout} has no masks of them")
     if found.left_out:
         names = ", ".join(str(file.relative_to(folder)) for file in found.left_out[:3])
         notes.append(
