@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from common.cohort import CohortError, audit, find_subjects
+from common.cohort.clinical import subject_id
+from common.cohort.names import FILE_NAMES
 from common.labels import BRATS_2018, BY_FILE_NAMES
-from common.layouts.clinical import subject_id
-from common.layouts.names import FILE_NAMES
 from common.splits import split_by_fractions
 from common.subject import CONTRASTS, Subject
 from tests.cohorts import make_subject

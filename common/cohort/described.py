@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.cohort.found import SCANS, Claims, CohortError, Found, listing, stem
+from common.cohort.names import problem_of
 from common.labels import BRATS_2023, MSD
-from common.layouts.found import SCANS, Claims, CohortError, Found, listing, stem
-from common.layouts.names import problem_of
 from common.subject import CONTRASTS, LABEL
 from common.walk import walk
 

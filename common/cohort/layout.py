@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from common.layouts.described import find_by_table
-from common.layouts.found import CohortError, Found, listing
-from common.layouts.names import FILE_NAMES, find_by_name
+from common.cohort.described import find_by_table
+from common.cohort.found import CohortError, Found, listing
+from common.cohort.names import FILE_NAMES, find_by_name
 
 # What lies beside a known layout's scans and is taken for them: a name, and why it is none.
 _NEAR = {

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.layouts.found import SCANS, Claims, Found, of_no_subject
+from common.cohort.found import SCANS, Claims, Found, of_no_subject
 from common.subject import CONTRASTS, LABEL, Problem
 from common.walk import Trouble, walk
 
