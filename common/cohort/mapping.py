@@ -110,12 +110,12 @@ def _convention(file: Path, value: object) -> LabelConvention:
     return {c.values: c for c in CONVENTIONS.values()}.get(named.values, named)
 
 
-def find_by_mapping(folder: Path, mapping: Mapping) -> Found:
-    """The files below a folder that fit a mapping's paths.
+def find_by_mapping(folder: Path, mapping: Mapping, *, masks: bool) -> Found:
+    """The files below a folder that fit a mapping's paths; without masks, its contrasts' paths.
 
     Raises CohortError when none fits one of them, or one file fits two.
     """
-    patterns = {role: _pattern(path) for role, path in mapping.written.items()}
+    patterns = {role: _pattern(path) for role, path in mapping.written.items() if masks or role != LABEL}
     walked = walk(folder, suffixes=SCANS)
     claims: Claims = {}
     patients, left_out, fitted = {}, [], set()
@@ -130,7 +130,7 @@ def find_by_mapping(folder: Path, mapping: Mapping) -> Found:
             patients[own] = match[_PATIENT]
             fitted.add(role)
         left_out += [] if fits else [file]
-    if lost := [role for role in mapping.written if role not in fitted]:
+    if lost := [role for role in patterns if role not in fitted]:
         wanted = ", ".join(f"{role} = {mapping.written[role]!r}" for role in lost)
         some = [shown(file.relative_to(folder).as_posix()) for file in left_out[:3]] or [listing(folder)]
         raise CohortError(

@@ -84,7 +84,9 @@ def find_subjects(
         raise CohortError(f"{folder}: expected a folder of scans, found no folder")
     if shown(folder.resolve()) != str(folder.resolve()):
         raise CohortError(f"{shown(folder.resolve())}: expected a folder whose path is plain text (UTF-8): rename it")
-    found = find_files(folder, convention) if layout is None else find_by_mapping(folder, read_mapping(layout))
+    found = (
+        find_files(folder, convention) if layout is None else find_by_mapping(folder, read_mapping(layout), masks=masks)
+    )
     claims, problems = found.claims, list(found.problems)
     if not masks:
         claims = {name: {role: files[role] for role in files if role != LABEL} for name, files in claims.items()}

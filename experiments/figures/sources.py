@@ -20,6 +20,7 @@ from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.subject import Subject
 from experiments.base import runs
 from experiments.base.options import BothTasks, Refused
+from experiments.base.reading import kept
 from experiments.base.runs import latest
 from experiments.mgmt.study import MgmtOptions, phantom_patients
 from experiments.segmentation.study import phantom_cohort
@@ -55,7 +56,8 @@ class Sources(BothTasks):
         """The segmentation cohort. Raises MissingError when it cannot be used."""
         self._require("--data", self.data, beside=self.mgmt_data)
         with readable("python -m experiments.cohort"):
-            return find_subjects(phantom_cohort(self.phantoms, jobs=self.jobs) if self.data is None else self.data)
+            folder = phantom_cohort(self.phantoms, jobs=self.jobs) if self.data is None else self.data
+            return find_subjects(folder, cavity="background")  # figures have colours for NCR, ED and ET
 
     @cached_property
     def patients(self) -> MgmtCohort:
@@ -156,7 +158,7 @@ class FinishedRun:
             raise MissingError(f"the run {self.folder} shows scans in {folder}, which are not there; {name} names them")
         options = self.entry("config.json", "options")
         with self.readable():
-            cohort = find_subjects(places[0], convention=options.get("convention"))
+            cohort = kept(options).find(places[0])
         return {subject.id: subject for subject in cohort.subjects}
 
     def subject(self, case: str) -> Subject:
