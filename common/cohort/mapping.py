@@ -33,7 +33,7 @@ _PARTS = re.compile(r"(\{[^{}]*\}|\*|[{}])")
 
 
 @dataclass(frozen=True)
-class Mapping:
+class MappingFile:
     """A mapping file. written: role -> path as it stands there; convention: None without masks."""
 
     file: Path
@@ -45,12 +45,12 @@ class Mapping:
         return f"{{{_SESSION}}}" in self.written[CONTRASTS[0]]
 
 
-def read_mapping(file: str | Path) -> Mapping:
+def read_mapping(file: str | Path) -> MappingFile:
     """Raises CohortError, naming the file, what was expected and what was found, for what is no mapping file."""
     file = Path(file)
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CohortError(f"{file}: expected a mapping file (TOML), but {error}") from error
     try:
         return _checked(file, content)
@@ -58,7 +58,7 @@ def read_mapping(file: str | Path) -> Mapping:
         raise CohortError(f"{file}: {error}") from error
 
 
-def _checked(file: Path, content: dict[str, object]) -> Mapping:
+def _checked(file: Path, content: dict[str, object]) -> MappingFile:
     known = (*CONTRASTS, LABEL, _VALUES)
     if unknown := [key for key in content if key not in known]:
         raise ValueError(f"expected the keys {', '.join(known)}, found {', '.join(map(repr, unknown))}")
@@ -76,7 +76,7 @@ def _checked(file: Path, content: dict[str, object]) -> Mapping:
     for number, (role, path) in enumerate(written.items()):
         if same := [other for other in list(written)[:number] if written[other] == path]:
             raise ValueError(f"expected a path of its own for {role}, found that of {same[0]}: {path!r}")
-    return Mapping(file, written, _convention(file, content[_VALUES]) if _VALUES in content else None)
+    return MappingFile(file, written, _convention(file, content[_VALUES]) if _VALUES in content else None)
 
 
 def _path(role: str, value: object) -> str:
@@ -110,7 +110,7 @@ def _convention(file: Path, value: object) -> LabelConvention:
     return {c.values: c for c in CONVENTIONS.values()}.get(named.values, named)
 
 
-def find_by_mapping(folder: Path, mapping: Mapping, *, masks: bool) -> Found:
+def find_by_mapping(folder: Path, mapping: MappingFile, *, masks: bool) -> Found:
     """The files below a folder that fit a mapping's paths; without masks, its contrasts' paths.
 
     Raises CohortError when none fits one of them, or one file fits two.
