@@ -30,7 +30,6 @@ from common.files import file_stem, write_csv, write_json
 from common.runs import Run, configuration_hash, environment
 from experiments.base import results
 from experiments.base.options import BothTasks, Refused, refusals, refuse_phantoms
-from experiments.base.reading import Reading
 from experiments.mgmt import cohort as cohort_mgmt
 from experiments.mgmt.study import MgmtOptions, phantom_patients
 from experiments.segmentation import cohort as cohort_segmentation
@@ -45,7 +44,7 @@ mgmt_black_fraction: share of a patient's images that show a single grey value, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Reading, BothTasks):
+class Options(BothTasks):
     """Which cohorts are checked, and where the result is kept."""
 
     mgmt_labels: Path | None = None

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from common.cohort import Cohort, find_subjects
+from common.cohort import Cohort, CohortError, find_subjects
 from common.labels import Cavity
-from experiments.base.options import Refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +39,9 @@ def kept(options: Mapping[str, object]) -> Reading:
 
 
 def refuse_cavity(cohort: Cohort) -> None:
-    """Raises Refused when the resection cavity is a class of its own in masks of a cohort that a network is to see."""
+    """Raises CohortError when masks of a cohort that a network is to see have the resection cavity as a class."""
     if cohort.with_cavity:
-        raise Refused(
+        raise CohortError(
             f"{cohort.folder}: expected masks of NCR, ED and ET, found {cohort.with_cavity} of {len(cohort.subjects)} "
             "that may hold the resection cavity (RC), which the network does not know: --cavity background reads it as "
             "background, --cavity leave-out leaves out subjects that have one"

@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common import nifti
-from common.cohort import Cohort, find_subjects
+from common.cohort import Cohort
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.subject import Subject
 from experiments.base import runs
@@ -57,7 +57,8 @@ class Sources(BothTasks):
         self._require("--data", self.data, beside=self.mgmt_data)
         with readable("python -m experiments.cohort"):
             folder = phantom_cohort(self.phantoms, jobs=self.jobs) if self.data is None else self.data
-            return find_subjects(folder, cavity="background")  # figures have colours for NCR, ED and ET
+            # Figures have colours for NCR, ED and ET.
+            return replace(self, cavity=self.cavity or "background").find(folder)
 
     @cached_property
     def patients(self) -> MgmtCohort:

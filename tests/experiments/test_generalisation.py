@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.cohort import CohortError
 from common.runs import RunError
 from common.scanner import changes_of
 from experiments.base.options import Refused
@@ -103,7 +104,7 @@ def test_a_cohort_of_another_layout_is_taken_and_its_cavity_is_the_users_decisio
     data = write_2023(tmp_path / "data", "GLI", {f"{n:05d}-100": 200 + n for n in range(3)}, resected=("00001-100",))
     other = replace(options, data=data)
     for refused in (other, replace(other, leave_out_bad=True)):
-        with pytest.raises(Refused, match=r"3 of 3 that may hold the resection cavity \(RC\)"):
+        with pytest.raises(CohortError, match=r"3 of 3 that may hold the resection cavity \(RC\)"):
             external.check(read_run(run), refused)
     assert len(external.check(read_run(run), replace(other, cavity="background")).ids) == 3
     left = external.check(read_run(run), replace(other, cavity="leave-out"))
