@@ -10,7 +10,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from common import nifti
-from common.labels import Cavity
+from common.labels import ROUNDING, Cavity
 from common.nifti import ScanError
 from common.subject import Subject
 
@@ -35,5 +35,5 @@ def _holds(subject: Subject) -> bool:
         mask = nifti.read(subject.label).data
     except (ScanError, OSError):
         return False
-    whole = np.rint(mask) if mask.dtype.kind == "f" else mask
-    return bool((whole == subject.convention.rc).any())
+    value = subject.convention.rc
+    return bool((np.abs(mask - value) <= ROUNDING if mask.dtype.kind == "f" else mask == value).any())

@@ -11,7 +11,7 @@ from common.cohort.mapping import read_mapping
 from common.cohort.names import FILE_NAMES
 from common.labels import BRATS_2018, BRATS_2023, BRATS_2024, BY_FILE_NAMES, LabelConvention
 from common.splits import split_by_fractions
-from common.subject import CONTRASTS, Subject
+from common.subject import Subject
 from tests.cohorts import make_subject
 from tests.layouts import UCSF_OTHERS, save, write_2023, write_bids, write_ucsf, write_upenn
 
@@ -208,9 +208,13 @@ def test_the_user_decides_what_becomes_of_the_cavity(tmp_path):
 def test_a_damaged_mask_is_not_left_out_as_a_cavity(tmp_path):
     write_2023(tmp_path, "GLI", {"00001-100": 0, "00002-100": 1}, resected=("00001-100",))
     file = next(tmp_path.rglob("*00002-100-seg.nii.gz"))
+    blurred = np.asarray(nib.load(file).dataobj) * np.float32(1.2)  # holds 3.6, as interpolation leaves it
     file.write_bytes(file.read_bytes()[:-9])
     found = find_subjects(tmp_path, cavity="leave-out")
     assert [problem.file for problem in audit(found).problems] == [file]
+    save(file, blurred)
+    (problem,) = audit(find_subjects(tmp_path, cavity="leave-out")).problems
+    assert "3.6" in problem.what
 
 
 def test_brats_africa_says_which_subjects_have_no_glioma(tmp_path):
@@ -343,7 +347,3 @@ def test_near_misses_of_a_mapping_name_the_path_that_fits_no_file(tmp_path):
         find_subjects(folder, layout=mapping(tmp_path, MAPPING.replace("_{session}_T1w", "_{session}_*T1w")))
     with pytest.raises(CohortError, match=r"absent\.toml: expected a mapping file"):
         find_subjects(folder, layout=tmp_path / "absent.toml")
-
-
-def test_the_contrasts_are_in_one_order():
-    assert CONTRASTS == ("FLAIR", "T1", "T1ce", "T2")  # the order of make_subject's images, in which they are written

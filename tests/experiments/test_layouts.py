@@ -61,11 +61,12 @@ def options_for(tmp_path, data, **changes):
     return Options(data=data, preset="demo", jobs=1, runs=tmp_path / "runs", prepared=tmp_path / "prepared", **changes)
 
 
-@pytest.fixture
-def voxels(tmp_path):
+@pytest.fixture(scope="module")
+def voxels(tmp_path_factory):
     """What the recipe makes of the same phantoms in the layout of BraTS 2018."""
-    found = find_subjects(write_cohort(tmp_path / "brats", len(SEEDS), shape=SHAPE)).subjects
-    store = prepared.prepare(found, Stub().recipe, tmp_path / "prepared_brats", n_jobs=1)
+    folder = tmp_path_factory.mktemp("brats")
+    found = find_subjects(write_cohort(folder / "scans", len(SEEDS), shape=SHAPE)).subjects
+    store = prepared.prepare(found, Stub().recipe, folder / "prepared", n_jobs=1)
     return [store.entries[subject.id].open().voxels for subject in found]
 
 
