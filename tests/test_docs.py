@@ -1,8 +1,11 @@
 """What the pages tell a reader to type: every command is parsed by its own parser, every target is one of make's."""
 
 import importlib
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,13 +14,15 @@ import tyro
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(?:bash|sh)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
 def lines(page: Path) -> list[str]:
     """The commands in a page's code blocks, each in one line, without what stands behind a #."""
     found = []
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+    for language, block in BLOCK.findall(page.read_text(encoding="utf-8") + "\n"):
+        if language not in ("", "bash", "sh"):
+            continue
         found += [re.sub(r"(^|\s)#.*", "", line).strip() for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in found if line]
 
@@ -87,3 +92,29 @@ def test_links_between_the_pages_lead_to_files():
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+RECIPES = re.findall(
+    r"^## ([^\n]+)\n(?:(?!^## ).)*?^```diff\n(.*?)^```\n+^```python\n(.*?)^```",
+    (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"),
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def test_the_recipes_for_extending_apply_to_the_suite_and_work(tmp_path):
+    """One after the other, and what stands below each in one process: importing PyTorch takes longer than all of it."""
+    for folder in ("common", "segresnet_monai", "unet_tf", "mgmt_classifier", "experiments"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    for name, change, _ in RECIPES:
+        changed = [line for line in change.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+        assert len(re.findall(r"^\+\+\+ ", change, re.MULTILINE)) <= 2, name
+        assert len(changed) <= 60, name
+        subprocess.run(["git", "apply", "-"], input=change, text=True, cwd=tmp_path, env=environment, check=True)
+    checks = "\n".join(check for *_, check in RECIPES)
+    subprocess.run([sys.executable, "-c", checks], cwd=tmp_path, env=environment, check=True)
+
+
+def test_there_is_a_recipe_for_what_users_change():
+    assert [name for name, *_ in RECIPES] == ["A loss", "A row of a table", "A network", "An experiment", "A figure"]
