@@ -41,12 +41,15 @@ def draw(
     gradient = ndimage.gaussian_gradient_magnitude(axial, 1.0)
     inside = ndimage.binary_erosion(axial > 0, iterations=round(RIM_MM / voxel_mm))
     edges = inside & (gradient > (np.quantile(gradient[inside], 1 - EDGE_SHARE) if inside.any() else 0))
-    figure = Figure(figsize=(9, 2.4 * len(grey)), layout="constrained", facecolor="black")
-    for line, (name, image) in zip(figure.subplots(len(grey), 4, squeeze=False), grey.items(), strict=True):
+    figure = Figure(figsize=(9, 2.4 * len(grey)), facecolor="black")
+    edge_to_edge = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 0.95, "wspace": 0.03, "hspace": 0.18}
+    axes = figure.subplots(len(grey), 4, squeeze=False, gridspec_kw=edge_to_edge)
+    for line, (name, image) in zip(axes, grey.items(), strict=True):
         over = np.repeat(image[z][..., None], 3, axis=2)
         over[edges] = _ORANGE
         tile = TILE_MM / voxel_mm
-        _show(line[0], over, f"{name}, edges of {reference}\n{captions.get(name, 'the reference')}")
+        caption = captions.get(name, "the reference").replace(", ", "\n")
+        _show(line[0], over, f"{name}, edges of {reference}\n{caption}")
         _show(line[1], _checkered(image[z], axial, tile), f"{name} and {reference}")
         _show(line[2], _checkered(image[::-1, y], coronal, tile), f"{name} and {reference}, coronal")
         _show(line[3], overlay(image[z], labels[z]), f"{name}, {', '.join(CLASS_COLOURS)}")

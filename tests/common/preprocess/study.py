@@ -70,7 +70,7 @@ class Head:
         return Motion(MOTIONS[name].degrees, MOTIONS[name].mm, self.centre_mm)
 
 
-def simple_head(seed: int = 0, shape=(72, 84, 66), voxel_mm: int = 2) -> Head:
+def simple_head(seed: int = 0, shape=(60, 70, 56), voxel_mm: int = 2) -> Head:
     """An ellipsoid of three tissues in blobs with a layered tumour: made at once, and enough to be registered."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij"))
@@ -106,12 +106,18 @@ def phantom_head(seed: int = 0, voxel_mm: int = 1) -> Head:
     return Head(Volume(first_mm, voxel_mm, anatomy.brain, tumour.labels > 0), images, tumour.labels)
 
 
-def write_study(folder: Path, head: Head, *, noise: float = 0.05, seed: int = 0) -> dict[str, np.ndarray]:
-    """Write four series below a folder; returns the classes of each as it was measured, (image, row, column)."""
+def write_study(
+    folder: Path, head: Head, *, noise: float = 0.05, seed: int = 0, coarse: float = 1
+) -> dict[str, np.ndarray]:
+    """Write four series below a folder; returns the classes of each as it was measured, (image, row, column).
+
+    coarse: how many times larger than SPACING_MM the voxels are.
+    """
     rng, volume, truth = np.random.default_rng(seed), head.volume, {}
+    spacing_mm = {name: tuple(coarse * side for side in sides) for name, sides in SPACING_MM.items()}
     for number, (name, image) in enumerate(head.images.items(), start=1):
         motion = head.motion(name)
-        stated = geometry_around(motion(head.brain_mm), ORIENTATIONS[name], SPACING_MM[name])
+        stated = geometry_around(motion(head.brain_mm), ORIENTATIONS[name], spacing_mm[name])
         seen = Geometry("axial", stated.axes @ motion.matrix, motion.inverse(stated.origin_mm), stated.spacing_mm,
                         stated.shape, stated.thickness_mm)  # fmt: skip
         inside = volume.sample(volume.brain.astype(np.float32), seen)

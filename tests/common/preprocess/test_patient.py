@@ -14,6 +14,7 @@ sitk = pytest.importorskip("SimpleITK")
 
 from common.arguments import PatientArguments  # noqa: E402
 from common.patient import Trained  # noqa: E402
+from common.preprocess import registration  # noqa: E402
 from common.preprocess.patient import check, segment  # noqa: E402
 from common.recipe import Recipe  # noqa: E402
 from tests.common.preprocess.study import phantom_head, simple_head, write_study  # noqa: E402
@@ -60,12 +61,14 @@ def nifti_route(folder, head):
 def answered(tmp_path_factory):
     """A simple head's study with its answer as DICOM."""
     folder, head = tmp_path_factory.mktemp("study"), simple_head()
-    truth = write_study(folder / "dicom", head)
+    truth = write_study(folder / "dicom", head, coarse=1.5)
     arguments = PatientArguments(
         run=folder / "run", dicom=folder / "dicom", output=folder / "out" / "seg.dcm", brain_mask="none",
         labels="brats2023",
     )  # fmt: skip
-    volumes_ml = segment(arguments, Trained(RECIPE, rule), network="rule")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registration, "SAMPLES", 10_000)  # a simple head needs no more
+        volumes_ml = segment(arguments, Trained(RECIPE, rule), network="rule")
     return SimpleNamespace(head=head, truth=truth, arguments=arguments, volumes_ml=volumes_ml)
 
 
@@ -101,7 +104,7 @@ def test_the_dicom_segmentation_is_the_answer_on_the_reference(answered):
     groups = report.content.get_volumetric_roi_measurement_groups()
     values = [group.get_measurements()[0].value for group in groups]
     assert values == pytest.approx([answered.volumes_ml[name] for name in ("NCR", "ED", "ET")], rel=1e-4)
-    assert min(values) > 1
+    assert min(values) > 0.3
 
 
 def test_contradictions_are_refused_before_any_work(answered, tmp_path):
