@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from common.classification import auc_change, auc_interval, two_sided_p, roc_auc
+from common.classification import auc_change, auc_interval, roc_auc, two_sided_p
 from common.statistics import Interval, holm
 
 Word = Literal["better than chance", "cannot be told from chance", "worse than chance"]

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from common.dicom.series import Plane
-from common.phantom.anatomy import noise
+from common.phantom.anatomy import noise as smooth_noise
 
 _PLANES: dict[Plane, tuple[tuple[int, int, int], tuple[int, int, int]]] = {  # directions of a row and of a column
     "axial": ((1, 0, 0), (0, 1, 0)),
@@ -29,8 +29,8 @@ _SHARES = {  # of the planes, in the order above: mostly axial, as in clinical p
 }
 # FLAIR in thin slices: the report's final model takes 31 images of it
 _SPACING_MM = {"FLAIR": (3.6, 4.0), "T1w": (5.0, 6.0), "T1wCE": (4.5, 5.0, 6.0), "T2w": (5.0, 6.0, 6.5)}
-_SCALE = {"FLAIR": (260, 0.35), "T1w": (420, 0.25), "T1wCE": (450, 0.20), "T2w": (240, 0.40)}  # median, SD of its log
-_NOISE = {"FLAIR": 0.07, "T1w": 0.04, "T1wCE": 0.04, "T2w": 0.06}  # SD, of the brain's median
+SCALE = {"FLAIR": (260, 0.35), "T1w": (420, 0.25), "T1wCE": (450, 0.20), "T2w": (240, 0.40)}  # median, SD of its log
+NOISE = {"FLAIR": 0.07, "T1w": 0.04, "T1wCE": 0.04, "T2w": 0.06}  # SD, of the brain's median
 _LARGEST = 2**12 - 1
 
 
@@ -143,20 +143,26 @@ def _rotation(axis: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def acquire(
-    rng: np.random.Generator, contrast: str, image: np.ndarray, volume: Volume, geometry: Geometry
+    rng: np.random.Generator,
+    contrast: str,
+    image: np.ndarray,
+    volume: Volume,
+    geometry: Geometry,
+    *,
+    noise: float = 1.0,
 ) -> PhantomSeries:
     """One contrast as a scanner stores it: inhomogeneous, in slices, with Rician noise, in twelve bits.
 
-    image: float32, the volume's shape, relative to the median of normal brain.
+    image: float32, the volume's shape, relative to the median of normal brain. noise: multiple of the usual.
     """
-    image = image * np.exp(np.float32(rng.uniform(0.03, 0.10)) * noise(rng, image.shape, 30 / volume.voxel_mm))
+    image = image * np.exp(np.float32(rng.uniform(0.03, 0.10)) * smooth_noise(rng, image.shape, 30 / volume.voxel_mm))
     inside = volume.sample(volume.brain.astype(np.float32), geometry)
     brain = inside > 0.5
     signal = volume.sample(image, geometry)[brain] / inside[brain]
-    sigma = np.float32(_NOISE[contrast] * np.exp(rng.normal(0, 0.2)))
+    sigma = np.float32(noise * NOISE[contrast] * np.exp(rng.normal(0, 0.2)))
     real, imaginary = rng.standard_normal((2, *geometry.shape), np.float32)[:, brain] * sigma
     signal = np.sqrt(np.square(signal + real) + np.square(imaginary))
-    median, spread = _SCALE[contrast]
+    median, spread = SCALE[contrast]
     pixels = np.zeros(geometry.shape, np.uint16)
     pixels[brain] = np.clip(np.rint(signal * np.float32(median * np.exp(rng.normal(0, spread)))), 1, _LARGEST)
     tumour = brain & (volume.sample(volume.tumour.astype(np.float32), geometry) > 0.5)
