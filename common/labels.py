@@ -90,7 +90,7 @@ MSD = LabelConvention("msd", ncr=2, ed=1, et=3)
 CONVENTIONS: Mapping[str, LabelConvention] = MappingProxyType({c.name: c for c in (BRATS_2018, BRATS_2023, MSD)})
 # What the file names of a release promise; MSD and nnU-Net folders need their dataset.json.
 BY_FILE_NAMES: Mapping[str, LabelConvention] = MappingProxyType(
-    {"BraTS 2018-2021": BRATS_2018, "BraTS 2023": BRATS_2023}
+    {"UCSF-PDGM": BRATS_2018, "UPENN-GBM": BRATS_2018, "BraTS 2018-2021": BRATS_2018, "BraTS 2023": BRATS_2023}
 )
 # Since 2023 the file names are shared by collections whose ids tell which one it is, and with which values.
 _COLLECTION = re.compile(r"BraTS-([A-Z]+(?:-RT)?)-\d+(?:-(\d+))?", re.IGNORECASE)

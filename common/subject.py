@@ -30,6 +30,16 @@ _TIME_POINT = re.compile(
     r"|(UCSF-PDGM-\d+)(?:_FU\d+d)?(?:_nifti)?|(UPENN-GBM-\d+)_\d+|(PatientID_\d+)_Timepoint_\d+"
     r"|(sub-[A-Za-z0-9]+)_ses-[A-Za-z0-9]+.*"
 )
+# Scans of UCSF-PDGM that its first two versions list under numbers of their own: later ones rename them, as
+# UCSF-PDGM-0391_FU016d.
+_SAME_PATIENT = {
+    "UCSF-PDGM-0138": "UCSF-PDGM-0429",
+    "UCSF-PDGM-0175": "UCSF-PDGM-0396",
+    "UCSF-PDGM-0181": "UCSF-PDGM-0409",
+    "UCSF-PDGM-0278": "UCSF-PDGM-0431",
+    "UCSF-PDGM-0289": "UCSF-PDGM-0391",
+    "UCSF-PDGM-0315": "UCSF-PDGM-0433",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,8 @@ class Subject:
         if self.known_patient is not None:
             return self.known_patient
         match = _TIME_POINT.fullmatch(self.id)
-        return self.id if match is None else match[match.lastindex]
+        patient = self.id if match is None else match[match.lastindex]
+        return _SAME_PATIENT.get(patient, patient)
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of the content of all files and of how it is read, wherever the files lie."""

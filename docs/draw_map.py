@@ -28,6 +28,7 @@ ROWS = (
     ("segresnet_monai", "unet_tf", "mgmt_classifier"),
     ("common.phantom",),
     ("common.dicom",),
+    ("common.cohort",),
     ("common",),
 )
 """Rooms from top to bottom; every arrow points down."""

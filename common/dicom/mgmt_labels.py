@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.cohort import CohortError
-from common.tables import read_rows
+from common.cohort.table import read_rows
 from common.walk import shown
 
 ID, LABEL = "BraTS21ID", "MGMT_value"

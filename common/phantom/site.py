@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from common import nifti
-from common.clinical import Clinical
+from common.cohort.clinical_table import Clinical
 from common.files import write_csv, write_text
 from common.labels import BRATS_2018
 from common.nifti import Scan

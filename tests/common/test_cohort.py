@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common import layouts, walk
+from common import walk
 from common.cohort import CohortError, audit, find_subjects
-from common.labels import BRATS_2018, BRATS_2023, BY_FILE_NAMES, MSD
+from common.labels import BRATS_2018, BRATS_2023, MSD
 from common.nifti import ScanError
 from common.subject import CONTRASTS, Subject, examine, examine_arrays, stack_images
 
@@ -91,10 +91,6 @@ def check_content(found, layout, ids, convention):
         np.testing.assert_array_equal(some, np.stack([volume("T2"), volume("T1")]))
         np.testing.assert_array_equal(first.data, volume("T2"))
     assert audit(found, n_jobs=2).problems == ()
-
-
-def test_layout_names_are_those_of_the_label_conventions():
-    assert set(layouts.FILE_NAMES) == set(BY_FILE_NAMES)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

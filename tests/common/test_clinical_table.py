@@ -2,8 +2,8 @@
 
 import pytest
 
-from common.clinical import Clinical, find_table, is_later, read_clinical, read_mapping, scan_id
 from common.cohort import CohortError
+from common.cohort.clinical_table import Clinical, find_table, is_later, read_clinical, read_mapping
 
 UCSF = (
     "ID,Sex,Age at MRI,WHO CNS Grade,Final pathologic diagnosis (WHO 2021),MGMT status,MGMT index,1p/19q,IDH,"
@@ -88,13 +88,7 @@ def test_what_cannot_be_read_for_certain_is_refused(lines, what, tmp_path):
     assert "table.csv" in str(refused.value)
 
 
-def test_ids_in_one_spelling_and_which_are_later_scans():
-    assert [scan_id(name) for name in ("UCSF-PDGM-004", "UCSF-PDGM-0004_nifti", "UCSF-PDGM-12_FU16d")] == [
-        *("UCSF-PDGM-0004", "UCSF-PDGM-0004", "UCSF-PDGM-0012_FU016d")
-    ]
-    assert [scan_id(name) for name in ("UPENN-GBM-00001_11", "UPENN-GBM-00001", "case_1")] == [
-        *("UPENN-GBM-00001_11", "UPENN-GBM-00001", "case_1")
-    ]
+def test_scans_after_the_first_operation_are_told_by_their_ids():
     later = ("UCSF-PDGM-0012_FU016d", "UPENN-GBM-00001_21")
     assert [is_later(name) for name in (*later, "UCSF-PDGM-0012", "UPENN-GBM-00001_11", "sub_21")] == [
         *(True, True, False, False, False)

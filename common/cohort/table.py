@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from common.layouts import CohortError
+from common.cohort.found import CohortError
 from common.walk import irregular, shown
 
 Row = tuple[int, list[str]]

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from common.layouts import CohortError
-from common.tables import Row, read_rows
+from common.cohort.clinical import subject_id
+from common.cohort.found import CohortError
+from common.cohort.table import Row, read_rows
 from common.walk import shown
 
 UCSF, UPENN, OWN = "UCSF-PDGM", "UPENN-GBM", "own"
@@ -38,8 +39,7 @@ _COLUMNS = {
     UPENN: {"id": "ID", "mgmt": "MGMT", "sex": "Gender", "age": "Age_at_scan_years", "idh": "IDH1"},
     OWN: {name: name for name in ("id", "mgmt", "sex", "age", "idh", "scanner", "brats21_id")},
 }
-_UCSF_ID = re.compile(r"UCSF-PDGM-(\d+)(?:_FU(\d+)d)?(?:_nifti)?")
-_UPENN_ID = re.compile(r"UPENN-GBM-(\d+)(?:_(\d+))?")
+_LATER = re.compile(r"UCSF-PDGM-\d+_FU\d+d|UPENN-GBM-\d+_(?!11$)\d+")
 _BRATS21_ID = re.compile(r"(?:BraTS2021_)?(\d{1,5})")
 
 Idh = Literal["wildtype", "mutant"]
@@ -65,7 +65,7 @@ class Clinical:
 
 @dataclass(frozen=True)
 class Table:
-    """A clinical table. collection: UCSF, UPENN or OWN. scans: by :func:`scan_id`.
+    """A clinical table. collection: UCSF, UPENN or OWN. scans: by id, as `common.cohort` writes it.
 
     says_brats21: whether it can say which patients are in BraTS 2021.
     """
@@ -76,19 +76,9 @@ class Table:
     says_brats21: bool
 
 
-def scan_id(name: str) -> str:
-    """A scan's id in one spelling: UCSF-PDGM-0004 for UCSF-PDGM-004, UPENN-GBM-00001_11; others as they are."""
-    if match := _UCSF_ID.fullmatch(name):
-        return f"UCSF-PDGM-{int(match[1]):04d}" + (f"_FU{int(match[2]):03d}d" if match[2] else "")
-    if match := _UPENN_ID.fullmatch(name):
-        return f"UPENN-GBM-{int(match[1]):05d}" + (f"_{match[2]}" if match[2] else "")
-    return name
-
-
-def is_later(name: str) -> bool:
-    """Whether an id says of its scan that it was made after the first operation or at a follow-up."""
-    ucsf, upenn = _UCSF_ID.fullmatch(name), _UPENN_ID.fullmatch(name)
-    return bool((ucsf and ucsf[2]) or (upenn and upenn[2] not in (None, "11")))
+def is_later(subject: str) -> bool:
+    """Whether a subject's id says that it was scanned after the first operation, or at a follow-up."""
+    return _LATER.fullmatch(subject) is not None
 
 
 def find_table(folder: str | Path) -> Path:
@@ -152,7 +142,7 @@ def read_mapping(table: str | Path) -> dict[str, set[str]]:
     for line, row in rows:
         patient, number = (row[header.index(column)].strip() for column in MAPPING)
         if patient and (known := _brats21(number, f"{shown(table)}, line {line}")):
-            found.setdefault(scan_id(patient), set()).add(known)
+            found.setdefault(subject_id(patient), set()).add(known)
     return found
 
 
@@ -164,7 +154,7 @@ def _clinical(cells: Mapping[str, str], where: str) -> Clinical:
             f"({', '.join(filter(None, _UNDECIDED))}) as MGMT status, found {said!a}"
         )
     return Clinical(
-        id=scan_id(cells["id"]),
+        id=subject_id(cells["id"]),
         mgmt=METHYLATED.get(said.lower()),
         mgmt_said=said or "nothing",
         sex=_sex(cells.get("sex", ""), where),
@@ -227,4 +217,4 @@ def _scanners(table: Path) -> dict[str, str]:
         tesla = found.pop(parts[2], "")
         return " ".join(filter(None, (*found.values(), f"{tesla} T" if tesla else "")))
 
-    return {scan_id(row[1][header.index("ID")].strip()): words(row) for row in rows}
+    return {subject_id(row[1][header.index("ID")].strip()): words(row) for row in rows}

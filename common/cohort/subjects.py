@@ -1,8 +1,9 @@
-"""Find the subjects in a folder of scans, whatever its layout, and name everything that is wrong with them.
+"""The subjects in a folder of scans, whatever its layout.
 
-Layouts: BraTS 2018-2021 and BraTS 2023 (told by file names, at any depth), MSD Task01 and nnU-Net raw (`imagesTr`,
-`labelsTr`, `dataset.json`). What cannot be told for certain is refused with every possible reading named, unless the
-caller names the label convention. Finding opens no scan: a mask that contradicts its layout is met when it is read.
+Layouts: BraTS 2018-2021, BraTS 2023 and later, UCSF-PDGM and UPENN-GBM (told by file names, at any depth), MSD Task01
+and nnU-Net raw (`imagesTr`, `labelsTr`, `dataset.json`). What cannot be told for certain is refused with every possible
+reading named, unless the caller names the label convention. Finding opens no scan: a mask that contradicts its layout
+is met when it is read.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from joblib import Parallel, delayed
-from tqdm import tqdm
-
-from common.identity import equal_content, nearly_equal
+from common.cohort.found import CohortError
+from common.cohort.layout import find_files
 from common.labels import (
     BY_FILE_NAMES,
     CONVENTIONS,
@@ -24,10 +23,8 @@ from common.labels import (
     convention_of_id,
     infer_convention,
 )
-from common.layouts import CohortError, find_files
-from common.plausibility import absences, doubts
 from common.splits import read_patients
-from common.subject import CONTRASTS, LABEL, Problem, Subject, examine
+from common.subject import CONTRASTS, LABEL, Problem, Subject
 from common.walk import shown
 
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes a cell that begins so
@@ -47,69 +44,19 @@ class Cohort:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What a look at every voxel found.
-
-    problems: sorted by subject. equal: groups of good subjects that hold the same scan under several ids. notes: what
-    is odd in the images, and what contradicts the anatomy in most masks.
-    """
-
-    problems: tuple[Problem, ...]
-    equal: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
-
-
-def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
-    """Everything wrong with a cohort, all subjects at once; reads every voxel (n_jobs threads).
-
-    When masks contradict the layout's label convention and no mask in the whole cohort confirms it (BraTS 2018-2021
-    names, but ET stored as 3), masks without ET are as doubtful as those with it and are listed too.
-    """
-    checks = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
-        delayed(examine)(subject) for subject in cohort.subjects
-    )
-    problems, values, digests, sketches = list(cohort.incomplete), set(), {}, {}
-    masks, classes, notes = [], [], []
-    progress = tqdm(checks, total=len(cohort.subjects), desc="checking", unit="subject", leave=False)
-    for subject, found in zip(cohort.subjects, progress, strict=True):
-        problems += found.problems
-        values |= found.values
-        digests[subject.id] = found.contents
-        sketches[subject.id] = found.sketches
-        masks += [found.layers] if found.layers else []
-        classes += [] if found.classes is None else [found.classes]
-        notes += found.notes
-    convention = BY_FILE_NAMES.get(cohort.layout)
-    bad = {problem.subject for problem in problems}
-    doubtful = [s for s in cohort.subjects if s.label and s.convention == convention and s.id not in bad]
-    if convention is not None and doubtful and convention.et not in values:
-        try:
-            infer_convention(cohort.layout, values)
-        except ValueError as error:
-            problems += [Problem(s.id, s.label, f"in the cohort as a whole, {error}") for s in doubtful]
-    problems.sort(key=lambda problem: (problem.subject, str(problem.file), problem.what))
-    equal = equal_content(digests)
-    notes += [
-        f"{one} and {other}: {contrast} is nearly equal, as of one scan stored or processed in two ways; a table of "
-        "patients keeps them on one side of a split"
-        for one, other, contrast in nearly_equal(sketches)
-        if not any({one, other} <= set(group) for group in equal)
-    ]
-    return Audit(tuple(problems), tuple(equal), (*notes, *absences(classes), *doubts(masks)))
-
-
 def find_subjects(
     folder: str | Path,
     *,
     convention: str | None = None,
     max_subjects: int | None = None,
     patients: str | Path | None = None,
+    masks: bool = True,
 ) -> Cohort:
     """Find the subjects in a folder. convention: a name in CONVENTIONS, where the folder alone does not settle it.
 
     max_subjects: the first so many by id. patients: a CSV with the columns id and patient, where the ids do not tell
-    which scans are one patient's. A folder without a single mask is a validation set: label is None.
+    which scans are one patient's. A folder without a single mask is a validation set: label is None. masks: False takes
+    any folder for one, so that subjects need no mask.
     Raises CohortError when no layout or more than one is found, no subject is complete, the contrasts or labels of
     the files cannot be told for certain, or the table of patients cannot be used.
     """
@@ -124,17 +71,21 @@ def find_subjects(
         raise CohortError(f"{shown(folder.resolve())}: expected a folder whose path is plain text (UTF-8): rename it")
     found = find_files(folder, convention)
     layout, claims = found.layout, found.claims
-    problems = found.problems
+    problems = list(found.problems)
+    if not masks:
+        claims = {name: {role: files[role] for role in files if role != LABEL} for name, files in claims.items()}
     has_labels = any(LABEL in files for files in claims.values())
     settled, reasons, undecided = {}, {}, {}
     if has_labels:
         chosen = CONVENTIONS.get(convention or "")
         settled, reasons, undecided = _conventions(folder, layout, claims, found.described, chosen)
-    subjects = []
+    subjects, unlabelled = [], 0
     for name, files in sorted(claims.items()):
         if max_subjects is not None and len(subjects) == max_subjects:
             break
-        if what := list(_incomplete(name, files, has_labels)):
+        if has_labels and LABEL not in files and name in found.without_mask:
+            unlabelled += 1
+        elif what := list(_incomplete(name, files, has_labels)):
             problems += what
         elif name in undecided:
             problems.append(Problem(name, files[LABEL][0], undecided[name]))
@@ -151,8 +102,11 @@ def find_subjects(
         except ValueError as error:
             raise CohortError(str(error)) from error
         subjects = [replace(subject, known_patient=known[subject.id]) for subject in subjects]
-    counts = Counter(reasons[subject.id] for subject in subjects if subject.id in reasons)
-    notes = [f"{n} masks are read as {note}" for note, n in sorted(counts.items())]
+    kinds = {name: f"{note}, {found.masks[name]}" if name in found.masks else note for name, note in reasons.items()}
+    counts = Counter(kinds[subject.id] for subject in subjects if subject.label)
+    notes = [f"{n} masks are read as {note}" for note, n in sorted(counts.items())] + [*found.notes]
+    if unlabelled:
+        notes.append(f"{unlabelled} scans take no part: {layout} has no masks of them")
     if found.left_out:
         names = ", ".join(str(file.relative_to(folder)) for file in found.left_out[:3])
         notes.append(
