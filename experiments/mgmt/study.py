@@ -61,6 +61,8 @@ class MgmtOptions(Placement):
     """Use at most so many patients, the first by id."""
     effect: float = 1.0
     """Strength of the signal planted in the embedded phantoms; 0: their images know nothing of the labels."""
+    confounder: float = 0.0
+    """How much noisier the scanner is that the embedded phantoms' methylated patients are scanned on; 0: all on one."""
     phantom_seed: int = PHANTOM_SEED
     """Seed of the embedded phantoms."""
     split_seed: int = 0
@@ -79,6 +81,11 @@ class MgmtOptions(Placement):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, max_patients=self.max_patients, jobs=None if self.jobs == -1 else self.jobs)
+
+    @property
+    def planted(self) -> str:
+        """What the embedded phantoms hold, as part of names."""
+        return f"effect{self.effect:g}" + (f"_confounder{self.confounder:g}" if self.confounder else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,20 +148,21 @@ class MgmtStudy:
         return {name: fitted(self.run.folder / name) for name in models}
 
     def _training(self, name: str, model: "Model") -> Training:
-        """A model as a training, described in its folder; the parts that are its own, or the study's."""
-        folder = self.run.folder / name
-        training = Training(
-            name=name, argv=python("-m", "experiments.train", folder), folder=folder, result=PREDICTIONS
-        )
-        if not training.is_finished and not is_in_use(folder):
-            split, labels = model.split or self.split, model.labels or self.labels
-            table = None if self.options.labels is None else self.options.labels.resolve()
-            options = {"labels": table, "prepared": self.options.prepared.resolve(), "jobs": self.options.jobs}
-            settings = {"experiment": self.experiment, "kind": "mgmt", "name": name, "options": options}
+        """A model as a training, with the parts and labels that are its own, or the study's."""
+        return model_training(
+            name,
+            self.run.folder / name,
+            experiment=self.experiment,
+            options=self.options,
+            config=model.config,
+            split=model.split or self.split,
             # The patients are where they were found, whatever folder this command is called in.
-            data = {"synthetic": self.synthetic, "folder": self.cohort.folder.resolve(), "labels": dict(labels)}
-            describe(folder, config=settings | {"model": asdict(model.config)}, data=data, split=split.as_dict())
-        return training
+            data={
+                "synthetic": self.synthetic,
+                "folder": self.cohort.folder.resolve(),
+                "labels": dict(model.labels or self.labels),
+            },
+        )
 
     def result(
         self, name: str, value: float | str, n: int, interval: tuple[float, float] = (float("nan"), float("nan"))
@@ -172,10 +180,30 @@ class MgmtStudy:
         print(results.table(results.read_summary(self.run.folder / "summary.json")))
         print((self.run.folder / "verdicts.txt").read_text(encoding="utf-8"), end="")
         if self.synthetic:
-            print(f"{results.SYNTHETIC_NOTE}; planted effect {self.options.effect:g}")
+            print(f"{results.SYNTHETIC_NOTE}; planted: {self.options.planted}")
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"patients: {parts} (train / validation / test); left out: {len(self.left_out)}")
         print(f"run folder: {self.run.folder}")
+
+
+def model_training(
+    name: str,
+    folder: Path,
+    *,
+    experiment: str,
+    options: MgmtOptions,
+    config: "Config",
+    split: splits.Split,
+    data: Mapping[str, object],
+) -> Training:
+    """A model as a training, described in its folder. data: where its patients lie, and their labels, by id."""
+    training = Training(name=name, argv=python("-m", "experiments.train", folder), folder=folder, result=PREDICTIONS)
+    if not training.is_finished and not is_in_use(folder):
+        table = None if options.labels is None else options.labels.resolve()
+        given_options = {"labels": table, "prepared": options.prepared.resolve(), "jobs": options.jobs}
+        settings = {"experiment": experiment, "kind": "mgmt", "name": name, "options": given_options}
+        describe(folder, config=settings | {"model": asdict(config)}, data=data, split=split.as_dict())
+    return training
 
 
 def prepare(study: MgmtStudy, patients: Iterable[str], config: "Config") -> "dict[str, Any]":
@@ -278,7 +306,9 @@ def _open(
             and written["split"]["hash"] == split.hash
         )
 
-    source = f"phantoms{options.effect:g}" if options.data is None else cohort.folder.resolve().name
+    source = (
+        f"phantoms{options.planted.removeprefix('effect')}" if options.data is None else cohort.folder.resolve().name
+    )
     digest = configuration_hash(settings, split.hash, described["fingerprint"])
     place = folder_of_run(options.runs / experiment, f"{options.preset}-{source}-{split.name}", digest, is_same)
     run = Run(place, fresh=options.fresh)
@@ -292,10 +322,10 @@ def phantom_patients(options: MgmtOptions) -> Path:
     """The embedded MGMT cohort, made where it is missing; says so, because every result on it is synthetic."""
     from common.phantom.dicom import write_cohort
 
-    folder = options.phantoms / f"seed{options.phantom_seed}_effect{options.effect:g}"
+    folder = options.phantoms / f"seed{options.phantom_seed}_{options.planted}"
     print(
         f"no --data given: using the embedded cohort of {PHANTOM_PATIENTS} synthetic patients in {folder}, "
-        f"planted effect {options.effect:g}"
+        f"planted: {options.planted}"
     )
     try:
         return write_cohort(
@@ -303,6 +333,7 @@ def phantom_patients(options: MgmtOptions) -> Path:
             n_patients=PHANTOM_PATIENTS,
             seed=options.phantom_seed,
             effect=options.effect,
+            confounder=options.confounder,
             n_jobs=options.jobs,
         )
     except ValueError as error:

@@ -1,0 +1,51 @@
+"""MGMT: the classifier on patients of other hospitals, beside what it reaches on its own: which of the two to believe.
+
+    python -m experiments.mgmt_external                                  embedded phantoms, a second site of phantoms
+    python -m experiments.mgmt_external --confounder 1 --effect 0        a trap: inside, scanners tell the status
+    python -m experiments.mgmt_external --data RSNA --sites ucsf=FOLDER upenn=FOLDER
+    python -m experiments.mgmt_external --run runs/mgmt_ensemble/RUN --sites ucsf=FOLDER
+
+Trains ``experiments.mgmt_ensemble`` with the same options, or takes its finished run, and tests it on UCSF-PDGM,
+UPENN-GBM or any cohort of NIfTI with a table: AUC with interval beside the internal one and their difference,
+calibration, subgroups, simple features, models of shuffled labels, and the verdict in words. Scans are cut into images
+as the training's series lie; patients of the training cohort are found by the tables and left out.
+"""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from experiments import mgmt_ensemble
+from experiments.base.options import command_line, refusals
+from experiments.mgmt.ensemble import score, train
+from experiments.mgmt.external import EXPERIMENT, sites_of, test_on
+from experiments.mgmt.sites import SiteOptions
+from experiments.mgmt.study import MgmtOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SiteOptions):
+    """Options of the external test."""
+
+    run: Path | None = None
+    """A finished run of experiments.mgmt_ensemble, in place of training one."""
+    shuffled: bool = True
+    """Train the models once more, on labels dealt to other patients: outside they must come out at chance."""
+
+
+def main() -> None:
+    options, settings = command_line(EXPERIMENT, mgmt_ensemble.PRESETS, __doc__, options_type=Options)
+    run = options.run
+    if run is None:
+        own = MgmtOptions(**{each.name: getattr(options, each.name) for each in fields(MgmtOptions)})
+        # --fresh means the external test: the ensemble's finished run is another command's.
+        with mgmt_ensemble.open_study(replace(own, fresh=False), settings) as study:
+            sites_of(options, study.labels, synthetic=study.synthetic)  # refused before time is spent
+            if not study.run.is_finished:
+                score(study, settings, train(study, settings))
+            run = study.run.folder
+    with refusals():
+        test_on(run, options, shuffled=options.shuffled)
+
+
+if __name__ == "__main__":
+    main()
