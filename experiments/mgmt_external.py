@@ -15,10 +15,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from experiments import mgmt_ensemble
-from experiments.base.options import command_line, refusals
+from experiments.base.options import Refused, command_line, refusals
 from experiments.mgmt.ensemble import score, train
 from experiments.mgmt.external import EXPERIMENT, sites_of, test_on
-from experiments.mgmt.sites import SiteOptions
+from experiments.mgmt.sites import SiteOptions, places
 from experiments.mgmt.study import MgmtOptions
 
 
@@ -35,6 +35,9 @@ class Options(SiteOptions):
 def main() -> None:
     options, settings = command_line(EXPERIMENT, mgmt_ensemble.PRESETS, __doc__, options_type=Options)
     run = options.run
+    with refusals():
+        if not places(options) and (options.data or options.overlap):
+            raise Refused("expected other hospitals' cohorts with --sites NAME=FOLDER, received none")
     if run is None:
         own = MgmtOptions(**{each.name: getattr(options, each.name) for each in fields(MgmtOptions)})
         # --fresh means the external test: the ensemble's finished run is another command's.

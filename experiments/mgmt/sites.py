@@ -17,14 +17,15 @@ from common.cohort.clinical_table import UPENN, Clinical, Table, find_table, is_
 from common.phantom.folder import embedded_cohort
 from common.subject import Problem, Subject
 from experiments.base.options import Refused, leave_out
-from experiments.mgmt.study import MgmtOptions
+from experiments.mgmt.options import MgmtOptions
 
 if TYPE_CHECKING:
     from mgmt_classifier.config import Config
     from mgmt_classifier.data import Entry
     from mgmt_classifier.scans import Cut
 
-SITE_PATIENTS = 120
+Prepared = Mapping[str, Mapping[str, "Entry"]]
+"""Prepared images by contrast and patient's id."""
 LATER, FURTHER, NO_ROW = (
     "scanned after the first operation or at a follow-up",
     "further scan of a patient",
@@ -105,18 +106,23 @@ def named(words: Sequence[str], option: str) -> dict[str, Path]:
     return found
 
 
-def read_sites(options: SiteOptions, known: AbstractSet[str]) -> list[Site]:
-    """The sites that the options name, or the embedded one where there are no data.
-
-    known: numbers in the competition of the training cohort's patients. Raises Refused and CohortError.
-    """
+def places(options: SiteOptions) -> dict[str, tuple[Path, Path | None]]:
+    """Folder and table of each site, as the options name them. Raises Refused."""
     folders, tables = named(options.sites, "sites"), named(options.tables, "tables")
     if unknown := sorted(set(tables) - set(folders)):
         raise Refused(f"--tables: expected names of --sites ({', '.join(folders) or 'none'}), found {unknown[0]}")
+    return {name: (folder, tables.get(name)) for name, folder in folders.items()}
+
+
+def read_sites(options: SiteOptions, known: AbstractSet[str]) -> list[Site]:
+    """The sites that the options name.
+
+    known: numbers in the competition of the training cohort's patients. Raises Refused and CohortError.
+    """
     overlap = {} if options.overlap is None else read_mapping(options.overlap)
     return [
-        read_site(name, folder, tables.get(name), options, known=known, overlap=overlap)
-        for name, folder in folders.items()
+        read_site(name, folder, table, options, known=known, overlap=overlap)
+        for name, (folder, table) in places(options).items()
     ]
 
 
@@ -205,7 +211,7 @@ def _reason(
 
 def prepare_site(
     site: Site, configs: "Mapping[str, Config]", cuts: "Mapping[str, Cut]", options: SiteOptions
-) -> "tuple[Site, dict[str, dict[str, Entry]]]":
+) -> tuple[Site, Prepared]:
     """The site without those who cannot be prepared, and the prepared images of the others, by contrast and id.
 
     Raises Refused where somebody cannot be used and nobody may be left out.
@@ -226,19 +232,6 @@ def prepare_site(
     kept = site.without(problems)
     ids = sorted(kept.clinical)
     return kept, {contrast: {id: store.entries[id] for id in ids} for contrast, store in stores.items()}
-
-
-def phantom_site(options: MgmtOptions) -> Path:
-    """The embedded second site, made where it is missing: other patients, the same planted effect, no confounder."""
-    from common.phantom.site import write_site
-
-    seed = options.phantom_seed + 1
-    folder = options.phantoms / f"site_seed{seed}_effect{options.effect:g}"
-    print(f"no --sites given: using the embedded second site of {SITE_PATIENTS} synthetic patients in {folder}")
-    try:
-        return write_site(folder, n_patients=SITE_PATIENTS, seed=seed, effect=options.effect, n_jobs=options.jobs)
-    except ValueError as error:
-        raise Refused(f"{error} Delete the folder, or name another with --phantoms.") from error
 
 
 def counts(sites: Sequence[Site]) -> list[tuple[str, str, int]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,17 +17,17 @@ from common.store import Store
 from common.subject import Problem
 from experiments.base import results
 from experiments.base.engines import run
-from experiments.base.options import Refused, at_least, leave_out, refusals, refuse_phantoms
+from experiments.base.options import Refused, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
-from experiments.base.trainings import Placement, Training, given, python, require
+from experiments.base.trainings import Training, given, python, require
 from experiments.mgmt.cohort import notes_on_series
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.phantoms import phantom_patients
 
 if TYPE_CHECKING:
     from mgmt_classifier.config import Config
     from mgmt_classifier.data import SliceRecipe
 
-PHANTOM_PATIENTS = 200
-PHANTOM_SEED = 2021
 PREDICTIONS = "predictions.csv"
 
 # What every demo changes in its models: small images, a quarter of the filters, a strided first convolution (as in the
@@ -41,51 +41,6 @@ SMALL = {
     "flip_probability": 0.5,
     "workers": 0,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class MgmtOptions(Placement):
-    """What every MGMT experiment is told on its command line."""
-
-    data: Path | None = None
-    """The competition's folder, or its train folder (DICOM). Without it the embedded phantoms are used."""
-    labels: Path | None = None
-    """Label table (BraTS21ID, MGMT_value); by default train_labels.csv beside train."""
-    preset: Literal["paper", "demo"] | None = None
-    """The report's settings, or small ones for two CPU cores; by default paper with --data and demo without."""
-    leave_out_bad: bool = False
-    """Go on without patients that cannot be used; they are named in the run's folder and counted in the table."""
-    leave_out_doubtful: bool = False
-    """Leave out 00109, 00123 and 00709, as the competition's organisers allow."""
-    max_patients: int | None = None
-    """Use at most so many patients, the first by id."""
-    effect: float = 1.0
-    """Strength of the signal planted in the embedded phantoms; 0: their images know nothing of the labels."""
-    confounder: float = 0.0
-    """How much noisier the scanner is that the embedded phantoms' methylated patients are scanned on; 0: all on one."""
-    phantom_seed: int = PHANTOM_SEED
-    """Seed of the embedded phantoms."""
-    split_seed: int = 0
-    """Seed of the split and of the permutation tests."""
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
-    prepared: Path = Path("prepared")
-    """Folder of the prepared store."""
-    phantoms: Path = Path("phantoms_mgmt")
-    """Folder of the embedded cohorts."""
-    jobs: int = -1
-    """Processes that read and prepare; -1 takes every core."""
-    fresh: bool = False
-    """Start over, in place of going on from the last finished epoch or showing the finished result."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(1, max_patients=self.max_patients, jobs=None if self.jobs == -1 else self.jobs)
-
-    @property
-    def planted(self) -> str:
-        """What the embedded phantoms hold, as part of names."""
-        return f"effect{self.effect:g}" + (f"_confounder{self.confounder:g}" if self.confounder else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,25 +271,3 @@ def _open(
         written = {"experiment": experiment, "options": asdict(options), "model": asdict(settings)}
         run.describe(config=written, data=described, split=split.as_dict())
     return MgmtStudy(experiment, options, cohort, stores, labels, split, run, left_out)
-
-
-def phantom_patients(options: MgmtOptions) -> Path:
-    """The embedded MGMT cohort, made where it is missing; says so, because every result on it is synthetic."""
-    from common.phantom.dicom import write_cohort
-
-    folder = options.phantoms / f"seed{options.phantom_seed}_{options.planted}"
-    print(
-        f"no --data given: using the embedded cohort of {PHANTOM_PATIENTS} synthetic patients in {folder}, "
-        f"planted: {options.planted}"
-    )
-    try:
-        return write_cohort(
-            folder,
-            n_patients=PHANTOM_PATIENTS,
-            seed=options.phantom_seed,
-            effect=options.effect,
-            confounder=options.confounder,
-            n_jobs=options.jobs,
-        )
-    except ValueError as error:
-        raise Refused(f"{error} Delete the folder, or name another with --phantoms.") from error

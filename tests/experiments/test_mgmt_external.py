@@ -2,12 +2,14 @@
 hospital outside, and of the status in another."""
 
 import json
+import shutil
 import sys
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 pytest.importorskip("monai", reason="needs the extra mgmt")
 
@@ -19,13 +21,18 @@ from tests.layouts import UCSF_COLUMNS, UPENN_COLUMNS
 MODEL = {
     "image-size": ("32", "32"),
     "filters": ("4",),
-    "epochs": ("6",),
+    "epochs": ("3",),
     "learning-rate": ("3e-3",),
     "images": ("5",),
     "batch-size": ("4",),
 }
+SETTINGS = [
+    *(word for name, values in MODEL.items() for of in ("flair", "t1w") for word in (f"--model.{of}.{name}", *values)),
+    *("--model.fractions", "0.4", "0.2", "0.4"),
+]
 AFFINE = np.diag([-0.75, -0.5, 2.5, 1.0])
 N = 16
+SITES = ("ucsf", "upenn")
 
 
 def write_scan(folder, name, words, *, spot, seed):
@@ -45,7 +52,7 @@ def write_table(path, columns, rows):
 
 
 def ucsf(folder):
-    """The spot is the scanner's: every second patient of either status has it. N can be tested, and six others."""
+    """The spot is the scanner's: every second patient of either status has it. N can be tested, six others cannot."""
     rows = []
     for number in range(N + 6):
         label = number // 2 % 2
@@ -120,10 +127,8 @@ def sites(places):
 @pytest.fixture(scope="session")
 def work(tmp_path_factory, competition, places):
     work = tmp_path_factory.mktemp("external")
-    settings = [word for name, values in MODEL.items() for prefix in ("flair", "t1w") for word in
-                (f"--model.{prefix}.{name}", *values)]  # fmt: skip
     call(
-        *(work, "--data", competition, *settings, "--model.fractions", "0.4", "0.2", "0.4"),
+        *(work, "--data", competition, *SETTINGS),
         *(*sites(places), "--overlap", places["upenn"] / "mapping.csv", "--idh-wildtype"),
     )
     return work
@@ -139,9 +144,113 @@ def summary(folder):
     return {row["key"].partition(".")[2]: row for row in json.loads((folder / "summary.json").read_text())}
 
 
-def test_x(folder, capsys):
-    from experiments.mgmt.external import show
+def rows(folder):
+    return pd.read_csv(folder / "predictions.csv")
 
-    show(folder)
-    with capsys.disabled():
-        print(capsys.readouterr().out)
+
+def test_the_trap_is_named_and_the_signal_that_holds_is_too(folder):
+    verdicts = (folder / "verdicts.txt").read_text().splitlines()
+    trap, holds = (next(line for line in verdicts if line.startswith(f"{site} less inside")) for site in SITES)
+    assert "Believe the external estimate, not the internal one" in trap
+    assert "The signal holds outside" in holds
+    assert any(line.startswith("Outside, ucsf: ") and "cannot be told from chance" in line for line in verdicts)
+    found = summary(folder)
+    assert found["inside__auc"]["value"] == found["upenn__auc"]["value"] == 1
+    assert found["ucsf__minus_inside__auc"]["high"] < 0 < found["upenn__minus_inside__auc"]["high"]
+    assert not any(row["synthetic"] for row in found.values())
+
+
+def test_scores_are_those_of_the_predictions(folder):
+    found, table = summary(folder), rows(folder)
+    np.testing.assert_allclose(table["ensemble"], 0.75 * table["FLAIR"] + 0.25 * table["T1w"])
+    for site, own in table.groupby("site"):
+        for column, name in (("ensemble", "auc"), ("baseline", "baseline__auc"), ("shuffled", "shuffled_labels__auc")):
+            assert found[f"{site}__{name}"]["value"] == pytest.approx(roc_auc_score(own["label"], own[column]))
+        assert found[f"{site}__brier"]["value"] == pytest.approx(brier_score_loss(own["label"], own["ensemble"]))
+        assert found[f"{site}__auc"]["n"] == N
+    curve = pd.read_csv(folder / "calibration.csv")
+    assert curve.groupby("site")["n"].sum().tolist() == [N, N]
+    assert (folder / "figures" / "external.png").exists()
+    groups = pd.read_csv(folder / "subgroups.csv").set_index(["site", "of", "group"])
+    women = table[(table["site"] == "ucsf") & (table["sex"] == "F")]
+    expected = roc_auc_score(women["label"], women["ensemble"])
+    assert groups.loc[("ucsf", "sex", "F"), "auc"] == pytest.approx(expected)
+    assert groups.loc[("upenn", "scanner"), "n"].sum() == N
+    assert groups["n"].groupby(["site", "of"]).sum().eq(N).all()
+
+
+def test_who_is_not_tested_is_counted_by_reason(folder):
+    found = pd.read_csv(folder / "counts.csv").set_index(["site", "scans"])["n"]
+    assert found["ucsf"].to_dict() == {
+        "tested, methylated": N // 2,
+        "tested, unmethylated": N // 2,
+        "left out: IDH: mutant": 1,
+        "left out: MGMT status: indeterminate": 1,
+        "left out: MGMT status: unknown": 1,
+        "left out: not in table": 1,
+        "left out: patient of the training cohort": 1,
+        "left out: scanned after the first operation or at a follow-up": 1,
+    }
+    assert found["upenn"].to_dict() == {
+        "tested, methylated": N // 2,
+        "tested, unmethylated": N // 2,
+        "left out: patient of the training cohort": 1,
+        "left out: scanned after the first operation or at a follow-up": 1,
+    }
+    left = json.loads((folder / "data.json").read_text())["sites"]
+    assert left["ucsf"]["left_out"]["patient of the training cohort"] == [f"UCSF-PDGM-{N + 4:04}"]
+    assert left["upenn"]["left_out"]["patient of the training cohort"] == [f"UPENN-GBM-{N:05}_11"]
+
+
+def test_scans_are_cut_as_the_series_of_the_training(folder):
+    cuts = json.loads((folder / "data.json").read_text())["cuts"]
+    # nine images of 36 x 40 pixels, 2.5 mm apart, 0.5 x 0.75 mm
+    expected = {"plane": "axial", "between_mm": 2.5, "extent_mm": [22.5, 18.0, 30.0]}
+    assert cuts == {"FLAIR": expected, "T1w": expected}
+
+
+def test_the_same_command_shows_and_a_finished_run_is_tested_again_without_training(work, folder, places, capsys):
+    (run,) = work.glob("runs/mgmt_ensemble/*")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.pt")}
+    mapping = ("--overlap", places["upenn"] / "mapping.csv", "--idh-wildtype")
+    call(work, "--run", run, *sites(places), *mapping)
+    assert f"folder: {folder}" in capsys.readouterr().out
+    call(work, "--run", run, "--sites", f"b={places['upenn']}", "--no-shuffled")
+    printed = capsys.readouterr().out
+    assert "nothing says which of its patients are in the training cohort (UPENN-GBM has given" in printed
+    assert "b: scanner SIEMENS M1" in printed
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.pt")}
+    (other,) = (run / "external").glob("b-*")
+    assert summary(other)["b__auc"]["n"] == N + 1
+    assert "b__shuffled_labels__auc" not in summary(other)
+
+
+def test_what_cannot_be_tested_is_refused_before_anything_is_trained(tmp_path, competition, places):
+    data = ("--data", competition, *SETTINGS)
+    bare = tmp_path / "bare"
+    write_scan(bare / "s_1", "s_1", ("flair", "t1", "t1ce", "t2"), spot=True, seed=1)
+    (bare / "patients.csv").write_text("id,mgmt\ns_1,1\n")
+    for arguments, what in (
+        (("--data", tmp_path), "expected other hospitals' cohorts with --sites"),
+        (("--data", tmp_path, "--sites", "nowhere"), "--sites: expected NAME=PATH, each name once"),
+        (("--data", tmp_path, "--sites", "a=b", "--tables", "b=x.csv"), "--tables: expected names of --sites"),
+        ((*data, "--sites", f"a={tmp_path / 'none'}"), "expected a folder of scans, found no folder"),
+        ((*data, "--sites", f"a={bare}"), "two methylated and two unmethylated patients or more, found 1 and 0"),
+        (("--run", tmp_path), "expected the folder of a training with its config.json"),
+    ):
+        with pytest.raises(SystemExit, match=what):
+            call(tmp_path, *arguments)
+    assert not list(tmp_path.glob("runs/**/*.pt"))
+
+
+def test_a_scan_that_cannot_be_used_is_named_and_left_out_on_demand(work, places, tmp_path, capsys):
+    (run,) = work.glob("runs/mgmt_ensemble/*")
+    own = tmp_path / "site"
+    shutil.copytree(places["upenn"], own)
+    torn = own / "images_structural" / "UPENN-GBM-00003_11" / "UPENN-GBM-00003_11_T1.nii.gz"
+    torn.write_bytes(torn.read_bytes()[:300])
+    arguments = ("--run", run, "--sites", f"c={own}", "--no-shuffled")
+    with pytest.raises(SystemExit, match="1 of 17 subjects cannot be used"):
+        call(work, *arguments)
+    call(work, *arguments, "--leave-out-bad")
+    assert "left out: cannot be used" in capsys.readouterr().out
