@@ -1,8 +1,9 @@
 """MGMT: the classifier on patients of other hospitals, beside what it reaches on its own: which of the two to believe.
 
     python -m experiments.mgmt_external                                  embedded phantoms, a second site of phantoms
-    python -m experiments.mgmt_external --confounder 1 --effect 0        a trap: inside, scanners tell the status
+    python -m experiments.mgmt_external --confounder 1 --effect 0        a trap: inside, the field of view tells the status
     python -m experiments.mgmt_external --data RSNA --sites ucsf=FOLDER upenn=FOLDER
+    python -m experiments.mgmt_external --protocol leave-one-site-out --data RSNA --sites ucsf=FOLDER upenn=FOLDER
     python -m experiments.mgmt_external --run runs/mgmt_ensemble/RUN --sites ucsf=FOLDER
 
 Trains ``experiments.mgmt_ensemble`` with the same options, or takes its finished run, and tests it on UCSF-PDGM,
@@ -13,9 +14,11 @@ as the training's series lie; patients of the training cohort are found by the t
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 from experiments import mgmt_ensemble
 from experiments.base.options import Refused, command_line, refusals
+from experiments.mgmt import left_out_site
 from experiments.mgmt.ensemble import score, train
 from experiments.mgmt.external import EXPERIMENT, sites_of, test_on
 from experiments.mgmt.sites import SiteOptions, places
@@ -26,6 +29,8 @@ from experiments.mgmt.study import MgmtOptions
 class Options(SiteOptions):
     """Options of the external test."""
 
+    protocol: Literal["external", "leave-one-site-out"] = "external"
+    """Train on --data and test on the sites; or train on all sites but one, for each in turn."""
     run: Path | None = None
     """A finished run of experiments.mgmt_ensemble, in place of training one."""
     shuffled: bool = True
@@ -36,6 +41,13 @@ def main() -> None:
     options, settings = command_line(EXPERIMENT, mgmt_ensemble.PRESETS, __doc__, options_type=Options)
     run = options.run
     with refusals():
+        if options.protocol == "leave-one-site-out":
+            if run is not None:
+                raise Refused(
+                    "expected --run with --protocol external only: leaving a site out trains models of its own"
+                )
+            left_out_site.run(options, settings, shuffled=options.shuffled)
+            return
         if not places(options) and (options.data or options.overlap):
             raise Refused("expected other hospitals' cohorts with --sites NAME=FOLDER, received none")
     if run is None:

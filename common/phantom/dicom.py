@@ -8,8 +8,8 @@ scans is an open question on which these images say nothing.
 
 The link: one number per patient, the water in the tumour, shifts its signal (FLAIR and T2w up, T1w and T1wCE down). It
 varies from patient to patient; methylated tumours hold less of it on average. Status enters nowhere else, unless a
-confounder is asked for: then methylated patients are scanned on a noisier scanner, which an internal test rewards and
-another hospital (`common.phantom.site`) does not.
+confounder is asked for: then methylated patients are scanned with a wider field of view, which an internal test rewards
+and another hospital (`common.phantom.site`) does not.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ SEPARATION = 2.7
 """Distance of the two classes' mean water at effect = 1, in the standard deviation that both classes have. With the
 water in hand the AUC is Phi(2.7 / sqrt(2)) = 0.972; what else differs between tumours leaves less in the images."""
 
-CONFOUNDED_NOISE = 2.0
-"""What a confounder of 1 adds to the noise of methylated patients' scanner, as a multiple of the usual."""
+CONFOUNDED_FIELD = 0.5
+"""By what share a confounder of 1 widens the images of methylated patients."""
 
 _VOXEL_MM = 2
 _WATER = {  # on the logarithm of the core's signal: for a mean tumour, and per unit of water
@@ -132,17 +132,17 @@ def make_patient(patient: int, *, seed: int, effect: float = 1.0, confounder: fl
     pixels.
 
     effect: 0 makes the images independent of the status; 1 sets the means of the classes SEPARATION apart; between and
-    beyond in proportion. confounder: how much noisier the scanner is that methylated patients are scanned on, so that
-    images tell the status without any sign of it in the tumour; 0: all are scanned on one.
+    beyond in proportion. confounder: how much wider a field of view methylated patients are scanned with, as where one
+    clinic sends its patients to one scanner: images then tell the status without any sign of it in the tumour.
     Raises ValueError when a number is negative or patient is beyond 9999.
     """
     _check(patient, seed, effect, confounder)
     made = imagine(patient, seed=seed, effect=effect)
     brain_mm = made.volume.first_mm + _VOXEL_MM * np.argwhere(made.volume.brain)
-    noise = 1 + confounder * CONFOUNDED_NOISE * made.methylated
+    field = 1 + confounder * CONFOUNDED_FIELD * made.methylated
     series = {
         contrast: acquire(
-            made.rng, contrast, image, made.volume, draw_geometry(made.rng, contrast, brain_mm), noise=noise
+            made.rng, contrast, image, made.volume, draw_geometry(made.rng, contrast, brain_mm, field=field)
         )
         for contrast, image in made.images.items()
     }

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from common.dicom.series import Plane
-from common.phantom.anatomy import noise as smooth_noise
+from common.phantom.anatomy import noise
 
 _PLANES: dict[Plane, tuple[tuple[int, int, int], tuple[int, int, int]]] = {  # directions of a row and of a column
     "axial": ((1, 0, 0), (0, 1, 0)),
@@ -98,9 +98,9 @@ class PhantomSeries:
     slope: float | None
 
 
-def draw_geometry(rng: np.random.Generator, contrast: str, brain_mm: np.ndarray) -> Geometry:
+def draw_geometry(rng: np.random.Generator, contrast: str, brain_mm: np.ndarray, *, field: float = 1.0) -> Geometry:
     """How one contrast is scanned so that its images hold all of the brain, brain_mm: (n, 3) coordinates of its voxels,
-    and one to four more at either end hold nothing."""
+    and one to four more at either end hold nothing. field: sides of the images, as a multiple of the usual."""
     plane: Plane = list(_PLANES)[int(rng.choice(len(_PLANES), p=_SHARES[contrast]))]
     row, column = (np.array(direction, float) for direction in _PLANES[plane])
     tilt = rng.uniform(40, 46) * rng.choice((-1, 1)) if plane == "oblique" else rng.normal(0, 6)
@@ -115,7 +115,7 @@ def draw_geometry(rng: np.random.Generator, contrast: str, brain_mm: np.ndarray)
     between = float(rng.choice(_SPACING_MM[contrast]))
     before, after = rng.integers(1, 5, 2)
     n_brain = int(np.ceil((high[0] - low[0]) / between))
-    extent = high[1:] - low[1:] + rng.uniform(8, 30)
+    extent = (high[1:] - low[1:] + rng.uniform(8, 30)) * field
     longest = int(rng.choice((64, 72, 80, 96)))
     pixel = round(float(extent.max()) / longest, 4)
     size = np.full(2, longest)
@@ -143,23 +143,17 @@ def _rotation(axis: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def acquire(
-    rng: np.random.Generator,
-    contrast: str,
-    image: np.ndarray,
-    volume: Volume,
-    geometry: Geometry,
-    *,
-    noise: float = 1.0,
+    rng: np.random.Generator, contrast: str, image: np.ndarray, volume: Volume, geometry: Geometry
 ) -> PhantomSeries:
     """One contrast as a scanner stores it: inhomogeneous, in slices, with Rician noise, in twelve bits.
 
-    image: float32, the volume's shape, relative to the median of normal brain. noise: multiple of the usual.
+    image: float32, the volume's shape, relative to the median of normal brain.
     """
-    image = image * np.exp(np.float32(rng.uniform(0.03, 0.10)) * smooth_noise(rng, image.shape, 30 / volume.voxel_mm))
+    image = image * np.exp(np.float32(rng.uniform(0.03, 0.10)) * noise(rng, image.shape, 30 / volume.voxel_mm))
     inside = volume.sample(volume.brain.astype(np.float32), geometry)
     brain = inside > 0.5
     signal = volume.sample(image, geometry)[brain] / inside[brain]
-    sigma = np.float32(noise * NOISE[contrast] * np.exp(rng.normal(0, 0.2)))
+    sigma = np.float32(NOISE[contrast] * np.exp(rng.normal(0, 0.2)))
     real, imaginary = rng.standard_normal((2, *geometry.shape), np.float32)[:, brain] * sigma
     signal = np.sqrt(np.square(signal + real) + np.square(imaginary))
     median, spread = SCALE[contrast]

@@ -3,7 +3,7 @@
 Patients are those of `common.phantom.dicom` under another seed: the same link between water and MGMT status, of the
 same strength. What differs is what differs between hospitals: volumes of 2 mm in place of slices, another receive
 coil, contrast curve, sharpness and gain (`common.scanner`), and two scanners, one of them noisy, neither of which knows
-of the status. So a signal of the tumour holds here, and one of the first hospital's scanners does not.
+of the status. So a signal of the tumour holds here, and one of the first hospital's protocols does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from common.cohort.clinical_table import Clinical
 from common.files import write_csv, write_text
 from common.labels import BRATS_2018
 from common.nifti import Scan
-from common.phantom.dicom import CONFOUNDED_NOISE, imagine
+from common.phantom.dicom import imagine
 from common.phantom.folder import fill
 from common.phantom.series import NOISE, SCALE
 from common.scanner import Change
@@ -36,6 +36,8 @@ SCANNER = (
     Change("gain", 1.0, "gain"),
 )
 """What this hospital's scanners do otherwise, one after the other."""
+NOISIER = 2.0
+"""What one of the two scanners adds to the noise, as a multiple of the usual."""
 _SUFFIXES = {"FLAIR": "flair", "T1w": "t1", "T1wCE": "t1ce", "T2w": "t2"}
 _SITE = 3  # random stream
 _UNDECIDED = 20  # every so many patients' status is indeterminate, as in real tables
@@ -69,7 +71,7 @@ def make_scans(patient: int, *, seed: int, effect: float = 1.0) -> PhantomScans:
     affine = np.diag([-side, -side, side, 1.0])  # the volume's axes run to the patient's left, back and head
     affine[:3, 3] = (-first[0], -first[1], first[2])
     header = nib.Nifti1Image(made.classes, affine).header
-    noisy = 1 + CONFOUNDED_NOISE * _is_noisy(patient, seed)
+    noisy = 1 + NOISIER * _is_noisy(patient, seed)
     scans = {}
     for contrast, image in made.images.items():
         sigma = np.float32(noisy * NOISE[contrast])

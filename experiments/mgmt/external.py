@@ -17,12 +17,12 @@ from common.transport import Sample, judge
 from experiments.base.engines import run as run_trainings
 from experiments.base.options import Refused
 from experiments.base.trainings import require
-from experiments.mgmt.external_results import EXPERIMENT, report, samples, show
+from experiments.mgmt.external_results import EXPERIMENT, Tested, report, samples, show
 from experiments.mgmt.finished import Finished, read_run
 from experiments.mgmt.nested import shuffle
 from experiments.mgmt.phantoms import phantom_site
 from experiments.mgmt.simple import simple_features
-from experiments.mgmt.sites import Prepared, Site, SiteOptions, prepare_site, read_site, read_sites, warn
+from experiments.mgmt.sites import Prepared, Site, SiteOptions, counts, prepare_site, read_site, read_sites, warn
 from experiments.mgmt.study import PREDICTIONS, model_training
 from mgmt_classifier.ensemble import weighted_mean
 
@@ -82,10 +82,16 @@ def _test(run: Finished, sites: Sequence[Site], opened: Run, options: SiteOption
     table = pd.concat(tables, ignore_index=True)
     write_csv(opened.folder / PREDICTIONS, table)
     own = run.test()
-    judgement = judge(
-        Sample(own["ensemble"].to_numpy(), own["label"].to_numpy()), samples(table, "ensemble"), seed=options.split_seed
+    inside = Sample(own["ensemble"].to_numpy(), own["label"].to_numpy())
+    judgement = judge(inside, samples(table, "ensemble"), seed=options.split_seed)
+    tested = Tested(
+        table=table,
+        thresholds={site.name: run.threshold for site in usable},
+        synthetic={site.name: site.synthetic or run.synthetic for site in usable},
+        counts=counts(usable),
+        notes=[note for site in usable for note in site.notes if note.startswith(f"{site.name}: ")],
     )
-    report(run, usable, table, own, judgement, opened, seed=options.split_seed)
+    report(tested, inside, judgement, opened, seed=options.split_seed)
 
 
 def cuts_of(run: Finished, patients: Mapping[str, Patient], options: SiteOptions) -> "dict[str, Cut]":

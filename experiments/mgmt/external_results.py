@@ -1,6 +1,7 @@
 """What a test on patients of other hospitals comes to: results, subgroups, controls, pictures, and the words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,6 @@ from common.transport import Judgement, Sample, judge
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.mgmt import external_pictures
-from experiments.mgmt.finished import Finished
-from experiments.mgmt.sites import Site, counts
 
 EXPERIMENT = "mgmt_external"
 OLD = 60  # years, the border between the two groups of the table
@@ -32,35 +31,40 @@ def samples(table: pd.DataFrame, column: str) -> dict[str, Sample]:
     }
 
 
-def report(
-    run: Finished,
-    sites: Sequence[Site],
-    table: pd.DataFrame,
-    own: pd.DataFrame,
-    judgement: Judgement,
-    opened: Run,
-    *,
-    seed: int,
-) -> None:
-    """Write every table, picture and sentence, and last of all summary.json."""
-    synthetic = {site.name: site.synthetic or run.synthetic for site in sites}
-    inside = judgement.inside
-    found = [
-        Result.of(EXPERIMENT, "inside__auc", inside.auc, inside.n, inside.interval, synthetic=run.synthetic)
-    ]  # fmt: skip
-    curves = []
+@dataclass(frozen=True)
+class Tested:
+    """Patients of other hospitals and what was predicted of them.
+
+    table: a row each: site, id, label, probabilities by contrast, ensemble, baseline, perhaps shuffled, and sex, age,
+    idh, scanner. thresholds: above which a probability means methylated, by site. counts: site, what has become of its
+    scans, how many. notes: what the reader should know of the sites.
+    """
+
+    table: pd.DataFrame
+    thresholds: Mapping[str, float]
+    synthetic: Mapping[str, bool]
+    counts: Sequence[tuple[str, str, int]]
+    notes: Sequence[str]
+
+
+def report(tested: Tested, inside: Sample | None, judgement: Judgement, opened: Run, *, seed: int) -> None:
+    """Write every table, picture and sentence, and last of all summary.json. inside: the internal test part."""
+    found, curves, table = [], [], tested.table
+    marked = any(tested.synthetic.values())
+    if judgement.inside is not None:
+        own = judgement.inside
+        found.append(Result.of(EXPERIMENT, "inside__auc", own.auc, own.n, own.interval, synthetic=marked))
     for name, mine in table.groupby("site", sort=False):
-        found += site_results(str(name), mine, run.threshold, judgement, synthetic=synthetic[str(name)])
+        site = str(name)
+        found += site_results(site, mine, tested.thresholds[site], judgement, synthetic=tested.synthetic[site])
         curve = calibration_curve(mine["ensemble"].to_numpy(), mine["label"].to_numpy())
-        curves.append(curve.assign(site=name))
+        curves.append(curve.assign(site=site))
     write_csv(opened.folder / "calibration.csv", pd.concat(curves, ignore_index=True))
     write_csv(opened.folder / "subgroups.csv", subgroups(table))
-    write_csv(opened.folder / "counts.csv", pd.DataFrame(counts(sites), columns=["site", "scans", "n"]))
-    marked = any(synthetic.values())
-    inner = Sample(own["ensemble"].to_numpy(), own["label"].to_numpy())
-    external_pictures.draw(opened.figures, {"inside": inner} | samples(table, "ensemble"), curves, synthetic=marked)
-    notes = [note for site in sites for note in site.notes if note.startswith(f"{site.name}: ")]
-    sentences = [*judgement.sentences, *controls(table, seed=seed), *notes]
+    write_csv(opened.folder / "counts.csv", pd.DataFrame(tested.counts, columns=["site", "scans", "n"]))
+    drawn = {} if inside is None else {"inside": inside}
+    external_pictures.draw(opened.figures, drawn | samples(table, "ensemble"), curves, synthetic=marked)
+    sentences = [*judgement.sentences, *controls(table, seed=seed), *tested.notes]
     write_text(opened.folder / "verdicts.txt", "".join(f"{sentence}\n" for sentence in sentences))
     write_json(opened.folder / "summary.json", results.as_rows(found))
 
@@ -74,7 +78,7 @@ def site_results(
         return Result.of(EXPERIMENT, f"{name}__{what}", float(value), len(table), interval, synthetic=synthetic)
 
     labels, values = table["label"].to_numpy(), table["ensemble"].to_numpy()
-    outside, (change, interval) = judgement.outside[name], judgement.change[name]
+    outside = judgement.outside[name]
     correct = int((predicted_positive(values, threshold) == labels).sum())
     fitted = calibration(values, labels)
     simple = table["baseline"].to_numpy()
@@ -82,7 +86,6 @@ def site_results(
     found = [
         line("auc", outside.auc, outside.interval),
         line("p", outside.p),
-        line("minus_inside__auc", change, interval),
         line("accuracy", correct / len(table), accuracy_interval(correct, len(table))),
         line("brier", fitted.brier),
         line("brier_of_the_share", fitted.chance),
@@ -91,6 +94,8 @@ def site_results(
         line("baseline__auc", roc_auc(simple, labels), auc_interval(simple, labels)),
         line("minus_baseline__auc", beyond.value, (beyond.low, beyond.high)),
     ]
+    if name in judgement.change:
+        found.insert(2, line("minus_inside__auc", *judgement.change[name]))
     for part in (column for column in PARTS if column in table):
         known = table[part].to_numpy()
         what = "shuffled_labels__auc" if part == "shuffled" else f"{part}__auc"

@@ -29,7 +29,7 @@ class MgmtOptions(Placement):
     effect: float = 1.0
     """Strength of the signal planted in the embedded phantoms; 0: their images know nothing of the labels."""
     confounder: float = 0.0
-    """How much noisier the scanner is that the embedded phantoms' methylated patients are scanned on; 0: all on one."""
+    """How much wider a field of view the embedded phantoms' methylated patients are scanned with; 0: all the same."""
     phantom_seed: int = PHANTOM_SEED
     """Seed of the embedded phantoms."""
     split_seed: int = 0

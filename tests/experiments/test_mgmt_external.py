@@ -4,6 +4,7 @@ hospital outside, and of the status in another."""
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,9 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 pytest.importorskip("monai", reason="needs the extra mgmt")
 
 from experiments import mgmt_external
-from experiments.mgmt import study
+from experiments.mgmt import external, left_out_site, study
+from experiments.mgmt.finished import read_run
+from experiments.mgmt.sites import SiteOptions
 from tests.experiments.conftest import here
 from tests.layouts import UCSF_COLUMNS, UPENN_COLUMNS
 
@@ -99,7 +102,6 @@ def places(tmp_path_factory):
 
 def call(work, *arguments):
     """Run the command in this process."""
-    from experiments.mgmt import external
     from experiments.mgmt.training import train
 
     words = [
@@ -117,6 +119,7 @@ def call(work, *arguments):
         patch.setattr(sys, "argv", [str(word) for word in (*words, *arguments)])
         patch.setattr(study, "run", here(train))
         patch.setattr(external, "run_trainings", here(train))
+        patch.setattr(left_out_site, "run_trainings", here(train))
         mgmt_external.main()
 
 
@@ -129,7 +132,7 @@ def work(tmp_path_factory, competition, places):
     work = tmp_path_factory.mktemp("external")
     call(
         *(work, "--data", competition, *SETTINGS),
-        *(*sites(places), "--overlap", places["upenn"] / "mapping.csv", "--idh-wildtype"),
+        *(*sites(places), "--overlap", places["upenn"] / "mapping.csv", "--idh-wildtype", "--no-shuffled"),
     )
     return work
 
@@ -164,14 +167,14 @@ def test_scores_are_those_of_the_predictions(folder):
     found, table = summary(folder), rows(folder)
     np.testing.assert_allclose(table["ensemble"], 0.75 * table["FLAIR"] + 0.25 * table["T1w"])
     for site, own in table.groupby("site"):
-        for column, name in (("ensemble", "auc"), ("baseline", "baseline__auc"), ("shuffled", "shuffled_labels__auc")):
+        for column, name in (("ensemble", "auc"), ("baseline", "baseline__auc"), ("T1w", "T1w__auc")):
             assert found[f"{site}__{name}"]["value"] == pytest.approx(roc_auc_score(own["label"], own[column]))
         assert found[f"{site}__brier"]["value"] == pytest.approx(brier_score_loss(own["label"], own["ensemble"]))
         assert found[f"{site}__auc"]["n"] == N
     curve = pd.read_csv(folder / "calibration.csv")
     assert curve.groupby("site")["n"].sum().tolist() == [N, N]
     assert (folder / "figures" / "external.png").exists()
-    groups = pd.read_csv(folder / "subgroups.csv").set_index(["site", "of", "group"])
+    groups = pd.read_csv(folder / "subgroups.csv").set_index(["site", "of", "group"]).sort_index()
     women = table[(table["site"] == "ucsf") & (table["sex"] == "F")]
     expected = roc_auc_score(women["label"], women["ensemble"])
     assert groups.loc[("ucsf", "sex", "F"), "auc"] == pytest.approx(expected)
@@ -213,7 +216,7 @@ def test_the_same_command_shows_and_a_finished_run_is_tested_again_without_train
     (run,) = work.glob("runs/mgmt_ensemble/*")
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.pt")}
     mapping = ("--overlap", places["upenn"] / "mapping.csv", "--idh-wildtype")
-    call(work, "--run", run, *sites(places), *mapping)
+    call(work, "--run", run, *sites(places), *mapping, "--no-shuffled")
     assert f"folder: {folder}" in capsys.readouterr().out
     call(work, "--run", run, "--sites", f"b={places['upenn']}", "--no-shuffled")
     printed = capsys.readouterr().out
@@ -222,7 +225,6 @@ def test_the_same_command_shows_and_a_finished_run_is_tested_again_without_train
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.pt")}
     (other,) = (run / "external").glob("b-*")
     assert summary(other)["b__auc"]["n"] == N + 1
-    assert "b__shuffled_labels__auc" not in summary(other)
 
 
 def test_what_cannot_be_tested_is_refused_before_anything_is_trained(tmp_path, competition, places):
@@ -254,3 +256,110 @@ def test_a_scan_that_cannot_be_used_is_named_and_left_out_on_demand(work, places
         call(work, *arguments)
     call(work, *arguments, "--leave-out-bad")
     assert "left out: cannot be used" in capsys.readouterr().out
+
+
+def test_the_control_is_the_same_training_on_labels_dealt_anew(work, tmp_path, monkeypatch):
+    (run,) = work.glob("runs/mgmt_ensemble/*")
+    made = []
+    monkeypatch.setattr(external, "run_trainings", lambda trainings, _: made.extend(trainings) or {})
+    opened = SimpleNamespace(folder=tmp_path)
+    own = read_run(run)
+    assert external.shuffled_models(own, opened, SiteOptions(split_seed=3)) == tmp_path / "shuffled"
+    assert [each.folder for each in made] == [tmp_path / "shuffled" / contrast for contrast in ("FLAIR", "T1w")]
+    for each in made:
+        given, real = (
+            {name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "data", "split")}
+            for folder in (each.folder, run / each.folder.name)
+        )
+        assert given["split"] == real["split"]
+        assert given["config"]["model"] == real["config"]["model"]
+        assert given["data"]["folder"] == real["data"]["folder"]
+        before, after = real["data"]["labels"], given["data"]["labels"]
+        assert sum(before.values()) == sum(after.values())
+        assert before.keys() == after.keys()
+        assert before != after
+
+
+@pytest.mark.slow
+def test_the_control_is_tested_outside_too(work, places):
+    (run,) = work.glob("runs/mgmt_ensemble/*")
+    call(work, "--run", run, "--sites", f"d={places['upenn']}")
+    (folder,) = (run / "external").glob("d-*")
+    own = rows(folder)
+    assert summary(folder)["d__shuffled_labels__auc"]["value"] == roc_auc_score(own["label"], own["shuffled"])
+    assert "Control with shuffled labels, d: AUC" in (folder / "verdicts.txt").read_text()
+
+
+def bright_spot(folder, entries):
+    """Stands in for a trained network: where its spot would be, relative to the whole."""
+    for entry in entries:
+        images = entry.open().astype(float)
+        yield entry.id, float(images[:, 7:16, 16:24].mean() / images.max())
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """No network is trained: the rest of a training is what it is."""
+    from mgmt_classifier import predict, train
+
+    def fit(config, training, validation, run):
+        (run.folder / "threshold.json").write_text('{"threshold": 0.5}')
+
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(predict, "predict", bright_spot)
+
+
+def left_out(work, *arguments):
+    call(work, *SETTINGS, "--protocol", "leave-one-site-out", *arguments)
+    (found,) = (work / "runs" / "mgmt_external").iterdir()
+    return found
+
+
+def check_left_out(folder, names):
+    """Each site is tested once, by models of the others."""
+    table, found = pd.read_csv(folder / "predictions.csv"), summary(folder)
+    assert set(table["site"]) == set(names)
+    for name, own in table.groupby("site"):
+        split = json.loads((folder / f"without_{name}" / "FLAIR" / "split.json").read_text())
+        assert sorted(own["id"]) == sorted(split["test"])
+        assert not set(split["test"]) & {*split["train"], *split["validation"]}
+        assert {*split["train"], *split["validation"]} == set(table["id"]) - set(own["id"])
+        assert found[f"{name}__auc"]["value"] == pytest.approx(roc_auc_score(own["label"], own["ensemble"]))
+    assert "inside__auc" not in found
+    return table
+
+
+def test_each_site_is_left_out_in_turn(tmp_path, competition, places, capsys, untrained):
+    cohorts = ("--data", competition, "--sites", f"upenn={places['upenn']}")
+    folder = left_out(tmp_path, *cohorts)
+    table = check_left_out(folder, ("competition", "upenn"))
+    assert table["site"].value_counts().to_dict() == {"competition": 24, "upenn": N + 1}
+    assert summary(folder)["upenn__auc"]["value"] == summary(folder)["competition__auc"]["value"] == 1
+    assert summary(folder)["upenn__shuffled_labels__auc"]["value"] == 1  # no network, and none trained on the labels
+    printed = capsys.readouterr().out
+    assert "All sites together: better than chance in at least one of them" in printed
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("predictions.csv")}
+    left_out(tmp_path, *cohorts)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("predictions.csv")}
+
+
+def test_sites_of_nifti_alone(tmp_path, places, untrained):
+    folder = left_out(tmp_path, *sites(places), "--no-shuffled")
+    table = check_left_out(folder, SITES)
+    assert not {"competition"} & set(table["site"])
+    assert 0.2 < summary(folder)["ucsf__auc"]["value"] < 0.8
+
+
+@pytest.mark.slow
+def test_a_signal_that_two_hospitals_share_is_learned_in_one_and_holds_in_the_other(tmp_path, competition, places):
+    cohorts = ("--data", competition, "--sites", f"upenn={places['upenn']}")
+    folder = left_out(tmp_path, *cohorts, "--no-shuffled")
+    check_left_out(folder, ("competition", "upenn"))
+    assert summary(folder)["upenn__auc"]["value"] > 0.9
+
+
+def test_one_site_cannot_be_left_out(tmp_path, places):
+    with pytest.raises(SystemExit, match="expected two sites or more, each with a name of its own, found upenn"):
+        left_out(tmp_path, "--sites", f"upenn={places['upenn']}")
+    with pytest.raises(SystemExit, match="expected --run with --protocol external only"):
+        left_out(tmp_path, "--run", tmp_path)
