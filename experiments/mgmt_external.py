@@ -1,7 +1,7 @@
 """MGMT: the classifier on patients of other hospitals, beside what it reaches on its own: which of the two to believe.
 
     python -m experiments.mgmt_external                                  embedded phantoms, a second site of phantoms
-    python -m experiments.mgmt_external --confounder 1 --effect 0        a trap: inside, the field of view tells the status
+    python -m experiments.mgmt_external --confounder 1 --effect 0        a trap: the field of view tells it, inside
     python -m experiments.mgmt_external --data RSNA --sites ucsf=FOLDER upenn=FOLDER
     python -m experiments.mgmt_external --protocol leave-one-site-out --data RSNA --sites ucsf=FOLDER upenn=FOLDER
     python -m experiments.mgmt_external --run runs/mgmt_ensemble/RUN --sites ucsf=FOLDER
