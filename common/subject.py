@@ -14,7 +14,7 @@ import numpy as np
 
 from common import background, geometry, nifti
 from common.identity import contents, copied_contrasts, masks_among, sketch
-from common.labels import CLASSES, LabelConvention
+from common.labels import LabelConvention
 from common.nifti import Scan, ScanError
 from common.plausibility import Layers, layers
 from common.volumes import bounding_box
@@ -84,7 +84,7 @@ class Subject:
             [c, nifti.content_fingerprint(p), (self.channels or {}).get(c)] for c, p in sorted(self.images.items())
         ]
         if self.label is not None:
-            parts.append([LABEL, nifti.content_fingerprint(self.label), self.convention and self.convention.values])
+            parts.append([LABEL, nifti.content_fingerprint(self.label), self.convention and self.convention.reading])
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def read(self, contrasts: Sequence[str] = CONTRASTS) -> tuple[dict[str, Scan], Scan | None]:
@@ -107,7 +107,7 @@ class Subject:
         return stack_images(self, scans)
 
     def load_labels(self) -> np.ndarray:
-        """Classes 0..3, uint8 (x, y, z).
+        """Classes 0..3, or 0..4 where the convention has RC, uint8 (x, y, z).
 
         Raises ScanError when the mask cannot be trusted, holds values that its convention lacks or lies on another
         grid than the first contrast; ValueError when the subject has no mask or no convention.
@@ -213,7 +213,9 @@ def examine(subject: Subject) -> Findings:
     own = there = None
     if looked.labels is not None:
         own = layers(looked.labels)
-        there = frozenset(name for value, name in enumerate(CLASSES) if value and (looked.labels == value).any())
+        there = frozenset(
+            name for value, name in enumerate(subject.convention.classes) if value and (looked.labels == value).any()
+        )
     return Findings(problems, values, digests, own, there, tuple(f"{subject.id}: {note}" for note in notes), sketches)
 
 

@@ -1,12 +1,13 @@
 """Small phantoms in the layouts of public collections: every file that a download has, and its table."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from common.labels import LabelConvention
 from tests.cohorts import LPS_AFFINE, make_subject
 
 UCSF_OTHERS = (
@@ -71,6 +72,51 @@ def write_upenn(folder: Path, numbers: Mapping[str, str], *, shape: tuple[int, i
         mgmt = ("Methylated", "Unmethylated", "Not Available", "Indeterminate")[seed % 4]
         rows.append((name, "F", 63, "Not Available", "Not Available", "Not Available", "Wildtype", mgmt))
     _table(folder / "UPENN-GBM_clinical_info_v2.1.csv", UPENN_COLUMNS, rows)
+    return folder
+
+
+def write_2023(
+    folder: Path,
+    collection: str,
+    numbers: Mapping[str, int],
+    *,
+    resected: Container[str] = (),
+    shape: tuple[int, int, int] = (20, 24, 18),
+) -> Path:
+    """BraTS 2023 and later. numbers: what follows BraTS-GLI- in an id ("00005-100") -> the seed of its phantom.
+
+    resected: of those whose necrotic core is a resection cavity, 4.
+    """
+    for number, seed in numbers.items():
+        name = f"BraTS-{collection}-{number}"
+        images, labels = make_subject(seed, shape)
+        for word, image in zip(("t2f", "t1n", "t1c", "t2w"), images.values(), strict=True):
+            save(folder / name / f"{name}-{word}.nii.gz", image)
+        values = np.array([0, 4 if number in resected else 1, 2, 0, 3], np.uint8)
+        save(folder / name / f"{name}-seg.nii.gz", values[labels])
+    return folder
+
+
+def write_bids(
+    folder: Path,
+    sessions: Mapping[tuple[str, str], int],
+    convention: LabelConvention,
+    *,
+    shape: tuple[int, int, int] = (20, 24, 18),
+) -> Path:
+    """A BIDS dataset with masks as a derivative. sessions: labels of patient and session -> the seed of a phantom."""
+    for (patient, session), seed in sessions.items():
+        name = f"{patient}_{session}"
+        images, labels = make_subject(seed, shape)
+        own = folder / patient / session
+        for suffix, image in zip(("FLAIR", "T1w", "ce-gadolinium_T1w", "T2w"), images.values(), strict=True):
+            save(own / "anat" / f"{name}_{suffix}.nii.gz", image)
+        save(own / "dwi" / f"{name}_dwi.nii.gz", images["t2"])
+        masks = folder / "derivatives" / "masks" / patient / session / "anat"
+        classes = np.select([labels == value for value in (1, 2, 4)], [1, 2, 3], 0)
+        save(masks / f"{name}_dseg.nii.gz", convention.from_classes(classes))
+        save(masks / f"{name}_desc-brain_mask.nii.gz", (images["t1"] > 0).astype(np.uint8))
+    (folder / "dataset_description.json").write_text('{"Name": "phantoms", "BIDSVersion": "1.9.0"}\n', encoding="utf-8")
     return folder
 
 

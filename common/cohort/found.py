@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.labels import LabelConvention
 from common.subject import Problem
 from common.walk import Trouble, shown
 
@@ -23,9 +24,9 @@ class CohortError(ValueError):
 class Found:
     """A folder in one layout. channels: place of each contrast in a 4-D file; described: its dataset.json.
 
-    left_out: scans whose names or formats have no place in the layout. masks: what kind of mask a subject has, where
-    the layout has several. without_mask: subjects that have none by the collection's design. notes: on the choice of
-    files.
+    left_out: scans whose names or formats have no place in the layout. kinds: what must be known of a subject's mask,
+    where a layout has several. without_mask: subjects that have none by the collection's design. convention: that a
+    mapping file names. patients: whose scans they are, where the ids do not tell. notes: on the choice of files.
     """
 
     layout: str
@@ -34,8 +35,10 @@ class Found:
     channels: Mapping[str, int] | None = None
     described: Mapping[str, object] = field(default_factory=dict)
     left_out: tuple[Path, ...] = ()
-    masks: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     without_mask: frozenset[str] = frozenset()
+    convention: LabelConvention | None = None
+    patients: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

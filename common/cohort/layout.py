@@ -30,7 +30,7 @@ def find_files(folder: Path, convention: str | None) -> Found:
         return found[0]
     known = ", ".join(f"{layout} ({names.example})" for layout, names in FILE_NAMES.items())
     raise CohortError(
-        f"{folder}: expected one of {known}, MSD or nnU-Net (imagesTr); found "
+        f"{folder}: expected one of {known}, MSD or nnU-Net (imagesTr), or a mapping file for another layout; found "
         + " and ".join(_examples(found) or [listing(folder), *map(str, problems[:5]), *_near(others)])
     )
 

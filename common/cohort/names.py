@@ -4,7 +4,8 @@ UCSF-PDGM: UCSF-PDGM-0004_nifti/UCSF-PDGM-0004_{FLAIR,T1,T1c,T2}.nii.gz, each al
 some copies _T1gad_bias), and _tumor_segmentation.nii.gz, among maps of diffusion and perfusion that take no part.
 UPENN-GBM: images_structural/UPENN-GBM-00001_11/UPENN-GBM-00001_11_{FLAIR,T1,T1GD,T2}.nii.gz; masks corrected by hand
 in images_segm (_segm), of the others those of an automated method in automated_segm (_automated_approx_segm), after
-surgery (_21) none. Both have the mask values of BraTS 2018-2021. Source: the collections' descriptions at The Cancer
+surgery (_21) none. Both have the mask values of BraTS 2018-2021. BraTS-Africa and BraTS 2024 have the names of BraTS
+2023; what their values mean the ids tell (`common.labels`). Source: the collections' descriptions at The Cancer
 Imaging Archive (doi 10.7937/tcia.bdgf-8v37, 10.7937/TCIA.709X-DN49) and the names in their downloads.
 """
 
@@ -87,6 +88,7 @@ _STRAY_MASK = re.compile(
     r".+_Segm\.nii(?:\.gz)?", re.IGNORECASE
 )  # BraTS 2020 case 355 has W39_1998.09.19_Segm.nii as its mask
 _STRAY_WORD = "seg"
+_OTHER_TUMOURS = "OtherNeoplasms"  # BraTS-Africa keeps 51 of its subjects in 51_OtherNeoplasms, 95 in 95_Glioma
 _Words = dict[str, dict[str, list[Path]]]  # subject -> word of its files' names -> the files
 
 
@@ -139,7 +141,7 @@ def _found(layout: str, words: _Words, problems: tuple[Problem, ...], left_out: 
     seconds = {word for word in names.seconds if names.words[word] != LABEL}
     is_first = any(names.words[word] != LABEL and word not in seconds for files in words.values() for word in files)
     claims: Claims = {}
-    masks, unused = {}, []
+    kinds, unused = {}, []
     for name, files in words.items():
         claims[name] = {}
         roles = {names.words[word] for word in files if word not in names.seconds}
@@ -150,7 +152,9 @@ def _found(layout: str, words: _Words, problems: tuple[Problem, ...], left_out: 
                 continue
             claims[name].setdefault(role, []).extend(paths)
             if word in names.masks:
-                masks[name] = names.masks[word]
+                kinds[name] = names.masks[word]
+            if any(folder.endswith(_OTHER_TUMOURS) for path in paths for folder in path.parts[:-1]):
+                kinds[name] = f"in {_OTHER_TUMOURS}: no gliomas"
     notes = [f"{unused.count(what)} files take no part: {what}" for what in dict.fromkeys(unused)]
     if seconds and not is_first:
         notes.append(f"all scans are {names.seconds[min(seconds)]}: the cohort has no others")
@@ -160,7 +164,7 @@ def _found(layout: str, words: _Words, problems: tuple[Problem, ...], left_out: 
         claims,
         problems,
         left_out=left_out,
-        masks=masks,
+        kinds=kinds,
         without_mask=without_mask,
         notes=tuple(notes),
     )

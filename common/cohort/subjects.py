@@ -1,9 +1,9 @@
 """The subjects in a folder of scans, whatever its layout.
 
 Layouts: BraTS 2018-2021, BraTS 2023 and later, UCSF-PDGM and UPENN-GBM (told by file names, at any depth), MSD Task01
-and nnU-Net raw (`imagesTr`, `labelsTr`, `dataset.json`). What cannot be told for certain is refused with every possible
-reading named, unless the caller names the label convention. Finding opens no scan: a mask that contradicts its layout
-is met when it is read.
+and nnU-Net raw (`imagesTr`, `labelsTr`, `dataset.json`), or what a mapping file describes. What cannot be told for
+certain is refused with every possible reading named, unless the caller names the label convention. Finding opens no
+scan (a mask that contradicts its layout is met when it is read), but the masks where some are to be left out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.cohort.found import CohortError
+from common.cohort.cavity import decided
+from common.cohort.found import CohortError, Found
 from common.cohort.layout import find_files
+from common.cohort.mapping import find_by_mapping, read_mapping
 from common.labels import (
     BY_FILE_NAMES,
     CONVENTIONS,
+    Cavity,
     LabelConvention,
     convention_of_id,
     infer_convention,
@@ -27,6 +30,7 @@ from common.splits import read_patients
 from common.subject import CONTRASTS, LABEL, Problem, Subject
 from common.walk import shown
 
+_SHOWN = 20
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes a cell that begins so
 
 
@@ -34,7 +38,8 @@ _FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes a cell that begins so
 class Cohort:
     """Subjects sorted by id, all of them with four contrasts.
 
-    incomplete: what kept other subjects out of it. notes: how its masks are read, and why; scans left out.
+    incomplete: what kept other subjects out of it. notes: how its masks are read, and why; scans left out. cavities:
+    subjects that were left out for the resection cavity in their masks.
     """
 
     folder: Path
@@ -42,23 +47,33 @@ class Cohort:
     subjects: tuple[Subject, ...]
     incomplete: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
+    cavities: tuple[str, ...] = ()
+
+    @property
+    def with_cavity(self) -> int:
+        """Number of subjects in whose masks RC would be a class of its own."""
+        return sum(subject.convention is not None and subject.convention.has_cavity for subject in self.subjects)
 
 
 def find_subjects(
     folder: str | Path,
     *,
+    layout: str | Path | None = None,
     convention: str | None = None,
+    cavity: Cavity | None = None,
     max_subjects: int | None = None,
     patients: str | Path | None = None,
     masks: bool = True,
 ) -> Cohort:
     """Find the subjects in a folder. convention: a name in CONVENTIONS, where the folder alone does not settle it.
 
-    max_subjects: the first so many by id. patients: a CSV with the columns id and patient, where the ids do not tell
-    which scans are one patient's. A folder without a single mask is a validation set: label is None. masks: False takes
-    any folder for one, so that subjects need no mask.
+    layout: a mapping file (`common.cohort.mapping`), for a folder in none of the known layouts. cavity: what becomes of
+    the resection cavity; by default RC is a class of its own where masks have it. max_subjects: the first so many by
+    id. patients: a CSV with the columns id and patient, where the ids do not tell which scans are one patient's. A
+    folder without a single mask is a validation set: label is None. masks: False takes any folder for one, so that
+    subjects need no mask.
     Raises CohortError when no layout or more than one is found, no subject is complete, the contrasts or labels of
-    the files cannot be told for certain, or the table of patients cannot be used.
+    the files cannot be told for certain, or the mapping file or table of patients cannot be used.
     """
     folder = Path(folder)
     if convention is not None and convention not in CONVENTIONS:
@@ -69,16 +84,16 @@ def find_subjects(
         raise CohortError(f"{folder}: expected a folder of scans, found no folder")
     if shown(folder.resolve()) != str(folder.resolve()):
         raise CohortError(f"{shown(folder.resolve())}: expected a folder whose path is plain text (UTF-8): rename it")
-    found = find_files(folder, convention)
-    layout, claims = found.layout, found.claims
-    problems = list(found.problems)
+    found = (
+        find_files(folder, convention) if layout is None else find_by_mapping(folder, read_mapping(layout), masks=masks)
+    )
+    claims, problems = found.claims, list(found.problems)
     if not masks:
         claims = {name: {role: files[role] for role in files if role != LABEL} for name, files in claims.items()}
     has_labels = any(LABEL in files for files in claims.values())
-    settled, reasons, undecided = {}, {}, {}
+    settled, grounds, undecided = {}, {}, {}
     if has_labels:
-        chosen = CONVENTIONS.get(convention or "")
-        settled, reasons, undecided = _conventions(folder, layout, claims, found.described, chosen)
+        settled, grounds, undecided = _conventions(folder, found, CONVENTIONS.get(convention or ""))
     subjects, unlabelled = [], 0
     for name, files in sorted(claims.items()):
         if max_subjects is not None and len(subjects) == max_subjects:
@@ -92,64 +107,85 @@ def find_subjects(
         else:
             label = files[LABEL][0] if LABEL in files else None
             images = {contrast: files[contrast][0] for contrast in CONTRASTS}
-            subjects.append(Subject(name, images, label, settled.get(name) if label else None, found.channels))
+            own = settled.get(name) if label else None
+            subjects.append(Subject(name, images, label, own, found.channels, found.patients.get(name)))
     if not subjects:
-        why = "; ".join(map(str, problems)) or "there is none"
-        raise CohortError(f"{folder}: looks like {layout}, but no subject is complete: {why}")
+        why = "; ".join(map(str, problems[:_SHOWN])) or "there is none"
+        why += f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        other = "" if layout is not None else "; a folder in another layout needs a mapping file"
+        raise CohortError(f"{folder}: looks like {found.layout}, but no subject is complete: {why}{other}")
+    cavities: list[str] = []
+    if cavity is not None:
+        subjects, cavities = decided(subjects, cavity)
+        if not subjects:
+            raise CohortError(
+                f"{folder}: expected subjects without a resection cavity (RC), all {len(cavities)} have one"
+            )
     if patients is not None:
         try:
             known = read_patients(patients, [subject.id for subject in subjects])
         except ValueError as error:
             raise CohortError(str(error)) from error
         subjects = [replace(subject, known_patient=known[subject.id]) for subject in subjects]
-    kinds = {name: f"{note}, {found.masks[name]}" if name in found.masks else note for name, note in reasons.items()}
-    counts = Counter(kinds[subject.id] for subject in subjects if subject.label)
-    notes = [f"{n} masks are read as {note}" for note, n in sorted(counts.items())] + [*found.notes]
+    notes = _notes(found, subjects, grounds, folder)
     if unlabelled:
-        notes.append(f"{unlabelled} scans take no part: {layout} has no masks of them")
+        notes.append(f"{unlabelled} scans take no part: {found.layout} has no masks of them")
+    if cavities:
+        notes.append(f"{len(cavities)} subjects take no part, as their masks hold the resection cavity (RC)")
+    return Cohort(folder, found.layout, tuple(subjects), tuple(problems), tuple(notes), tuple(cavities))
+
+
+def _notes(found: Found, subjects: Iterable[Subject], grounds: Mapping[str, str], folder: Path) -> list[str]:
+    """How the masks are read, and which files take no part."""
+    read = Counter(
+        ", ".join(filter(None, [f"{s.convention}, {grounds[s.id]}", found.kinds.get(s.id)]))
+        for s in subjects
+        if s.label
+    )
+    notes = [f"{n} masks are read as {how}" for how, n in sorted(read.items())] + [*found.notes]
     if found.left_out:
         names = ", ".join(str(file.relative_to(folder)) for file in found.left_out[:3])
         notes.append(
             f"{len(found.left_out)} other scans take no part, as their names or formats have no place: {names}"
             + ", ..." * (len(found.left_out) > 3)
         )
-    return Cohort(folder, layout, tuple(subjects), tuple(problems), tuple(notes))
+    return notes
 
 
 def _conventions(
-    folder: Path, layout: str, names: Iterable[str], described: Mapping, chosen: LabelConvention | None
+    folder: Path, found: Found, chosen: LabelConvention | None
 ) -> tuple[dict[str, LabelConvention], dict[str, str], dict[str, str]]:
     """By id: the convention of its mask, on what ground, or why there is none. chosen: the one that the user named.
 
-    Raises CohortError where no mask has one, or the user's contradicts a dataset.json.
+    Raises CohortError where no mask has one, or the user's contradicts a dataset.json or a mapping file.
     """
+    layout, names = found.layout, sorted(found.claims)
     if layout in BY_FILE_NAMES and chosen is None:
-        settled, reasons, undecided = {}, {}, {}
-        for name in sorted(names):
+        settled, grounds, undecided = {}, {}, {}
+        for name in names:
             try:
                 settled[name], ground = convention_of_id(layout, name)
-                reasons[name] = f"{settled[name]}, by their names: {ground}"
+                grounds[name] = f"by their names: {ground}"
             except ValueError as error:
                 undecided[name] = f"the values of its mask cannot be told for certain: {error}"
         if not settled:
             what = next(iter(undecided.values())).replace("its mask", "the masks")
             raise CohortError(f"{folder}: {what}; where you know that they are those of a convention, name it")
-        return settled, reasons, undecided
-    ground = "as the user says"
-    if layout not in BY_FILE_NAMES and (chosen is None or "labels" in described):
+        return settled, grounds, undecided
+    said, ground, source = None, "as the user says", "dataset.json"
+    if found.convention is not None:
+        said, source = found.convention, layout
+    elif layout not in BY_FILE_NAMES and (chosen is None or "labels" in found.described):
         try:
-            inferred = infer_convention(layout, names=described.get("labels"))
-            ground = "by dataset.json"
+            said = infer_convention(layout, names=found.described.get("labels"))
         except ValueError as error:
             if chosen is None:
                 raise CohortError(f"{folder}: {error}") from error
-            inferred = chosen
-        if chosen is not None and chosen.values != inferred.values:
-            raise CohortError(
-                f"{folder}: dataset.json says {inferred}, which contradicts the named convention {chosen}"
-            )
-        chosen = inferred
-    return dict.fromkeys(names, chosen), dict.fromkeys(names, f"{chosen}, {ground}"), {}
+    if said is not None:
+        if chosen is not None and chosen.values != said.values:
+            raise CohortError(f"{folder}: {source} says {said}, which contradicts the named convention {chosen}")
+        chosen, ground = said, f"by {source}"
+    return dict.fromkeys(names, chosen), dict.fromkeys(names, ground), {}
 
 
 def _incomplete(name: str, files: Mapping[str, Sequence[Path]], has_labels: bool) -> Iterator[Problem]:

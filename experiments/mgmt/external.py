@@ -185,7 +185,7 @@ def _simple(
 
 def ensemble(folder: Path, entries: Prepared, weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Probabilities by contrast and patient, and of the ``ensemble``. folder: of the models, by contrast."""
-    from mgmt_classifier.predict import predict
+    from mgmt_classifier.inference import predict
 
     parts = {
         contrast: dict(predict(folder / contrast, list(of_patient.values())))

@@ -545,17 +545,6 @@ def test_a_paediatric_subject_among_adults_is_a_problem_of_its_own(tmp_path):
     assert [p.subject for p in found.incomplete] == ["BraTS-PED-00002-000"]
 
 
-def test_masks_after_treatment_are_named_as_such(tmp_path):
-    cohort_2023(tmp_path, ["BraTS-GLI-00020-101"])
-    cohort_2023(tmp_path, ["BraTS-GLI-00021-100"], (0, 1, 2, 4))
-    cohort_2023(tmp_path, ["BraTS-GLI-00022-100"], (0, 1, 2, 3, 4))
-    found = find_subjects(tmp_path)
-    assert "after treatment, in which 4 is the resection cavity (RC)" in found.notes[0]
-    problems = audit(found).problems
-    assert [p.subject[10:] for p in problems] == ["00021-100", "00022-100"]
-    assert all("4 for the resection cavity, RC" in p.what for p in problems)
-
-
 def test_an_id_of_2023_under_names_of_2018_settles_nothing(tmp_path):
     subject_2018(tmp_path, "BraTS-GLI-00001-000")
     with pytest.raises(CohortError, match="ids like BraTS-GLI-00001-000 are of BraTS 2023"):

@@ -300,13 +300,13 @@ def bright_spot(folder, entries):
 @pytest.fixture
 def untrained(monkeypatch):
     """No network is trained: the rest of a training is what it is."""
-    from mgmt_classifier import predict, train
+    from mgmt_classifier import inference, train
 
     def fit(config, training, validation, run):
         (run.folder / "threshold.json").write_text('{"threshold": 0.5}')
 
     monkeypatch.setattr(train, "fit", fit)
-    monkeypatch.setattr(predict, "predict", bright_spot)
+    monkeypatch.setattr(inference, "predict", bright_spot)
 
 
 def left_out(work, *arguments):

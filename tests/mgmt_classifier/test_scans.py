@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from common.cohort import find_subjects
 from common.dicom.mgmt_cohort import Patient
 from common.subject import Subject
 from mgmt_classifier import data, scans
@@ -114,3 +115,21 @@ def test_a_bad_scan_is_named_and_nothing_of_it_is_stored(tmp_path):
     assert "T1 is empty" in str(found.problems[0])
     again = scans.prepare([good], recipe, tmp_path / "store", n_jobs=1)
     assert again.prepared == 0
+
+
+def test_real_scans_lie_as_nibabel_says(real_data, tmp_path):
+    """The middle image of a central cut, cut out by nibabel's canonical axes: rows to the back, columns to the left."""
+    subjects = find_subjects(real_data / "brats", masks=False).subjects
+    wanted = Cut(plane="axial", between_mm=1.0, extent_mm=(155.0, 240.0, 240.0))
+    flair = replace(RECIPE, contrast="FLAIR", images=1, image_size=(240, 240))
+    found = scans.prepare(subjects, ScanRecipe(slices=flair, cut=wanted), tmp_path, n_jobs=1)
+    assert found.problems == ()
+    for subject in subjects:
+        image = nib.as_closest_canonical(nib.load(subject.images["FLAIR"]))  # axes to the right, front and head
+        volume = np.asarray(image.dataobj)
+        box = [(inside.min() + inside.max() + 1) / 2 for inside in np.nonzero(volume)]
+        stored = found.entries[subject.id].open()[0]
+        own = volume[::-1, ::-1, int(box[2])].T  # rows to the back, columns to the left
+        here, there = (np.argwhere(each != 0).mean(axis=0) for each in (stored, own))
+        moved = np.roll(own, np.rint(here - there).astype(int), axis=(0, 1))
+        assert np.corrcoef(moved.ravel(), stored.ravel())[0, 1] > 0.98
