@@ -38,6 +38,8 @@ def main() -> None:
     print("a finished segmentation run on another cohort, and on its own cases as other scanners would show them")
     print("    python -m experiments.external --help")
     print("    python -m experiments.robustness --help")
+    print("the MGMT classifier on patients of other hospitals")
+    print("    python -m experiments.mgmt_external --help")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def main() -> None:
                 )
             left_out_site.run(options, settings, shuffled=options.shuffled)
             return
+        if run is not None and options.data is not None:
+            raise Refused("expected --data or --run, received both: a run knows what it was trained on")
         if not places(options) and (options.data or options.overlap):
             raise Refused("expected other hospitals' cohorts with --sites NAME=FOLDER, received none")
     if run is None:

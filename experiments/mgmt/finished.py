@@ -16,7 +16,10 @@ from experiments.mgmt.study import PREDICTIONS
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run of ``experiments.mgmt_ensemble``. labels: MGMT status of every patient of its split, by id."""
+    """A finished run of ``experiments.mgmt_ensemble``. labels: MGMT status of every patient of its split, by id.
+
+    options: those of its command, as config.json holds them.
+    """
 
     folder: Path
     settings: Settings
@@ -24,11 +27,16 @@ class Finished:
     labels: dict[str, int]
     data: dict
     threshold: float
-    label_table: Path | None
+    options: dict
 
     @property
     def synthetic(self) -> bool:
         return bool(self.data.get("synthetic"))
+
+    @property
+    def label_table(self) -> Path | None:
+        """The table that was named, in place of the one beside the patients."""
+        return None if self.options.get("labels") is None else Path(self.options["labels"])
 
     @property
     def seen(self) -> list[str]:
@@ -74,5 +82,4 @@ def read_run(folder: Path) -> Finished:
         raise RunError(f"{folder}: expected the settings and the split of an ensemble, found: {error}") from None
     data = given(folder, "data", folder=str, labels=dict)
     threshold = given(folder, "ensemble", threshold=float, weights=dict)["threshold"]
-    table = written["options"].get("labels")
-    return Finished(folder, settings, split, data["labels"], data, threshold, None if table is None else Path(table))
+    return Finished(folder, settings, split, data["labels"], data, threshold, written["options"])

@@ -120,10 +120,16 @@ def read_sites(options: SiteOptions, known: AbstractSet[str]) -> list[Site]:
     known: numbers in the competition of the training cohort's patients. Raises Refused and CohortError.
     """
     overlap = {} if options.overlap is None else read_mapping(options.overlap)
-    return [
+    sites = [
         read_site(name, folder, table, options, known=known, overlap=overlap)
         for name, (folder, table) in places(options).items()
     ]
+    owners: dict[str, str] = {}
+    for site in sites:
+        for subject in site.subjects:
+            if (other := owners.setdefault(subject.fingerprint(), site.name)) != site.name:
+                raise Refused(f"expected other patients in every site, found the scans of {subject.id} in {other} too")
+    return sites
 
 
 def read_site(

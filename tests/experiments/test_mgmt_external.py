@@ -238,6 +238,11 @@ def test_what_cannot_be_tested_is_refused_before_anything_is_trained(tmp_path, c
         (("--data", tmp_path, "--sites", "a=b", "--tables", "b=x.csv"), "--tables: expected names of --sites"),
         ((*data, "--sites", f"a={tmp_path / 'none'}"), "expected a folder of scans, found no folder"),
         ((*data, "--sites", f"a={bare}"), "two methylated and two unmethylated patients or more, found 1 and 0"),
+        (
+            (*data, "--sites", f"a={places['upenn']}", f"b={places['upenn']}"),
+            "the scans of UPENN-GBM-00000_11 in a too",
+        ),
+        (("--data", tmp_path, "--run", tmp_path, "--sites", "a=b"), "expected --data or --run, received both"),
         (("--run", tmp_path), "expected the folder of a training with its config.json"),
     ):
         with pytest.raises(SystemExit, match=what):
