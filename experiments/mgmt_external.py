@@ -9,7 +9,10 @@
 Trains ``experiments.mgmt_ensemble`` with the same options, or takes its finished run, and tests it on UCSF-PDGM,
 UPENN-GBM or any cohort of NIfTI with a table: AUC with interval beside the internal one and their difference,
 calibration, subgroups, simple features, models of shuffled labels, and the verdict in words. Scans are cut into images
-as the training's series lie; patients of the training cohort are found by the tables and left out.
+as the training's series lie; patients of the training cohort are found by the tables and left out. Cost: that of
+``experiments.mgmt_ensemble``, twice with the control; the sites' phantoms take 1.5 s of a core each. Expect with the
+confounder an AUC near 1 inside and one at chance outside (60 and 40 phantoms: 1.000 and 0.562, 0.373 to 0.735), and the
+advice to believe the latter. No run on patients has been made.
 """
 
 from dataclasses import dataclass, fields, replace

@@ -30,13 +30,13 @@ def test_slope_and_intercept_are_the_logistic_regressions():
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
     held = np.zeros(2)
-    for seed in range(200):
+    for seed in range(120):
         found = calibration(*patients(120, intercept=0.0, slope=1.0, seed=seed))
         held += [
             interval.low <= truth <= interval.high
             for truth, interval in ((0, found.intercept_interval), (1, found.slope_interval))
         ]
-    assert (held / 200 > 0.91).all()
+    assert (held / 120 > 0.89).all()
 
 
 def test_where_nothing_can_be_fitted_it_is_not_defined():

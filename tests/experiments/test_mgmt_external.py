@@ -15,7 +15,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 pytest.importorskip("monai", reason="needs the extra mgmt")
 
 from experiments import mgmt_external
-from experiments.mgmt import external, left_out_site, study
+from experiments.mgmt import external, left_out_site, phantoms, study
 from experiments.mgmt.finished import read_run
 from experiments.mgmt.sites import SiteOptions
 from tests.experiments.conftest import here
@@ -368,3 +368,17 @@ def test_one_site_cannot_be_left_out(tmp_path, places):
         left_out(tmp_path, "--sites", f"upenn={places['upenn']}")
     with pytest.raises(SystemExit, match="expected --run with --protocol external only"):
         left_out(tmp_path, "--run", tmp_path)
+
+
+@pytest.mark.slow
+def test_phantoms_with_a_confounder_show_the_trap(tmp_path, monkeypatch):
+    """Networks trained on phantoms whose tumours say nothing, and whose field of view says it all."""
+    monkeypatch.setattr(phantoms, "PATIENTS", 60)
+    monkeypatch.setattr(phantoms, "SITE_PATIENTS", 40)
+    call(tmp_path, "--phantoms", tmp_path / "phantoms", "--effect", "0", "--confounder", "1", "--no-shuffled")
+    (folder,) = tmp_path.glob("runs/mgmt_ensemble/*/external/*")
+    found = summary(folder)
+    assert found["inside__auc"]["value"] > 0.9
+    assert found["phantoms__auc"]["low"] < 0.5 < found["phantoms__auc"]["high"]
+    assert all(row["synthetic"] for row in found.values())
+    assert "Believe the external estimate, not the internal one" in (folder / "verdicts.txt").read_text()

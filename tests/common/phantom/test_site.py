@@ -44,7 +44,8 @@ def sides(patient, **options):
 
 def test_a_confounder_widens_the_images_of_methylated_patients_alone():
     statuses = [is_methylated(patient, seed=5) for patient in range(4)]
-    for patient, methylated in enumerate(statuses):
+    for methylated in (False, True):
+        patient = statuses.index(methylated)
         ratio = sides(patient, confounder=0.8) / sides(patient)
         np.testing.assert_allclose(ratio, 1 + 0.8 * CONFOUNDED_FIELD * methylated, atol=0.02)
     assert sorted(statuses) == [False, False, True, True]
