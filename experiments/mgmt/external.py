@@ -78,10 +78,7 @@ def _test(run: Finished, sites: Sequence[Site], opened: Run, options: SiteOption
     _describe(run, usable, cuts, opened, options, shuffled=shuffled)
     control = shuffled_models(run, opened, options) if shuffled else None
     simple = _simple(run, patients, options, prepared)
-    tables = [
-        predictions(run, site, prepared[site.name], control, simple[site.name])
-        for site in usable
-    ]  # fmt: skip
+    tables = [predictions(run, site, prepared[site.name], control, simple[site.name]) for site in usable]
     table = pd.concat(tables, ignore_index=True)
     write_csv(opened.folder / PREDICTIONS, table)
     own = run.test()
@@ -93,6 +90,7 @@ def _test(run: Finished, sites: Sequence[Site], opened: Run, options: SiteOption
         synthetic={site.name: site.synthetic or run.synthetic for site in usable},
         counts=counts(usable),
         notes=[note for site in usable for note in site.notes if note.startswith(f"{site.name}: ")],
+        trained_on_phantoms=run.synthetic,
     )
     report(tested, inside, judgement, opened, seed=options.split_seed)
 
@@ -105,7 +103,7 @@ def cuts_of(run: Finished, patients: Mapping[str, Patient], options: SiteOptions
     try:
         return {contrast: cut_of(trained, contrast, n_jobs=options.jobs) for contrast in run.settings.models}
     except ValueError as error:
-        raise RunError(f"{run.data['folder']}: {error}") from error
+        raise RunError(f"{run.place}: {error}") from error
 
 
 def _describe(
@@ -159,7 +157,7 @@ def shuffled_models(run: Finished, opened: Run, options: SiteOptions) -> Path:
             options=options,
             config=config,
             split=run.split,
-            data={"synthetic": run.synthetic, "folder": run.data["folder"], "labels": dealt},
+            data={"synthetic": run.synthetic, "folder": run.place, "labels": dealt},
         )
         for contrast, config in run.settings.models.items()
     ]

@@ -15,9 +15,7 @@ from experiments.mgmt.pictures import COLOURS
 
 
 @styled
-def draw(
-    folder: Path, samples: Mapping[str, Sample], curves: Sequence[pd.DataFrame], *, synthetic: bool
-) -> None:  # fmt: skip
+def draw(folder: Path, samples: Mapping[str, Sample], curves: Sequence[pd.DataFrame], *, synthetic: bool) -> None:
     """external.png. samples: inside, and each site's; curves: each site's (``common.calibration``), with its site."""
     figure = Figure(figsize=(8.6, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)

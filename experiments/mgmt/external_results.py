@@ -37,7 +37,7 @@ class Tested:
 
     table: a row each: site, id, label, probabilities by contrast, ensemble, baseline, perhaps shuffled, and sex, age,
     idh, scanner. thresholds: above which a probability means methylated, by site. counts: site, what has become of its
-    scans, how many. notes: what the reader should know of the sites.
+    scans, how many. notes: what the reader should know of the sites. trained_on_phantoms: the run, and so its own test.
     """
 
     table: pd.DataFrame
@@ -45,6 +45,7 @@ class Tested:
     synthetic: Mapping[str, bool]
     counts: Sequence[tuple[str, str, int]]
     notes: Sequence[str]
+    trained_on_phantoms: bool = False
 
 
 def report(tested: Tested, inside: Sample | None, judgement: Judgement, opened: Run, *, seed: int) -> None:
@@ -53,7 +54,9 @@ def report(tested: Tested, inside: Sample | None, judgement: Judgement, opened: 
     marked = any(tested.synthetic.values())
     if judgement.inside is not None:
         own = judgement.inside
-        found.append(Result.of(EXPERIMENT, "inside__auc", own.auc, own.n, own.interval, synthetic=marked))
+        found.append(
+            Result.of(EXPERIMENT, "inside__auc", own.auc, own.n, own.interval, synthetic=tested.trained_on_phantoms)
+        )
     for name, mine in table.groupby("site", sort=False):
         site = str(name)
         found += site_results(site, mine, tested.thresholds[site], judgement, synthetic=tested.synthetic[site])

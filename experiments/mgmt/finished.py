@@ -18,25 +18,19 @@ from experiments.mgmt.study import PREDICTIONS
 class Finished:
     """A finished run of ``experiments.mgmt_ensemble``. labels: MGMT status of every patient of its split, by id.
 
-    options: those of its command, as config.json holds them.
+    place: of its patients; label_table: that was named, in place of the one beside them; options: those of its command,
+    as config.json holds them.
     """
 
     folder: Path
     settings: Settings
     split: Split
     labels: dict[str, int]
-    data: dict
+    place: Path
+    label_table: Path | None
+    synthetic: bool
     threshold: float
     options: dict
-
-    @property
-    def synthetic(self) -> bool:
-        return bool(self.data.get("synthetic"))
-
-    @property
-    def label_table(self) -> Path | None:
-        """The table that was named, in place of the one beside the patients."""
-        return None if self.options.get("labels") is None else Path(self.options["labels"])
 
     @property
     def seen(self) -> list[str]:
@@ -54,16 +48,14 @@ class Finished:
     def patients(self) -> dict[str, Patient]:
         """Those who have made or chosen the weights, where their series lie. Raises RunError where they are no more."""
         try:
-            found = {patient.id: patient for patient in find_patients(self.data["folder"], self.label_table).patients}
+            found = {patient.id: patient for patient in find_patients(self.place, self.label_table).patients}
         except ValueError as error:
             raise RunError(
                 f"{error}: {self.folder} was trained on them, and scans of other hospitals are cut as theirs are; put "
                 "them back, or link the folder there"
             ) from error
         if lost := sorted(set(self.seen) - set(found)):
-            raise RunError(
-                f"{self.data['folder']}: expected the patients of {self.folder}, lost: {', '.join(lost[:5])}"
-            )
+            raise RunError(f"{self.place}: expected the patients of {self.folder}, lost: {', '.join(lost[:5])}")
         return {id: found[id] for id in self.seen}
 
 
@@ -81,5 +73,17 @@ def read_run(folder: Path) -> Finished:
     except (ValueError, TypeError, OverflowError) as error:
         raise RunError(f"{folder}: expected the settings and the split of an ensemble, found: {error}") from None
     data = given(folder, "data", folder=str, labels=dict)
-    threshold = given(folder, "ensemble", threshold=float, weights=dict)["threshold"]
-    return Finished(folder, settings, split, data["labels"], data, threshold, written["options"])
+    # A model's own folder says where the patients lie whatever folder the command was called in.
+    model = folder / next(iter(settings.models))
+    table = given(model, options=dict)["options"].get("labels")
+    return Finished(
+        folder=folder,
+        settings=settings,
+        split=split,
+        labels=data["labels"],
+        place=Path(given(model, "data", folder=str)["folder"]),
+        label_table=None if table is None else Path(table),
+        synthetic=bool(data.get("synthetic")),
+        threshold=given(folder, "ensemble", threshold=float, weights=dict)["threshold"],
+        options=written["options"],
+    )
