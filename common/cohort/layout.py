@@ -28,9 +28,9 @@ def find_files(folder: Path, convention: str | None) -> Found:
         found.append(find_by_table(folder, convention))
     if len(found) == 1:
         return found[0]
-    known = ", ".join(f"{layout} ({names.example})" for layout, names in FILE_NAMES.items())
+    known = ", ".join(f"{layout} ({names.example})" for layout, names in sorted(FILE_NAMES.items()))
     raise CohortError(
-        f"{folder}: expected one of {known}, MSD or nnU-Net (imagesTr), or a mapping file for another layout; found "
+        f"{folder}: expected one of {known}, MSD or nnU-Net (imagesTr), or any with a mapping file (--layout); found "
         + " and ".join(_examples(found) or [listing(folder), *map(str, problems[:5]), *_near(others)])
     )
 

@@ -112,7 +112,7 @@ def find_subjects(
     if not subjects:
         why = "; ".join(map(str, problems[:_SHOWN])) or "there is none"
         why += f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        other = "" if layout is not None else "; a folder in another layout needs a mapping file"
+        other = "" if layout is not None else "; a folder in another layout needs a mapping file (--layout)"
         raise CohortError(f"{folder}: looks like {found.layout}, but no subject is complete: {why}{other}")
     cavities: list[str] = []
     if cavity is not None:

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from experiments.base.options import at_least
+from experiments.base.options import FromPreset, at_least
 from experiments.base.trainings import Placement
 
 PHANTOM_SEED = 2021
 
 
 @dataclass(frozen=True, kw_only=True)
-class MgmtOptions(Placement):
+class MgmtOptions(FromPreset, Placement):
     """What every MGMT experiment is told on its command line."""
 
     data: Path | None = None
