@@ -161,7 +161,8 @@ def read_site(
             left_out.setdefault(reason or NO_ROW, []).append(subject.id)
     if left_out.get(NO_ROW) and not clinical and len(left_out) == 1:
         raise Refused(
-            f"{read.path}: expected rows of the scans in {folder}, found none of {cohort.subjects[0].id}, ..."
+            f"{read.path}: expected a row for each scan of {folder}, such as {cohort.subjects[0].id}, found "
+            f"{next(iter(read.scans))} and others only"
         )
     notes = list(cohort.notes)
     if not (read.says_brats21 or overlap) and known:

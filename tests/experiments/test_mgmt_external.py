@@ -232,6 +232,7 @@ def test_what_cannot_be_tested_is_refused_before_anything_is_trained(tmp_path, c
     bare = tmp_path / "bare"
     write_scan(bare / "s_1", "s_1", ("flair", "t1", "t1ce", "t2"), spot=True, seed=1)
     (bare / "patients.csv").write_text("id,mgmt\ns_1,1\n")
+    (tmp_path / "others.csv").write_text("id,mgmt\ncase_7,1\ncase_8,0\n")
     for arguments, what in (
         (("--data", tmp_path), "expected other hospitals' cohorts with --sites"),
         (("--data", tmp_path, "--sites", "nowhere"), "--sites: expected NAME=PATH, each name once"),
