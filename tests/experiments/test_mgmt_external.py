@@ -15,7 +15,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 pytest.importorskip("monai", reason="needs the extra mgmt")
 
 from experiments import mgmt_external
-from experiments.mgmt import external, left_out_site, phantoms, study
+from experiments.mgmt import ensemble, external, external_pictures, left_out_site, phantoms, study
 from experiments.mgmt.finished import read_run
 from experiments.mgmt.sites import SiteOptions
 from tests.experiments.conftest import here
@@ -100,8 +100,8 @@ def places(tmp_path_factory):
     return {"ucsf": ucsf(folder / "ucsf"), "upenn": upenn(folder / "upenn")}
 
 
-def call(work, *arguments):
-    """Run the command in this process."""
+def call(work, *arguments, drawn=False):
+    """Run the command in this process; pictures take as long as all the rest."""
     from experiments.mgmt.training import train
 
     words = [
@@ -118,6 +118,9 @@ def call(work, *arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(word) for word in (*words, *arguments)])
         patch.setattr(study, "run", here(train))
+        patch.setattr(ensemble, "draw", lambda *_: None)
+        if not drawn:
+            patch.setattr(external_pictures, "draw", lambda *_, **__: None)
         patch.setattr(external, "run_trainings", here(train))
         patch.setattr(left_out_site, "run_trainings", here(train))
         mgmt_external.main()
@@ -133,6 +136,7 @@ def work(tmp_path_factory, competition, places):
     call(
         *(work, "--data", competition, *SETTINGS),
         *(*sites(places), "--overlap", places["upenn"] / "mapping.csv", "--idh-wildtype", "--no-shuffled"),
+        drawn=True,
     )
     return work
 
