@@ -26,6 +26,7 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "monai", "lightning")
         "experiments.mgmt_ensemble",
         "experiments.mgmt_grid",
         "experiments.mgmt_explain",
+        "experiments.mgmt_external",
         "experiments.run_all",
         "experiments.train",
         "experiments.segmentation.unet_claims",
