@@ -1,6 +1,6 @@
 """A cohort, methods and what is asked of them -> a folder with scores, comparisons, ranking, tables and pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ import tyro
 from common import nifti
 from common.cohort import Cohort, find_subjects
 from common.files import atomic_path, file_stem, read_json, write_csv, write_json
-from common.nifti import ScanError
+from common.nifti import Scan, ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import Run, configuration_hash
 from common.scoring import EmptyPolicy
@@ -20,7 +20,7 @@ from common.splits import Split
 from common.subject import Problem, Subject
 from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out
-from experiments.evaluation import finished_runs, label_maps, scoring, summary, tables
+from experiments.evaluation import finished_runs, grids, label_maps, scoring, summary, tables
 from experiments.evaluation.label_maps import Method
 from experiments.evaluation.scoring import Work
 
@@ -153,7 +153,7 @@ def find(options: ScoreOptions) -> Found:
     cases = tuple(case for case in wanted if all(case in each.files for each in methods))
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases of which every method has a label map, found none")
-    problems = [problem for case in cases for method in methods for problem in _headers(method, case)]
+    problems = [problem for case in cases for problem in _headers(subjects[case], methods)]
     bad = {*left_out, *leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="cases")}
     cases = tuple(case for case in cases if case not in bad)
     if not cases:
@@ -172,16 +172,26 @@ def _run(given: str) -> tuple[str, Path]:
     return file_stem("-".join(label_maps.plain(part) for part in folder.resolve().parts[-2:])), folder
 
 
-def _headers(method: Method, case: str) -> list[Problem]:
-    """What a label map's header says against it."""
-    file = method.files[case]
+def _headers(subject: Subject, methods: Sequence[Method]) -> Iterator[Problem]:
+    """What the headers of a case's truth and label maps say against them; voxels are met when they are scored."""
     try:
-        shape = nifti.read_header(file).get_data_shape()
-        if len(shape) == 4 and shape[3] > 1:
-            raise ScanError(f"expected one label map (x, y, z), found shape {shape}")
+        truth = nifti.read_header(subject.label)
     except (ScanError, OSError) as error:
-        return [Problem(case, file, f"{method.name}: {error}")]
-    return []
+        yield Problem(subject.id, subject.label, f"its truth cannot be used: {error}")
+        return
+    for method in methods:
+        file = method.files[subject.id]
+        try:
+            header = nifti.read_header(file)
+            shape = header.get_data_shape()
+            empty = Scan(np.broadcast_to(np.uint8(0), shape[:3]), nifti.affine_mm(header), header)
+            what = grids.problem(empty, truth.get_data_shape()[:3], nifti.affine_mm(truth))
+            if len(shape) == 4 and shape[3] > 1:
+                what = f"expected one label map (x, y, z), found shape {shape}"
+        except (ScanError, OSError) as error:
+            what = str(error)
+        if what:
+            yield Problem(subject.id, file, f"{method.name}: {what}")
 
 
 def _settings(options: ScoreOptions) -> dict[str, object]:

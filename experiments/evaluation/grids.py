@@ -13,6 +13,11 @@ LEAST_COVERED = 0.5
 """Share of the truth's labelled voxels that a label map's field must hold: below, it lies somewhere else."""
 
 
+def problem(scan: Scan, shape: tuple[int, ...], affine: np.ndarray) -> str | None:
+    """Why a label map (x, y, z) cannot be brought to a grid, as its header says; None where it lies so already."""
+    return None if lies_as(scan, shape, affine) else geometry.problem(scan)
+
+
 def lies_as(scan: Scan, shape: tuple[int, ...], affine: np.ndarray) -> bool:
     """Whether a scan (x, y, z) has the grid, voxel by voxel."""
     return scan.data.shape == tuple(shape) and np.abs(scan.affine - affine).max() <= AFFINE_TOLERANCE_MM
@@ -26,7 +31,7 @@ def onto(scan: Scan, truth: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray,
     """
     if lies_as(scan, truth.shape, affine):
         return scan.data, ""
-    if what := geometry.problem(scan):
+    if what := problem(scan, truth.shape, affine):
         raise ScanError(what)
     to_own = np.linalg.solve(scan.affine, affine)  # the truth's voxel indices to the label map's
     matrix, shift = to_own[:3, :3], to_own[:3, 3]

@@ -18,6 +18,7 @@ from common import nifti
 from common.files import read_json, write_text
 from common.labels import CLASSES, LabelConvention
 from common.lesions import Lesion
+from common.metrics import crop_to_foreground
 from common.nifti import ScanError
 from common.runs import RunError
 from common.scoring import METRICS, score_cases
@@ -156,8 +157,9 @@ def read(file: Path, convention: LabelConvention, truth: np.ndarray, affine: np.
 
 
 def pairs(predicted: np.ndarray, truth: np.ndarray) -> list[int]:
-    """Voxels per pair of classes (predicted, true), row by row."""
+    """Voxels per pair of classes (predicted, true), row by row, in the box around all that is not background."""
     n = len(CLASSES)
+    predicted, truth = crop_to_foreground(predicted, truth)
     return np.bincount((predicted * np.uint8(n) + truth).ravel(order="K"), minlength=n * n).tolist()
 
 

@@ -94,9 +94,8 @@ def differences_table(comparisons: pd.DataFrame) -> str:
         p = "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g}"
         return f"{row['difference']:+.3f}{interval}{p}"
 
-    pairs = comparisons[["method", "against"]].drop_duplicates().itertuples(index=False, name=None)
-    columns = {pair: comparisons[(comparisons[["method", "against"]] == pair).all(axis=1)] for pair in pairs}
-    columns = {pair: rows.set_index("metric") for pair, rows in columns.items()}
+    pairs = comparisons.groupby(["method", "against"], sort=False)
+    columns = {pair: rows.set_index("metric") for pair, rows in pairs}
     head = ("difference (95 % interval)", *(f"{method} - {against}" for method, against in columns))
     rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in COMPARED]
     tests = int(comparisons["p"].notna().sum())
