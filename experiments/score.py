@@ -14,7 +14,8 @@ folder that it names. A case that a method lacks ends the command, or with --cas
 import tyro
 
 from experiments.base.options import refusals
-from experiments.evaluation.evaluate import ScoreOptions, evaluate
+from experiments.evaluation.evaluate import evaluate
+from experiments.evaluation.inputs import ScoreOptions
 
 
 def main() -> None:

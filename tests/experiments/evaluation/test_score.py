@@ -17,8 +17,9 @@ from common.runs import RunError
 from common.scoring import summarise
 from experiments.base.options import Refused
 from experiments.evaluation import evaluate as module
-from experiments.evaluation import scoring
-from experiments.evaluation.evaluate import ScoreOptions, evaluate
+from experiments.evaluation import inputs, scoring
+from experiments.evaluation.evaluate import evaluate
+from experiments.evaluation.inputs import ScoreOptions
 from experiments.evaluation.ranking import RANKED, ranking
 from tests.cohorts import write_cohort
 
@@ -316,7 +317,7 @@ def test_damaged_scores_are_named(options, sets):
 
 
 def test_several_processes_give_the_same(options, finished, tmp_path):
-    found = module.find(options())
+    found = inputs.find(options())
     works = scoring.label_maps(found.methods, found.subjects, tmp_path / "store")
     assert scoring.score(works, cores=2, fresh=False) == []
     cases, _, brought = scoring.frames(works, tmp_path / "lesions.csv")
