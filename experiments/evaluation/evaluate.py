@@ -1,8 +1,9 @@
 """Methods on a cohort -> a folder with scores, comparisons, ranking, tables and pictures, and what is shown of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,9 @@ from common.splits import Split
 from common.subject import Problem
 from experiments.base import results
 from experiments.base.options import Refused, leave_out
-from experiments.evaluation import scoring, summary, tables
+from experiments.evaluation import page, scoring, summary, tables
 from experiments.evaluation.inputs import Found, ScoreOptions, find, listed
+from experiments.evaluation.page import Shown
 from experiments.evaluation.scoring import Work
 
 EXPERIMENT = summary.EXPERIMENT
@@ -90,7 +92,9 @@ def _write(
     write_json(folder / "split.json", Split(EXPERIMENT, (), (), used).as_dict())
     rows = summary.write(folder, methods, cases, options.empty_masks, synthetic=found.synthetic)
     tables.write(folder, pd.read_csv(folder / "scores.csv", dtype={"method": str}), methods, about=data["about"])
-    _draw(folder, found, works, cases)
+    shown = _draw(folder, found, works, cases)
+    made = tables.of_comparison(folder, rows, methods, about=data["about"])
+    page.write(folder, made, shown, list(said(read_json(folder / "data.json", dict))))
     write_json(folder / "summary.json", results.as_rows(rows))
 
 
@@ -104,7 +108,8 @@ def _about(options: ScoreOptions, found: Found, used: Sequence[str]) -> str:
     return f"{'synthetic phantoms; ' * found.synthetic}{said}; empty masks: {options.empty_masks}"
 
 
-def _draw(folder: Path, found: Found, works: Sequence[Work], cases: pd.DataFrame) -> None:
+def _draw(folder: Path, found: Found, works: Sequence[Work], cases: pd.DataFrame) -> list[Shown]:
+    """Write the pictures and label_size.csv; returns the best, the median and the worst case."""
     from experiments.evaluation import pictures  # and with it the plotting library
     from experiments.segmentation.label_size import sizes_of
 
@@ -112,7 +117,7 @@ def _draw(folder: Path, found: Found, works: Sequence[Work], cases: pd.DataFrame
     shown = []
     for rank, case in pictures.chosen(cases).items():
         truth, predicted = volumes(by_case[case])
-        shown.append((rank, by_case[case].subject, truth, predicted))
+        shown.append(Shown(rank, by_case[case].subject, truth, predicted))
     pictures.draw_cases(folder / "figures" / "cases.png", shown, cases, synthetic=found.synthetic)
     lesions = pd.read_csv(folder / "lesions.csv", dtype={"method": str, "case": str})
     sizes = {}
@@ -121,6 +126,7 @@ def _draw(folder: Path, found: Found, works: Sequence[Work], cases: pd.DataFrame
         own = lesions[lesions["method"] == method]
         pictures.draw_method(folder / "figures", method, sizes[method], own, synthetic=found.synthetic)
     write_csv(folder / "label_size.csv", pd.concat(frame.assign(method=name) for name, frame in sizes.items()))
+    return shown
 
 
 def volumes(work: Work) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -134,23 +140,29 @@ def show(folder: Path) -> None:
     """Print the tables, and what they were measured on."""
     data = read_json(folder / "data.json", dict)
     methods = data["methods"]
-    tables.show(folder, list(methods), about=data["about"])
+    found = results.read_summary(folder / "summary.json")
+    for table in tables.of_comparison(folder, found, list(methods), about=data["about"]):
+        print(f"{table}\n")
+    for line in said(data):
+        print(line)
+    print(f"page: {folder / page.FILE}")
+    print(f"folder: {folder}")
+
+
+def said(data: Mapping[str, Any]) -> Iterator[str]:
+    """What the numbers were measured on, line by line. data: data.json of a finished comparison."""
     if data["synthetic"]:
-        print(results.SYNTHETIC_NOTE)
-    print(f"lesions: {results.LESION_NOTE}")
-    for name, each in methods.items():
-        print(f"{name}: {each['folder']}, read as {each['values']}")
+        yield results.SYNTHETIC_NOTE
+    for name, each in data["methods"].items():
+        yield f"{name}: {each['folder']}, read as {each['values']}"
         for what, cases in (("missing", each["missing"]), ("surplus, which take no part", each["surplus"])):
             if cases:
-                print(f"  {len(cases)} {what}: {listed(cases)}")
+                yield f"  {len(cases)} {what}: {listed(cases)}"
         if each["scans"]:
-            print(f"  {each['scans']} scans take no part")
+            yield f"  {each['scans']} scans take no part"
         for words, n in data["brought"].get(name, {}).items():
-            print(f"  {n} cases {words}")
-    for note in (*data["notes"], *data["masks"]):
-        print(note)
-    print(f"left out: {len(data['left_out'])}{':' if data['left_out'] else ''}")
-    for problem in data["left_out"]:
-        print(f"  {problem}")
-    print("whether a method has seen these patients in its training is not known here")
-    print(f"folder: {folder}")
+            yield f"  {n} cases {words}"
+    yield from (*data["notes"], *data["masks"])
+    yield f"left out: {len(data['left_out'])}{':' if data['left_out'] else ''}"
+    yield from (f"  {problem}" for problem in data["left_out"])
+    yield "whether a method has seen these patients in its training is not known here"

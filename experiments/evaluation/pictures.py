@@ -1,15 +1,15 @@
 """Pictures of a comparison of methods: cases with every method's labels, sizes of labels, lesions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from common.lesions import BRATS_2023
-from common.subject import Subject
 from experiments.drawing.scans import SHOWN_CONTRASTS, Row, box, cut, draw_rows, overlay, window
 from experiments.drawing.style import save_for_screen
+from experiments.evaluation.page import Shown
 from experiments.segmentation.label_size import draw_label_sizes
 from experiments.segmentation.lesion_detection import draw_detection
 
@@ -31,14 +31,14 @@ def chosen(cases: pd.DataFrame) -> dict[str, str]:
 
 def draw_cases(
     path: Path,
-    shown: Sequence[tuple[str, Subject, np.ndarray, Mapping[str, np.ndarray]]],
+    shown: Sequence[Shown],
     cases: pd.DataFrame,
     *,
     synthetic: bool,
 ) -> None:
     """FLAIR, T1ce, truth and each method's labels, one row per case, in the slice with most tumour.
 
-    shown: rank, subject, truth and classes by method, all (x, y, z) on the truth's grid. cases: for their Dice.
+    cases: their scores, of which the Dice of WT is written beside them.
     """
     dice = cases.set_index(["case", "method"])["dice_WT"]
     rows, names = [], []

@@ -1,6 +1,7 @@
 """The tables of a comparison of methods: on the terminal, and as CSV and LaTeX with methods as rows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pandas as pd
 from common.files import write_csv, write_text
 from experiments.base import results
 from experiments.base.results import Result
-from experiments.evaluation.ranking import RANKS
+from experiments.evaluation.ranking import RANKS, RESAMPLES
 from experiments.evaluation.summary import COMPARED, SHOWN
 from experiments.page.tables import in_latex
 
@@ -60,31 +61,46 @@ def latex(cells: pd.DataFrame, caption: str, label: str) -> str:
     return f"% \\usepackage{{booktabs}}\n{table}"
 
 
-def show(folder: Path, methods: Sequence[str], *, about: str) -> None:
-    """Print the scores, the paired differences and the ranking of a finished comparison."""
-    summary = {each.key.partition(".")[2]: each for each in results.read_summary(folder / "summary.json")}
-    print(f"{scores_table(summary, methods)}\n{about}\n")
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, and what they are."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+    def __str__(self) -> str:
+        return f"{results.aligned([self.head, *self.rows])}\n{self.note}"
+
+
+def of_comparison(folder: Path, found: Sequence[Result], methods: Sequence[str], *, about: str) -> list[Table]:
+    """The scores, and of several methods the paired differences and the ranking.
+
+    folder: with comparisons.csv and ranking.csv. found: the results of summary.json. about: ends every table's note.
+    """
+    summary = {each.key.partition(".")[2]: each for each in found}
+    tables = [scores_table(summary, methods)]
     if len(methods) > 1:
         comparisons = pd.read_csv(folder / "comparisons.csv", dtype={"method": str, "against": str})
-        ranks = pd.read_csv(folder / "ranking.csv", dtype={"method": str})
-        print(f"{differences_table(comparisons)}\n{about}\n")
-        print(f"{ranking_table(ranks, methods)}\n{about}\n")
+        tables.append(differences_table(comparisons))
+        tables.append(ranking_table(pd.read_csv(folder / "ranking.csv", dtype={"method": str}), methods))
+    return [replace(table, note="; ".join(filter(None, (table.note, about)))) for table in tables]
 
 
-def scores_table(summary: Mapping[str, Result], methods: Sequence[str]) -> str:
+def scores_table(summary: Mapping[str, Result], methods: Sequence[str]) -> Table:
     """Metrics as rows, methods as columns: means with 95 % intervals."""
 
     def cell(found: Result) -> str:
         interval = "" if found.low is None else f" ({results.short(found.low)} to {results.short(found.high)})"
         return results.short(found.value) + interval
 
-    rows = [("metric (95 % interval)", *methods)]
-    rows += [(metric, *(cell(summary[f"{method}__{metric}"]) for method in methods)) for metric in SHOWN]
+    rows = [(metric, *(cell(summary[f"{method}__{metric}"]) for method in methods)) for metric in SHOWN]
     rows.append(("cases", *(str(summary[f"{method}__{SHOWN[0]}"].n) for method in methods)))
-    return results.aligned(rows)
+    return Table("Scores", ("metric (95 % interval)", *methods), rows, results.LESION_NOTE)
 
 
-def differences_table(comparisons: pd.DataFrame) -> str:
+def differences_table(comparisons: pd.DataFrame) -> Table:
     """Metrics as rows, pairs of methods as columns: differences with 95 % intervals and p after Holm."""
 
     def cell(row: pd.Series) -> str:
@@ -100,10 +116,10 @@ def differences_table(comparisons: pd.DataFrame) -> str:
     rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in COMPARED]
     tests = int(comparisons["p"].notna().sum())
     note = f"p: Wilcoxon's signed-rank test, paired by case, after Holm over the table's {tests} tests"
-    return f"{results.aligned([head, *rows])}\n{note if tests else 'no test: too few cases'}"
+    return Table("Paired differences", head, rows, note if tests else "no test: too few cases")
 
 
-def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> str:
+def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> Table:
     """Criteria as rows, methods as columns: place, and how often the method is first."""
     found = ranks.set_index(["criterion", "method"])
 
@@ -112,13 +128,13 @@ def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> str:
         value = f"{row['value']:.2f}" if criterion == RANKS else results.short(float(row["value"]))
         return f"{int(row['place'])} ({value}, first in {row['first']:.1%})"
 
-    rows = [("place (value, share of resamples)", *methods)]
-    rows += [(criterion, *(cell(criterion, method) for method in methods)) for criterion in (RANKS, *COMPARED)]
-    return (
-        f"{results.aligned(rows)}\n"
+    head = ("place (value, share of resamples)", *methods)
+    rows = [(criterion, *(cell(criterion, method) for method in methods)) for criterion in (RANKS, *COMPARED)]
+    note = (
         "rank: of Dice and HD95 of ET, TC and WT within each case, averaged over them and the cases; first: of the "
-        "cases drawn anew 10000 times; empty masks valued as BraTS does"
+        f"cases drawn anew {RESAMPLES} times; empty masks are valued as BraTS does"
     )
+    return Table("Ranking", head, rows, note)
 
 
 def _cell(row: pd.Series) -> str:

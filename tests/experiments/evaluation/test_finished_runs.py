@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_draw", lambda *_: None)
+    monkeypatch.setattr(module, "_draw", lambda *_: [])
     monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
     return ScoreOptions(runs=tmp_path / "results", cores=1)
 

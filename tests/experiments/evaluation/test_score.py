@@ -73,7 +73,7 @@ def sets(data, truths, tmp_path_factory):
 @pytest.fixture
 def options(data, sets, tmp_path, monkeypatch):
     """Options with a runs folder of the test's own; pictures are drawn once, in `finished`."""
-    monkeypatch.setattr(module, "_draw", lambda *_: None)
+    monkeypatch.setattr(module, "_draw", lambda *_: [])
     monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
 
     def make(**changed):
@@ -159,6 +159,11 @@ def test_every_case_lesion_table_and_picture_is_there(finished, capsys):
     assert {path.name for path in (finished / "figures").iterdir()} >= {
         "cases.png", "label_size_other.png", "lesions_truth.png",
     }  # fmt: skip
+    page = (finished / "index.html").read_text()
+    assert page.count("<iframe") == 3
+    assert page.count('<img src="data:image/png') == page.count("<img") == 7
+    assert "all 4 cases" in page
+    assert "labels of truth, whose mean rank is best" in page
     table = pd.read_csv(finished / "tables" / "dice.csv")
     assert list(table["method"]) == ["truth", "nnunet", "other"]
     assert table["WT"][0] == 1
