@@ -101,9 +101,7 @@ class Memory(threading.Thread):
     def by_quarter(self, began: float, ended: float) -> list[float]:
         """The largest of each quarter of the time."""
         edges = np.linspace(began, ended, QUARTERS + 1)
-        return [
-            max((mib for at, mib in self.taken if low <= at < high), default=0.0) for low, high in pairwise(edges)
-        ]
+        return [max((mib for at, mib in self.taken if low <= at < high), default=0.0) for low, high in pairwise(edges)]
 
 
 def main(options: Arguments) -> None:

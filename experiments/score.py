@@ -13,14 +13,14 @@ folder that it names. A case that a method lacks ends the command, or with --cas
 
 import tyro
 
-from experiments.base.options import refusals
+from experiments.base.options import refusals, wrapped
 from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions
 
 
 def main() -> None:
     try:
-        options = tyro.cli(ScoreOptions, prog="python -m experiments.score", description=__doc__)
+        options = tyro.cli(ScoreOptions, prog="python -m experiments.score", description=wrapped(__doc__))
     except ValueError as error:  # what options without a name of their own refuse, tyro does not word
         raise SystemExit(f"error: {error}") from None
     with refusals():

@@ -23,6 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(?:_[A-Za-z0-9.+-]+)*")
 LONGEST_NAME = 60
 LAYOUTS = {"_": "BraTS 2018-2021", "-": "BraTS 2023"}
 """By what stands between a case's id and ``seg``."""
+TABLE, RECORD = "dataset.json", "predictions.json"
 LOOKED_AT = 3
 """Label maps whose values are named where nothing says what they mean."""
 
@@ -63,7 +64,8 @@ def find(name: str, folder: Path, cases: Collection[str], convention: str | None
     """A method's label maps of the cases: ``CASE.nii.gz``, ``CASE_seg.nii.gz`` or ``CASE-seg.nii.gz``, at any depth.
 
     convention: the name of one, as the user says. Otherwise a dataset.json beside the label maps (nnU-Net's output; of
-    a folder ``labels…`` also above it) or BraTS's names say what the values mean, as of a cohort's masks.
+    a folder ``labels…`` also above it), a predictions.json (of this suite's predict) or BraTS's names say what the
+    values mean, as of a cohort's masks.
     Raises Refused when there are none, two for one case, or their values cannot be told for certain.
     """
     if not os.path.isdir(folder):
@@ -117,7 +119,7 @@ def _conventions(
     table = _table(folder)
     if table is not None:
         try:
-            described = convention_from_names(read_json(table, dict).get("labels", {}))
+            described = _described(table)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             if chosen is None:
                 raise Refused(f"{table}: {error}; {_choice(name)}") from error
@@ -136,7 +138,7 @@ def _conventions(
         others = {str(each) for each in by_name.values() if each.values != chosen.values}
         if others and wanted is None:
             raise Refused(
-                f"{folder}: dataset.json says {chosen}, and the names of its files {others.pop()}; {_choice(name)}"
+                f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; {_choice(name)}"
             )
         return dict.fromkeys(files, chosen), f"{chosen}, {ground}"
     if missing := [case for case in files if case not in by_name]:
@@ -145,9 +147,19 @@ def _conventions(
 
 
 def _table(folder: Path) -> Path | None:
-    """The dataset.json that says what a folder's label maps hold."""
-    places = (folder, folder.parent) if folder.resolve().name.startswith("labels") else (folder,)
-    return next((place / "dataset.json" for place in places if (place / "dataset.json").is_file()), None)
+    """The file that says what a folder's label maps hold."""
+    places = [folder / TABLE, folder / RECORD]
+    if folder.resolve().name.startswith("labels"):
+        places.append(folder.parent / TABLE)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _described(table: Path) -> LabelConvention:
+    """What such a file says. Raises ValueError where it says nothing that is known."""
+    labels = read_json(table, dict).get("labels", {})
+    if isinstance(labels, str) and labels in CONVENTIONS:
+        return CONVENTIONS[labels]
+    return convention_from_names(labels)
 
 
 def _choice(name: str) -> str:

@@ -107,7 +107,7 @@ def differences_table(comparisons: pd.DataFrame) -> Table:
         if not row["n"]:
             return "-"
         interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
-        p = "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g}"
+        p = "" if pd.isna(row["p_holm"]) else f", p {results.p_value(row['p_holm'])}"
         return f"{row['difference']:+.3f}{interval}{p}"
 
     pairs = comparisons.groupby(["method", "against"], sort=False)

@@ -17,7 +17,7 @@ from common.runs import RunError
 from common.scoring import summarise
 from experiments.base.options import Refused
 from experiments.evaluation import evaluate as module
-from experiments.evaluation import inputs, scoring
+from experiments.evaluation import inputs, label_maps, scoring
 from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions
 from experiments.evaluation.ranking import RANKED, ranking
@@ -203,6 +203,34 @@ def test_plain_names_without_a_table_name_the_readings_of_their_values(options, 
     folder = evaluate(options(predictions=(f"bare={tmp_path / 'bare'}",), convention=("bare=brats2023",)))
     (note,) = json.loads((folder / "data.json").read_text())["notes"]
     assert "its ED as NCR, its NCR as ED: check what its values mean" in note
+
+
+@pytest.mark.parametrize(
+    ("file", "labels", "expected"),
+    [
+        ("maps/dataset.json", NNUNET, "msd (1 ED, 2 NCR, 3 ET), by dataset.json"),
+        ("maps/predictions.json", "brats2023", "brats2023 (1 NCR, 2 ED, 3 ET), by predictions.json"),
+        ("dataset.json", {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}, None),
+        ("maps/dataset.json", {"background": 0, "tumour": 1}, "'tumour' is not a known name"),
+        ("maps/predictions.json", "others", "--convention a="),
+        ("labelsTs/dataset.json", {"WT": [1, 2, 3], "TC": [2, 3], "ET": 3}, "msd (1 ED, 2 NCR, 3 ET), by dataset.json"),
+    ],
+)
+def test_a_table_beside_the_label_maps_says_what_they_hold(tmp_path, file, labels, expected):
+    folder = tmp_path / ("labelsTs" if "labelsTs" in file else "maps")
+    write(folder / "one.nii.gz", np.full((3, 3, 3), 3, np.uint8), nib.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4)))
+    (tmp_path / file).write_text(json.dumps({"labels": labels}))
+    if expected and expected.startswith(("msd", "brats")):
+        assert label_maps.find("a", folder, {"one"}, None).ground == expected
+    else:
+        with pytest.raises(Refused, match=expected or "without labels in a dataset.json"):
+            label_maps.find("a", folder, {"one"}, None)
+
+
+def test_msd_label_maps_are_read_by_the_table_above_them(tmp_path):
+    write(tmp_path / "labelsTs" / "one.nii", np.full((3, 3, 3), 3, np.uint8), nib.Nifti1Image(np.zeros(1), np.eye(4)))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": NNUNET}))
+    assert label_maps.find("a", tmp_path / "labelsTs", {"one"}, None).conventions["one"].values == MSD.values  # noqa: PD011
 
 
 def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, tmp_path, capsys):
