@@ -1,23 +1,20 @@
 """Finished runs in place of folders of label maps: their own scores again, folds pooled, strangers refused."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from common import nifti
-from common.cohort import find_subjects
-from common.files import write_csv, write_json
-from common.runs import RunError, describe
-from common.scoring import score_cases, summarise
+from common.files import write_json
+from common.runs import RunError
+from common.scoring import summarise
 from experiments.base.options import Refused
 from experiments.evaluation import evaluate as module
 from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions
-from experiments.table1_baseline import DEMO
 from tests.cohorts import write_cohort
+from tests.experiments.evaluation.finished import write_run
 
 FOUR = tuple(f"BraTS_{number:03d}" for number in range(4))
 
@@ -32,30 +29,6 @@ def options(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_draw", lambda *_: [])
     monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
     return ScoreOptions(runs=tmp_path / "results", cores=1)
-
-
-def predicted(truth, shift):
-    return np.roll(truth, shift, 0)
-
-
-def write_run(folder, data, cases, shift):
-    """A run that has tested the cases, each label map a shifted truth."""
-    subjects = {subject.id: subject for subject in find_subjects(data).subjects}
-    rows = []
-    for case in cases:
-        truth = subjects[case].load_labels()
-        labels = subjects[case].convention.from_classes(predicted(truth, shift))
-        nifti.write(folder / "predictions" / f"{case}.nii.gz", labels, like=nifti.read_header(subjects[case].label))
-        rows.append((case, predicted(truth, shift), truth, (1.0, 1.0, 1.0)))
-    write_csv(folder / "cases.csv", score_cases(rows).cases.assign(view=""))
-    describe(
-        folder,
-        config={"experiment": "table1_baseline", "options": {"empty_masks": "brats"}, "model": asdict(DEMO)},
-        data={"folder": data, "subjects": {id: subject.fingerprint() for id, subject in subjects.items()}},
-        split={"train": sorted(set(subjects) - set(cases)), "validation": [], "test": list(cases)},
-    )
-    write_json(folder / "summary.json", [])
-    return folder
 
 
 def test_two_runs_are_compared_by_their_own_scores_and_folds_are_pooled(data, options, tmp_path, capsys):
