@@ -24,6 +24,7 @@ LONGEST_NAME = 60
 LAYOUTS = {"_": "BraTS 2018-2021", "-": "BraTS 2023"}
 """By what stands between a case's id and ``seg``."""
 TABLE, RECORD = "dataset.json", "predictions.json"
+_KNOWN = "|".join(CONVENTIONS)
 LOOKED_AT = 3
 """Label maps whose values are named where nothing says what they mean."""
 
@@ -163,7 +164,7 @@ def _described(table: Path) -> LabelConvention:
 
 
 def _choice(name: str) -> str:
-    return f"where you know it: --convention {name}={'|'.join(CONVENTIONS)}"
+    return f"where you know it, name the convention (--convention; beside networks --convention-of): {name}={_KNOWN}"
 
 
 def _unsettled(files: Mapping[str, Path], cases: list[str]) -> str:

@@ -207,7 +207,7 @@ def test_another_method_is_checked_before_the_trainings_and_scored_beside_the_ne
         main()
     for case in sorted(path.name for path in cohort.iterdir()):
         (tmp_path / "theirs" / f"{case}.nii.gz").symlink_to(cohort / case / f"{case}_seg.nii.gz")
-    with pytest.raises(SystemExit, match="--convention nnunet="):
+    with pytest.raises(SystemExit, match=r"--convention-of.*nnunet=brats2018"):
         main()
 
     def trained(trainings, options):

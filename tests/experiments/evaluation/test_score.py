@@ -183,7 +183,7 @@ def test_every_case_lesion_table_and_picture_is_there(finished, capsys):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"convention": ()}, "ids like BraTS_000 do not say which collection.*--convention other="),
+        ({"convention": ()}, "ids like BraTS_000 do not say which collection.*--convention.*other=brats2018"),
         ({"convention": ("other=msd", "nnunet=brats2023")}, "dataset.json: says msd .* contradicts"),
         ({"convention": ("other=brats",)}, "expected --convention other= one of"),
         ({"convention": ("other=brats2023", "nobody=msd")}, "of a method that --predictions names, received nobody"),
@@ -202,7 +202,7 @@ def test_plain_names_without_a_table_name_the_readings_of_their_values(options, 
     for file in (sets / "nnunet").glob("*.nii.gz"):
         (tmp_path / "bare").mkdir(exist_ok=True)
         (tmp_path / "bare" / file.name).symlink_to(file)
-    with pytest.raises(Refused, match=r"could be read as brats2023 .* or msd .*--convention bare="):
+    with pytest.raises(Refused, match=r"could be read as brats2023 .* or msd .*--convention.*bare=brats2018"):
         evaluate(options(predictions=(f"bare={tmp_path / 'bare'}",), convention=()))
     folder = evaluate(options(predictions=(f"bare={tmp_path / 'bare'}",), convention=("bare=brats2023",)))
     (note,) = json.loads((folder / "data.json").read_text())["notes"]
@@ -216,7 +216,7 @@ def test_plain_names_without_a_table_name_the_readings_of_their_values(options, 
         ("maps/predictions.json", "brats2023", "brats2023 (1 NCR, 2 ED, 3 ET), by predictions.json"),
         ("dataset.json", {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}, None),
         ("maps/dataset.json", {"background": 0, "tumour": 1}, "'tumour' is not a known name"),
-        ("maps/predictions.json", "others", "--convention a="),
+        ("maps/predictions.json", "others", "--convention.*a=brats2018"),
         ("labelsTs/dataset.json", {"WT": [1, 2, 3], "TC": [2, 3], "ET": 3}, "msd (1 ED, 2 NCR, 3 ET), by dataset.json"),
     ],
 )
