@@ -19,10 +19,7 @@ from experiments.evaluation.inputs import ScoreOptions
 
 
 def main() -> None:
-    try:
-        options = tyro.cli(ScoreOptions, prog="python -m experiments.score", description=wrapped(__doc__))
-    except ValueError as error:  # what options without a name of their own refuse, tyro does not word
-        raise SystemExit(f"error: {error}") from None
+    options = tyro.cli(ScoreOptions, prog="python -m experiments.score", description=wrapped(__doc__))
     with refusals():
         evaluate(options)
 

@@ -42,7 +42,7 @@ def evaluate(options: ScoreOptions) -> Path:
             split = Split(EXPERIMENT, (), (), found.cases).as_dict()
             opened.describe(config=_settings(options), data=describe(found), split=split)
             problems = scoring.score(works, cores=options.cores, fresh=options.fresh)
-            bad = leave_out(problems, folder, allowed=options.leave_out_bad, who="cases")
+            bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="cases")
             _write(opened, options, found, [work for work in works if work.subject.id not in bad], problems)
         show(folder)
     return folder
