@@ -56,7 +56,7 @@ class FrameworkOptions(Options):
     predictions: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Another method's label maps of the test cases, NAME=FOLDER, put beside the networks (see experiments.score)."""
     convention_of: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """What their values mean, NAME=brats2018, brats2023 or msd, where neither a dataset.json nor names tell."""
+    """What their values mean, NAME=brats2018, brats2023, brats2024 or msd, where neither a dataset.json nor names tell."""
 
     def interpreters(self) -> dict[str, Path]:
         """Model or backend -> Python interpreter. Raises Refused for what is not NAME=PATH."""
@@ -169,6 +169,8 @@ def beside(study: Study, options: FrameworkOptions) -> ScoreOptions | None:
         return None
     return ScoreOptions(
         data=study.cohort.folder,
+        layout=options.layout,
+        cavity=options.cavity,
         predictions=options.predictions,
         convention=options.convention_of + ((options.convention,) if options.convention else ()),
         leave_out_bad=options.leave_out_bad,

@@ -10,6 +10,7 @@ import pandas as pd
 
 from common import nifti
 from common.files import atomic_path, file_stem, read_json, write_csv, write_json
+from common.labels import CLASSES
 from common.runs import Run, configuration_hash
 from common.splits import Split
 from common.subject import Problem
@@ -130,10 +131,15 @@ def _draw(folder: Path, found: Found, works: Sequence[Work], cases: pd.DataFrame
 
 
 def volumes(work: Work) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A case's truth and every method's classes (x, y, z) on its grid."""
+    """A case's truth and every method's classes (x, y, z) on its grid, the resection cavity as background."""
     truth = work.subject.load_labels()
     affine = nifti.affine_mm(nifti.read_header(work.subject.label))
-    return truth, {each.method: scoring.read(each.file, each.convention, truth, affine)[0] for each in work.label_maps}
+    maps = {each.method: scoring.read(each.file, each.convention, truth, affine)[0] for each in work.label_maps}
+    return _without_cavity(truth), {method: _without_cavity(labels) for method, labels in maps.items()}
+
+
+def _without_cavity(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels < len(CLASSES), labels, 0).astype(np.uint8)
 
 
 def show(folder: Path) -> None:

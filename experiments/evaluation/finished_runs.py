@@ -8,6 +8,7 @@ from common.files import read_json
 from common.runs import RunError
 from common.subject import Subject
 from experiments.base.options import Refused
+from experiments.base.reading import Reading
 from experiments.evaluation.label_maps import Method
 from experiments.segmentation.finished import Finished, read_run, require_finished
 
@@ -30,9 +31,9 @@ class Runs:
         return Path(self.members[0].data["folder"])
 
     @property
-    def convention(self) -> str | None:
-        """That the cohort's masks were read by, where the user named it."""
-        return self.members[0].convention
+    def reading(self) -> Reading:
+        """How the cohort was read."""
+        return self.members[0].reading
 
     def method(self, subjects: Mapping[str, Subject]) -> Method:
         """Its label maps, which have the values of the cohort's masks. Raises Refused unless the cohort's scans and

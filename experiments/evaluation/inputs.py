@@ -9,13 +9,15 @@ import numpy as np
 import tyro
 
 from common import nifti
-from common.cohort import Cohort, find_subjects
+from common.cohort import Cohort
 from common.files import file_stem
+from common.labels import Cavity
 from common.nifti import Scan, ScanError
 from common.phantom.folder import embedded_cohort
 from common.scoring import EmptyPolicy
 from common.subject import Problem, Subject
 from experiments.base.options import Refused, at_least, leave_out
+from experiments.base.reading import Reading
 from experiments.evaluation import finished_runs, grids, label_maps
 from experiments.evaluation.label_maps import Method
 
@@ -34,8 +36,13 @@ class ScoreOptions:
     runs_of: tuple[str, ...] = ()
     """Folders of finished runs, or NAME=FOLDER: their label maps of the cases that their networks have not seen."""
     convention: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """What a method's values mean, where neither a dataset.json nor names tell: NAME=brats2018, brats2023 or msd;
-    without NAME=, what the cohort's masks mean."""
+    """What a method's values mean, where neither a dataset.json nor names tell: NAME=brats2018, brats2023, brats2024 or
+    msd; without NAME=, what the cohort's masks mean."""
+    layout: Path | None = None
+    """Mapping file (TOML, six lines: see common.cohort.mapping) of a cohort in none of the known layouts."""
+    cavity: Cavity | None = None
+    """Resection cavity (RC) in the cohort's masks: background, there and in label maps, or such subjects are left out;
+    by default RC is scored as a class of its own."""
     cases: Literal["all", "intersection"] = "all"
     """All cases of the cohort (of runs: that one of them has tested), or those that every method has; said in every
     table."""
@@ -96,10 +103,12 @@ def find(options: ScoreOptions) -> Found:
     if options.data is None and not runs:
         raise Refused("expected --data FOLDER beside --predictions, received none")
     folder = options.data or runs[0].data
-    convention = plain[0] if plain else runs[0].convention if options.data is None else None
+    reading = Reading(layout=options.layout, convention=plain[0] if plain else None, cavity=options.cavity)
+    if options.data is None and reading == Reading():
+        reading = runs[0].reading
     if not folder.is_dir():
         raise Refused(f"{folder}: expected the folder of the cohort, found none; --data names it")
-    cohort = find_subjects(folder, convention=convention, max_subjects=options.max_subjects)
+    cohort = reading.find(folder, max_subjects=options.max_subjects)
     subjects = {subject.id: subject for subject in cohort.subjects}
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
@@ -128,7 +137,8 @@ def methods_of(options: ScoreOptions, cases: Collection[str]) -> list[Method]:
     conventions = dict(label_maps.named(given, option="--convention") for given in options.convention if "=" in given)
     if unknown := set(conventions) - {name for name, _ in folders}:
         raise Refused(f"expected --convention of a method that --predictions names, received {', '.join(unknown)}")
-    return [label_maps.find(name, Path(path), cases, conventions.get(name)) for name, path in folders]
+    found = [label_maps.find(name, Path(path), cases, conventions.get(name)) for name, path in folders]
+    return [each.without_cavity() for each in found] if options.cavity == "background" else found
 
 
 def require_methods(options: ScoreOptions, cases: Sequence[str]) -> None:

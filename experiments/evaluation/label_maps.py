@@ -3,15 +3,15 @@
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from common import nifti
+from common.cohort.names import FILE_NAMES
 from common.files import read_json
 from common.labels import CONVENTIONS, LabelConvention, convention_from_names, convention_of_id, infer_convention
-from common.layouts import FILE_NAMES
 from common.nifti import ScanError
 from common.subject import LABEL
 from common.walk import shown, walk
@@ -43,6 +43,14 @@ class Method:
     ground: str
     surplus: tuple[str, ...] = ()
     scans: int = 0
+
+    def without_cavity(self) -> "Method":
+        """The same, the resection cavity read as background."""
+        return replace(self, conventions={case: _without_cavity(each) for case, each in self.conventions.items()})
+
+
+def _without_cavity(convention: LabelConvention) -> LabelConvention:
+    return convention if convention.rc is None else replace(convention, rc_is_background=True)
 
 
 def named(given: str, *, option: str) -> tuple[str, str]:
@@ -107,8 +115,8 @@ def find(name: str, folder: Path, cases: Collection[str], convention: str | None
 
 def _is_contrast(name: str) -> bool:
     """Whether a file is named as a scan of one of BraTS's layouts."""
-    found = [(pattern.fullmatch(name), roles) for pattern, roles in FILE_NAMES.values()]
-    return any(match and roles[match[2].lower()] != LABEL for match, roles in found)
+    found = [(names.match(name), names.words) for names in FILE_NAMES.values()]
+    return any(matched and words[matched[1]] != LABEL for matched, words in found)
 
 
 def _conventions(

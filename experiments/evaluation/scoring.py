@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from common import nifti
 from common.files import read_json, write_text
-from common.labels import CLASSES, LabelConvention
+from common.labels import CLASSES, CLASSES_WITH_CAVITY, LabelConvention
 from common.lesions import Lesion
 from common.metrics import crop_to_foreground
 from common.nifti import ScanError
@@ -44,10 +44,11 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class Work:
-    """A case's truth and the label maps that are still to be scored against it."""
+    """A case's truth and the label maps that are still to be scored against it. cavity: whether RC is scored."""
 
     subject: Subject
     label_maps: tuple[LabelMap, ...]
+    cavity: bool = False
 
 
 def label_maps(methods: Sequence[Method], subjects: Sequence[Subject], store: Path) -> list[Work]:
@@ -57,15 +58,16 @@ def label_maps(methods: Sequence[Method], subjects: Sequence[Subject], store: Pa
     whatever was scored before a kill, or in another comparison, is there.
     """
     works = []
+    cavity = any(subject.convention.has_cavity for subject in subjects)
     for subject in subjects:
-        truth = [nifti.content_fingerprint(subject.label), str(subject.convention), METRICS]
+        truth = [nifti.content_fingerprint(subject.label), str(subject.convention), METRICS, cavity]
         found = []
         for method in methods:
             file, convention = method.files[subject.id], method.conventions[subject.id]
             parts = [truth, nifti.content_fingerprint(file), str(convention)]
             key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
             found.append(LabelMap(method.name, subject.id, file, convention, store / key[:2] / f"{key}.json"))
-        works.append(Work(subject, tuple(found)))
+        works.append(Work(subject, tuple(found), cavity))
     return works
 
 
@@ -125,11 +127,13 @@ def score_case(work: Work) -> list[Problem]:
     for each in work.label_maps:
         try:
             predicted, brought = read(each.file, each.convention, truth, affine)
+            if not work.cavity and (predicted >= len(CLASSES)).any():
+                raise ScanError("holds a resection cavity (RC), which the truths do not: --cavity background drops it")
         except (ScanError, OSError) as error:
             problems.append(Problem(each.case, each.file, f"{each.method}: {error}"))
             continue
         spacing_mm = tuple(map(float, nib.affines.voxel_sizes(affine)))
-        scores = score_cases([(each.case, predicted, truth, spacing_mm)])
+        scores = score_cases([(each.case, predicted, truth, spacing_mm)], cavity=work.cavity)
         kept = {
             "scores": scores.cases.drop(columns="case").iloc[0].to_dict(),
             "lesions": scores.lesions.drop(columns="case").to_numpy(object).tolist(),
@@ -158,7 +162,7 @@ def read(file: Path, convention: LabelConvention, truth: np.ndarray, affine: np.
 
 def pairs(predicted: np.ndarray, truth: np.ndarray) -> list[int]:
     """Voxels per pair of classes (predicted, true), row by row, in the box around all that is not background."""
-    n = len(CLASSES)
+    n = len(CLASSES_WITH_CAVITY)
     predicted, truth = crop_to_foreground(predicted, truth)
     return np.bincount((predicted * np.uint8(n) + truth).ravel(order="K"), minlength=n * n).tolist()
 
@@ -182,7 +186,7 @@ def frames(works: Sequence[Work], lesions_file: Path) -> tuple[pd.DataFrame, dic
         file.write(",".join(columns) + "\n")
         for each, found in kept(works):
             rows.append({"method": each.method, "case": each.case, **found["scores"]})
-            matrix = np.array(found["pairs"]).reshape(len(CLASSES), len(CLASSES))
+            matrix = np.array(found["pairs"]).reshape(len(CLASSES_WITH_CAVITY), len(CLASSES_WITH_CAVITY))
             together[each.method] = together.get(each.method, 0) + matrix
             if found["brought"]:
                 counts = brought.setdefault(each.method, {})

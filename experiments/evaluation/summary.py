@@ -28,6 +28,8 @@ SHOWN = (
     *COMPARED,
     *(f"lesion_{score}_brats2023_{region}" for score in ("sensitivity", "fp") for region in REGIONS),
 )
+OF_CAVITY = ("dice_RC", "hd95_RC", "lesion_dice_brats2024_RC")
+"""What comes on top where the resection cavity was scored."""
 SWAP_GAIN = 0.1
 """Mean Dice of the classes, all cases' voxels together, that another reading of a method's values must gain for a
 note."""
@@ -42,7 +44,7 @@ def write(
         for method in methods
     )
     comparisons = compare(cases, methods, policy)
-    ranks = ranking(cases, COMPARED)
+    ranks = ranking(cases, compared(cases))
     for name, frame in (("scores", scores), ("comparisons", comparisons), ("ranking", ranks)):
         write_csv(folder / f"{name}.csv", frame)
     n = cases["case"].nunique()
@@ -52,7 +54,7 @@ def write(
 
     found = [
         result(f"{row.method}__{row.metric}", row.mean, row.n, row.low, row.high)
-        for row in scores[scores["metric"].isin(SHOWN)].itertuples()
+        for row in scores[scores["metric"].isin((*SHOWN, *OF_CAVITY))].itertuples()
     ]
     for row in comparisons.itertuples():
         name = f"{row.method}_minus_{row.against}__{row.metric}"
@@ -61,6 +63,11 @@ def write(
     for row in ranks[ranks["criterion"] == RANKS].itertuples():
         found += [result(f"{row.method}__rank", row.value, n), result(f"{row.method}__first", row.first, n)]
     return found
+
+
+def compared(cases: pd.DataFrame) -> tuple[str, ...]:
+    """COMPARED, and OF_CAVITY where the resection cavity was scored."""
+    return COMPARED + tuple(metric for metric in OF_CAVITY if metric in cases)
 
 
 def compare(cases: pd.DataFrame, methods: Sequence[str], policy: EmptyPolicy) -> pd.DataFrame:
@@ -72,7 +79,7 @@ def compare(cases: pd.DataFrame, methods: Sequence[str], policy: EmptyPolicy) ->
     valued = apply_empty_policy(cases, policy)
     of = {method: valued[valued["method"] == method].set_index("case") for method in methods}
     found = [
-        differences(of[against], of[method], COMPARED).assign(method=method, against=against)
+        differences(of[against], of[method], compared(cases)).assign(method=method, against=against)
         for against, method in itertools.combinations(methods, 2)
     ]
     names = ["method", "against", "metric", "difference", "low", "high", "n", "p"]
@@ -88,7 +95,7 @@ def swaps(together: Mapping[str, np.ndarray]) -> list[str]:
     """
     notes = []
     for method, pairs in together.items():
-        orders = {order: _mean_dice(pairs[[0, *order]]) for order in itertools.permutations((1, 2, 3))}
+        orders = {order: _mean_dice(pairs[[0, *order, 4]]) for order in itertools.permutations((1, 2, 3))}
         read = orders.pop((1, 2, 3))
         best = max(orders, key=orders.get)
         if orders[best] > read + SWAP_GAIN:
@@ -101,6 +108,6 @@ def swaps(together: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _mean_dice(pairs: np.ndarray) -> float:
-    both = np.diag(pairs)[1:]
-    sizes = (pairs.sum(axis=0) + pairs.sum(axis=1))[1:]
+    both = np.diag(pairs)[1 : len(CLASSES)]
+    sizes = (pairs.sum(axis=0) + pairs.sum(axis=1))[1 : len(CLASSES)]
     return float(np.mean(2 * both / np.maximum(sizes, 1)))

@@ -10,10 +10,10 @@ from common.files import write_csv, write_text
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.evaluation.ranking import RANKS, RESAMPLES
-from experiments.evaluation.summary import COMPARED, SHOWN
+from experiments.evaluation.summary import OF_CAVITY, SHOWN
 from experiments.page.tables import in_latex
 
-COLUMNS = ("ET", "TC", "WT", "NCR", "ED")
+COLUMNS = ("ET", "TC", "WT", "NCR", "ED", "RC")
 MEASURES = {
     "dice": "Dice",
     "hd95": "HD95 (mm)",
@@ -33,10 +33,11 @@ def write(folder: Path, scores: pd.DataFrame, methods: Sequence[str], *, about: 
     scores: as in scores.csv. about: which cases, in a sentence, which stands in every table.
     """
     found = scores.set_index(["method", "metric"])
+    regions = [region for region in COLUMNS if (methods[0], f"dice_{region}") in found.index]
     for measure, words in MEASURES.items():
         lines, cells = [], []
         for method in methods:
-            rows = {region: found.loc[(method, f"{measure}_{region}")] for region in COLUMNS}
+            rows = {region: found.loc[(method, f"{measure}_{region}")] for region in regions}
             line = {"method": method, "measure": measure, "cases": about}
             for region, row in rows.items():
                 line |= {region: row["mean"], f"{region}_low": row["low"], f"{region}_high": row["high"]}
@@ -95,7 +96,8 @@ def scores_table(summary: Mapping[str, Result], methods: Sequence[str]) -> Table
         interval = "" if found.low is None else f" ({results.short(found.low)} to {results.short(found.high)})"
         return results.short(found.value) + interval
 
-    rows = [(metric, *(cell(summary[f"{method}__{metric}"]) for method in methods)) for metric in SHOWN]
+    shown = [metric for metric in (*SHOWN, *OF_CAVITY) if f"{methods[0]}__{metric}" in summary]
+    rows = [(metric, *(cell(summary[f"{method}__{metric}"]) for method in methods)) for metric in shown]
     rows.append(("cases", *(str(summary[f"{method}__{SHOWN[0]}"].n) for method in methods)))
     return Table("Scores", ("metric (95 % interval)", *methods), rows, results.LESION_NOTE)
 
@@ -113,7 +115,8 @@ def differences_table(comparisons: pd.DataFrame) -> Table:
     pairs = comparisons.groupby(["method", "against"], sort=False)
     columns = {pair: rows.set_index("metric") for pair, rows in pairs}
     head = ("difference (95 % interval)", *(f"{method} - {against}" for method, against in columns))
-    rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in COMPARED]
+    metrics = comparisons["metric"].unique()
+    rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in metrics]
     tests = int(comparisons["p"].notna().sum())
     note = f"p: Wilcoxon's signed-rank test, paired by case, after Holm over the table's {tests} tests"
     return Table("Paired differences", head, rows, note if tests else "no test: too few cases")
@@ -129,7 +132,7 @@ def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> Table:
         return f"{int(row['place'])} ({value}, first in {row['first']:.1%})"
 
     head = ("place (value, share of resamples)", *methods)
-    rows = [(criterion, *(cell(criterion, method) for method in methods)) for criterion in (RANKS, *COMPARED)]
+    rows = [(criterion, *(cell(criterion, method) for method in methods)) for criterion in ranks["criterion"].unique()]
     note = (
         "rank: of Dice and HD95 of ET, TC and WT within each case, averaged over them and the cases; first: of the "
         f"cases drawn anew {RESAMPLES} times; empty masks are valued as BraTS does"

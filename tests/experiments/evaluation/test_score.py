@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import nibabel as nib
@@ -22,6 +23,7 @@ from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions
 from experiments.evaluation.ranking import RANKED, ranking
 from tests.cohorts import write_cohort
+from tests.layouts import write_2023
 
 N = 4
 NNUNET = {"background": 0, "ED": 1, "NCR": 2, "ET": 3}
@@ -396,3 +398,29 @@ def test_ranks_are_within_cases_and_stability_is_the_share_of_resamples():
     first = np.bincount(per_case[:, drawn].mean(axis=2).argmin(axis=0), minlength=3) / 4000
     np.testing.assert_allclose(found.loc["rank", "first"].to_numpy(), first, atol=0.04)
     assert found["first"].groupby("criterion").sum().tolist() == pytest.approx([1, 1])
+
+
+# The resection cavity -------------------------------------------------------------------------------------------------
+
+
+def test_the_cavity_is_a_class_of_its_own_or_background_as_the_user_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_draw", lambda *_: [])
+    monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
+    data = write_2023(tmp_path / "cohort", "GLI", {f"{10 + seed:05d}-100": seed for seed in range(3)})
+    maps, three = tmp_path / "maps", tmp_path / "three"
+    for subject in find_subjects(data).subjects:
+        like, truth = nib.load(subject.label), subject.load_labels()
+        write(maps / f"{subject.id}-seg.nii.gz", np.roll(truth, 1, 0), like)
+        write(three / f"{subject.id}.nii.gz", truth * (truth < 4).astype(np.uint8), like)
+    (three / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "NCR": 1, "ED": 2, "ET": 3}}))
+    asked = ScoreOptions(data=data, predictions=(f"maps={maps}", f"three={three}"), runs=tmp_path / "runs", cores=1)
+    truths = [subject.load_labels() == 4 for subject in find_subjects(data).subjects]
+    assert any(truth.any() for truth in truths)
+    expected = [2 * (np.roll(t, 1, 0) & t).sum() / (2 * t.sum()) if t.any() else 1 for t in truths]
+    folder = evaluate(asked)
+    assert values(folder)["score.maps__dice_RC"]["value"] == pytest.approx(np.mean(expected))
+    assert values(folder)["score.three__dice_RC"]["value"] == np.mean([not truth.any() for truth in truths])
+    assert "RC" in pd.read_csv(folder / "tables" / "dice.csv")
+    folder = evaluate(replace(asked, cavity="background"))
+    assert "score.maps__dice_RC" not in values(folder)
+    assert values(folder)["score.three__mean_dice"]["value"] == 1
