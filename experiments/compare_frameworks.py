@@ -56,7 +56,7 @@ class FrameworkOptions(Options):
     predictions: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Another method's label maps of the test cases, NAME=FOLDER, put beside the networks (see experiments.score)."""
     convention_of: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """What their values mean, NAME=brats2018, brats2023, brats2024 or msd, where neither a dataset.json nor names tell."""
+    """What their values mean, NAME=brats2018, brats2023, brats2024 or msd, where no dataset.json and no name tells."""
 
     def interpreters(self) -> dict[str, Path]:
         """Model or backend -> Python interpreter. Raises Refused for what is not NAME=PATH."""

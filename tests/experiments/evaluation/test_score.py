@@ -406,7 +406,9 @@ def test_ranks_are_within_cases_and_stability_is_the_share_of_resamples():
 def test_the_cavity_is_a_class_of_its_own_or_background_as_the_user_says(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_draw", lambda *_: [])
     monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
-    data = write_2023(tmp_path / "cohort", "GLI", {f"{10 + seed:05d}-100": seed for seed in range(3)})
+    data = write_2023(
+        tmp_path / "cohort", "GLI", {f"{n:05d}-100": n for n in range(10, 13)}, resected={"00010-100", "00012-100"}
+    )
     maps, three = tmp_path / "maps", tmp_path / "three"
     for subject in find_subjects(data).subjects:
         like, truth = nib.load(subject.label), subject.load_labels()
