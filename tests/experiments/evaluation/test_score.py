@@ -355,6 +355,7 @@ def test_damaged_scores_are_named(options, sets):
         evaluate(given)
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same(options, finished, tmp_path):
     found = inputs.find(options())
     works = scoring.label_maps(found.methods, found.subjects, tmp_path / "store")
