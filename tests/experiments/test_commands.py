@@ -50,6 +50,7 @@ def test_importing_an_experiment_loads_no_framework(module):
         "experiments.mgmt_ensemble",
         "experiments.report",
         "experiments.train",
+        "experiments.from_dicom",
         "segresnet_monai.predict",
         "common.dicom.mgmt_cohort",
         "mgmt_classifier.predict",
