@@ -20,6 +20,7 @@ ROOT = DOCS.parent
 PACKAGES = ("experiments", "segresnet_monai", "unet_tf", "mgmt_classifier", "common")
 ROWS = (
     ("experiments",),
+    ("experiments.evaluation",),
     ("experiments.page",),
     ("experiments.figures",),
     ("experiments.comparison",),
