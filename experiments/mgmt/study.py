@@ -12,6 +12,7 @@ import pandas as pd
 from common import splits
 from common.dicom.mgmt_cohort import DOUBTFUL, MgmtCohort, find_patients
 from common.files import write_json, write_text
+from common.processes import check_alone
 from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.store import Store
 from common.subject import Problem
@@ -19,7 +20,7 @@ from experiments.base import results
 from experiments.base.engines import run
 from experiments.base.options import Refused, at_least, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
-from experiments.base.trainings import Placement, Training, given, python, require
+from experiments.base.trainings import Placement, Training, given, python, require, shared_by
 from experiments.mgmt.cohort import notes_on_series
 
 if TYPE_CHECKING:
@@ -144,7 +145,11 @@ class MgmtStudy:
         """A model as a training, described in its folder; the parts that are its own, or the study's."""
         folder = self.run.folder / name
         training = Training(
-            name=name, argv=python("-m", "experiments.train", folder), folder=folder, result=PREDICTIONS
+            name=name,
+            argv=python("-m", "experiments.train", folder),
+            folder=folder,
+            result=PREDICTIONS,
+            **shared_by(model.config),
         )
         if not training.is_finished and not is_in_use(folder):
             split, labels = model.split or self.split, model.labels or self.labels
@@ -204,6 +209,7 @@ def mgmt_study(
     exit status 1.
     """
     with refusals():
+        check_alone()
         opened = _open(experiment, options, settings, configs, parts)
         with opened.run:
             opened.run.close()
