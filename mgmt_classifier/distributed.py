@@ -1,7 +1,7 @@
 """One training in several processes (Lightning's DDP), which ends where one process does but for the last digits.
 
-Each has its share of a step's patients (:class:`common.processes.Shares`); dropout is drawn, and batch normalisation and
-the loss are computed, of all of them in every process.
+Each has its share of a step's patients (:class:`common.processes.Shares`); dropout is drawn, and batch normalisation
+and the loss are computed, of all of them in every process.
 """
 
 import gc

@@ -1,6 +1,6 @@
-"""What the tests train, by one process or by two: ``python -m tests.shared_trainings told.json``."""
+"""What the tests train, by one process or by two: ``python -m tests.shared_trainings WHAT FOLDER ENTRIES``."""
 
-import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -8,37 +8,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.modules["tensorflow"] = None  # as experiments.train has it: TensorBoard would import it for seconds
-
 from common.epochs import Epochs
-from common.prepared import Entry
 from common.processes import group, started, together
 from common.runs import Run, RunError
-from mgmt_classifier.data import Entry as Patient
-from segresnet_monai.config import Config
-from segresnet_monai.distributed import join
+from experiments.base.options import refusals
 
-SMALL = {
+SEGRESNET = {
     "crop_voxels": (24, 24, 24),
     "initial_filters": 8,
     "encoder_blocks": (1, 1),
     "decoder_blocks": (1,),
     "loss": "dice_bce",
-    "crops_per_epoch": 9,
     "batch_size": 2,
     "epochs": 2,
     "validate_every": 1,
     "workers": 0,
 }
-# The last step of each epoch has one crop, and so a process without one.
+# With an odd number of crops the last step of each epoch has one, and a process without any.
 SEGRESNETS = {
     "plain": {
         "epochs": 4,
+        "crops_per_epoch": 9,
         "dropout": 0.0,
         "gradient_norm": 0.5,
         "weight_decay": 0.01,
         "weight_average": 0.9,
-        "learning_rate": 1e-3,
     },
     "pocket": {
         "network": "pocket",
@@ -51,20 +45,23 @@ SEGRESNETS = {
     },
     "hausdorff": {"loss": "dice_hausdorff", "dropout": 0.5, "crops_per_epoch": 5},
 }
+MGMT = {"images": 3, "image_size": (32, 32), "filters": 8, "workers": 0, "batch_size": 4}
+# Nine patients in steps of four: the last has five, which two processes cannot share evenly.
 MGMTS = {"resnet10": {"epochs": 3, "first_stride": 2}, "vgg16": {"epochs": 1}}
-TWO = {"devices": 2}
 
 
 def segresnet(name, folder, entries, **settings):
+    from segresnet_monai.config import Config
     from segresnet_monai.train import fit
 
     with Run(folder) as run:
-        fit(entries[:3], entries[3:], Config(**(SMALL | SEGRESNETS[name] | settings)), run)
+        fit(entries[:3], entries[3:], Config(**(SEGRESNET | SEGRESNETS[name] | settings)), run)
 
 
 def mgmt(name, folder, **settings):
-    """Nine random patients with batches of 4: the last step has 5."""
+    """Thirteen random patients, nine to train with."""
     from mgmt_classifier.config import Config
+    from mgmt_classifier.data import Entry
     from mgmt_classifier.train import fit
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,19 +70,18 @@ def mgmt(name, folder, **settings):
         images = np.random.default_rng(n).integers(1, 30000, (3, 32, 32)).astype(np.int16)
         np.save(folder / f"{n}.npy", images)
         geometry = {"mean": float(images.mean()), "sd": float(images.std()), "maximum": float(images.max())}
-        patients.append((Patient(f"p{n}", folder / f"{n}.npy", geometry), n % 2))
-    small = {"images": 3, "image_size": (32, 32), "filters": 8, "workers": 0, "batch_size": 4, "backbone": name}
+        patients.append((Entry(f"p{n}", folder / f"{n}.npy", geometry), n % 2))
     with Run(folder) as run:
-        fit(Config(**(small | MGMTS[name] | settings)), patients[:9], patients[9:], run)
+        fit(Config(**(MGMT | {"backbone": name} | MGMTS[name] | settings)), patients[:9], patients[9:], run)
 
 
 def keep_half(folder):
-    """Have a training leave a copy of its folder as it is after two epochs, in which it can go on."""
+    """Have trainings of four epochs leave a copy of their folder as it is after two, in which they can go on."""
     finish = Epochs.finish
 
     def finished(epochs, *arguments, **further):
         row = finish(epochs, *arguments, **further)
-        if epochs.epoch == 2 and epochs.run.writes and epochs.total == 4:
+        if (epochs.epoch, epochs.total) == (2, 4) and epochs.run.writes and not folder.exists():
             shutil.copytree(epochs.run.folder, folder, ignore=lambda *_: ["run.lock"])
         return row
 
@@ -120,35 +116,35 @@ def fail_in_second_process():
     train._scores = failing
 
 
-def main():
-    told = json.loads(Path(sys.argv[1]).read_text())
-    folder = Path(told["folder"])
+def main(what, folder, entries):
+    sys.modules["tensorflow"] = None  # as in experiments.train: TensorBoard would import it, for seconds
     torch.set_num_threads(1)
-
-    def entry(id, path, geometry):
-        geometry = {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
-        return Entry(id, Path(path), geometry)
-
-    entries = [entry(*each) for each in told["entries"]]
-    if told["what"] == "fail":
-        fail_in_second_process()
-    if told["what"] == "all" and started().rank == 0:
-        keep_half(folder / "plain_half")
+    two = {"devices": 2}
 
     def work():
-        if told["what"] != "all":
-            segresnet("plain", folder / told["what"], entries, **TWO)
-            return
-        segresnet("plain", folder / "plain", entries, **TWO)
-        segresnet("plain", folder / "plain_resumed", entries, **TWO)
-        for name in ("pocket", "hausdorff"):
-            segresnet(name, folder / name, entries, **TWO)
-        for name in MGMTS:
-            mgmt(name, folder / name, **TWO)
+        if what == "mgmt":
+            for name in MGMTS:
+                mgmt(name, folder / name, **two)
+        elif what == "segresnet":
+            for name in SEGRESNETS:
+                segresnet(name, folder / name, entries, **two)
+            segresnet("plain", folder / "resumed", entries, **two)
+        else:
+            segresnet("plain", folder / what, entries, **two)
 
-    note_crops(folder)
-    together(work, join)
+    if what == "fails":
+        fail_in_second_process()
+    if what == "segresnet" and started().rank == 0:
+        keep_half(folder / "half")
+    if what != "mgmt":
+        from segresnet_monai.distributed import join
+
+        note_crops(folder)
+    else:
+        from mgmt_classifier.distributed import join
+    with refusals():
+        together(work, join)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], Path(sys.argv[2]), pickle.loads(Path(sys.argv[3]).read_bytes()))
