@@ -67,14 +67,14 @@ def train(folder: Path) -> None:
     def work() -> None:
         getattr(importlib.import_module(module), function)(folder)
 
-    if _is_shared(folder, written.get("model")):
+    if is_shared(folder, written.get("model")):
         package = "mgmt_classifier" if kind == "mgmt" else "segresnet_monai"
         processes.together(work, importlib.import_module(f"{package}.distributed").join)
     else:
         work()
 
 
-def _is_shared(folder: Path, model: object) -> bool:
+def is_shared(folder: Path, model: object) -> bool:
     """Whether several processes share the training. Raises RunError unless they are those that its model asks for."""
     if not isinstance(model, dict) or "nodes" not in model:
         if (found := processes.started()).size > 1:
