@@ -18,14 +18,15 @@ from common import costs
 from common.classification import best_threshold, predicted_positive, roc_auc
 from common.epochs import Epochs
 from common.files import atomic_path, write_json
+from common.precision import LIGHTNING, resolve
 from common.processes import Shares, group
-from common.runs import Run
+from common.runs import Run, RunError
 from common.signals import end_with_parent
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Batches, Entry, Order, Slices
 from mgmt_classifier.distributed import compute_together, step_size, trainer_settings, whole
+from mgmt_classifier.inference import build, default_device, load, logits, probability, to_device
 from mgmt_classifier.model import convolutions
-from mgmt_classifier.predict import build, default_device, load, logits, probability, to_device
 
 Labelled = tuple[Entry, int]
 
@@ -52,18 +53,23 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
     again ends with the same bits as one that was not. Several processes (:func:`common.processes.together`) end with
     those weights but for the last digits. Raises ValueError when a part lacks a class, or validation is empty while the
     best epoch is to be kept; RunError when the last checkpoint is damaged, a loss or an output is not finite, a file
-    cannot be written, or processes are missing.
+    cannot be written, the device lacks the precision, or processes are missing.
     """
     _check(config, train, validation)
     group().call(fit, config, train, validation, run=run)
     device = default_device()
+    try:
+        precision = resolve(config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda")
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    precision = group().agreed(precision)  # auto depends on a node's processors
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".pt", description=f"training {config.contrast}")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device announcements, once per start
     trainer = L.Trainer(
         accelerator=device.type,
         **trainer_settings(config, Record(epochs, validation, config)),
         default_root_dir=run.folder,
-        precision="16-mixed" if config.mixed_precision and device.type == "cuda" else "32-true",
+        precision=LIGHTNING[precision],
         benchmark=device.type == "cuda",  # nearly every batch has the same size, so cuDNN's search pays
         max_epochs=config.epochs,
         logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
@@ -86,6 +92,7 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
         convolutions=convolutions(network, (1, config.images, *config.image_size)),
         gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
         first_epoch=epochs.first,
+        precision=precision,
     )
 
 

@@ -27,9 +27,9 @@ from common.runs import History, Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
 from segresnet_monai.distributed import draw_together, step_size, trainer_settings, whole
+from segresnet_monai.inference import build, decode, default_device, probabilities, read_weights
 from segresnet_monai.losses import DiceHausdorff, build_loss, deeply_supervised
 from segresnet_monai.model import convolutions
-from segresnet_monai.predict import build, decode, default_device, probabilities, read_weights
 from segresnet_monai.start import HEAD, Start
 
 # Weights, optimiser, loss scale and best score; Lightning keeps no random state and none is needed.
@@ -61,6 +61,7 @@ def fit(
         precision = resolve(config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda")
     except ValueError as error:
         raise RunError(str(error)) from None
+    precision = group().agreed(precision)  # auto depends on a node's processors
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".pt")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device announcements, once per start
     trainer = L.Trainer(
