@@ -7,10 +7,10 @@ write nothing. How they talk to each other is a framework's (:class:`Group`).
 import math
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from common.runs import Run, RunError
@@ -163,21 +163,29 @@ def _read(environment: Mapping[str, str], launcher: str, *names: str) -> Process
 
 
 def as_torchrun(own: Processes, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that torchrun would have set, which frameworks read, for a process of srun's."""
-    nodes = ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]]
-    first = subprocess.run(nodes, capture_output=True, text=True, check=True).stdout.split()[0]
+    """The variables that torchrun would have set, which frameworks read, for a process of srun's.
+
+    MASTER_ADDR and MASTER_PORT may be given, where nodes cannot be reached by the names that Slurm has for them.
+    """
+    first = re.match(r"([^,\[]|\[[^]]*\])*", environment["SLURM_STEP_NODELIST"]).group()  # of n[04-06,9],m7: n[04-06,9]
     # One port for each of the steps of a node.
     step = 10 * int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])
-    variables = {
-        "MASTER_ADDR": first,
-        "MASTER_PORT": 15000 + step % 10000,
-        "RANK": own.rank,
-        "WORLD_SIZE": own.size,
-        "LOCAL_RANK": own.local_rank,
-        "LOCAL_WORLD_SIZE": own.per_node,
-        "GROUP_RANK": own.rank // own.per_node,
+    return {
+        "MASTER_ADDR": environment.get("MASTER_ADDR", re.sub(r"\[([^],-]*)[^]]*\]", r"\1", first)),
+        "MASTER_PORT": environment.get("MASTER_PORT", str(15000 + step % 10000)),
+        "RANK": str(own.rank),
+        "WORLD_SIZE": str(own.size),
+        "LOCAL_RANK": str(own.local_rank),
+        "LOCAL_WORLD_SIZE": str(own.per_node),
+        "GROUP_RANK": str(own.rank // own.per_node),
     }
-    return {name: environment.get(name, str(value)) for name, value in variables.items()}
+
+
+def unreachable(own: Processes, patience: timedelta, error: Exception) -> str:
+    """What is said where the processes do not meet."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} (MASTER_ADDR, MASTER_PORT)"
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"expected all {own.size} processes to meet at {place} within {patience}, process {own.rank} found: {said}"
 
 
 def check(*, devices: int, nodes: int) -> None:

@@ -19,12 +19,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.functional import dropout3d
 
-from common.processes import ENDED, Group, Processes, group
+from common.processes import ENDED, Group, Processes, group, unreachable
 from common.runs import RunError
 from segresnet_monai.config import Config
 
+MEETING = timedelta(minutes=10)
 # What the others wait for: the first reads, checks and prepares the data. A process that ends is noticed at once.
 PATIENCE = timedelta(days=2)
 # What gloo says, in a RuntimeError, where the process at the other end is gone.
@@ -43,7 +45,12 @@ def join(own: Processes) -> Iterator[Group]:
     if visible:
         torch.cuda.set_device(own.local_rank)
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if visible else "gloo", timeout=PATIENCE)
+        store, rank, size = next(rendezvous("env://", timeout=MEETING))
+    except distributed.DistError as error:
+        raise RunError(unreachable(own, MEETING, error)) from None
+    try:
+        backend = "cpu:gloo,cuda:nccl" if visible else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         yield Group(own, broadcast=_broadcast, gather=_gather)
         distributed.barrier()
     except (distributed.DistError, RuntimeError) as error:

@@ -47,10 +47,23 @@ def test_variables_that_cannot_be_are_named(environment, found):
         started(environment)
 
 
-def test_sruns_processes_find_each_other_as_torchruns_do(tmp_path, monkeypatch):
-    (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$3" = "n[4-6]" ] && printf "n4\\nn5\\nn6\\n"\n')
-    (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("n[4-6]", "n4"),
+        ("n7", "n7"),
+        ("a1,n[4-6]", "a1"),
+        ("gpu[004,007-9],n1", "gpu004"),
+        ("r[2-3]n[07-12]", "r2n07"),
+        ("x[5,8]-ib,y", "x5-ib"),
+    ],
+)
+def test_the_first_of_a_steps_nodes_is_where_processes_meet(nodes, first):
+    step = SRUN | {"SLURM_STEP_NODELIST": nodes, "SLURM_JOB_ID": "1234", "SLURM_STEP_ID": "1"}
+    assert as_torchrun(SIXTH, step)["MASTER_ADDR"] == first
+
+
+def test_sruns_processes_find_each_other_as_torchruns_do():
     step = SRUN | {"SLURM_STEP_NODELIST": "n[4-6]", "SLURM_JOB_ID": "1234", "SLURM_STEP_ID": "1"}
     found = as_torchrun(SIXTH, step | {"MASTER_PORT": "7"})
     assert found == {
