@@ -218,8 +218,7 @@ class Record(Callback):
             save_last=epoch == self.config.epochs,
         )
         trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        shown = {name: f"{row[name]:.3f}" for name in ("loss", "validation_loss", "validation_auc") if name in row}
-        self.epochs.bar.set_postfix(epoch=epoch, **shown)
+        self.epochs.show(**{name: row[name] for name in ("loss", "validation_loss", "validation_auc") if name in row})
 
     def _logits(self, network: torch.nn.Module) -> torch.Tensor:
         found = group().in_shares(self.entries, lambda share: logits(network, share, self.config).tolist())

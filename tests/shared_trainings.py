@@ -108,10 +108,10 @@ def fail_in_second_process():
 
     scores = train._scores
 
-    def failing(network, entry, config):
+    def failing(network, entry, config, picture):
         if group().own.rank == 1:
             raise RunError(f"{entry.id}: something is wrong")
-        return scores(network, entry, config)
+        return scores(network, entry, config, picture)
 
     train._scores = failing
 
