@@ -77,7 +77,8 @@ class RayCluster:
     def _needs(self, training: Training) -> dict[str, float]:
         gpus = training.gpus if self.ray.cluster_resources().get("GPU") else 0
         cores = training.cores or self.placement.cores
-        return {"num_cpus": cores, "num_gpus": gpus, "memory": int(training.memory_gib * 2**30)}
+        n = training.devices
+        return {"num_cpus": n * cores, "num_gpus": gpus, "memory": int(n * training.memory_gib * 2**30)}
 
     def _check_room(self, training: Training) -> None:
         needs = self._needs(training)
@@ -93,7 +94,7 @@ class RayCluster:
         task = self.ray.remote(max_retries=0, **self._needs(training))(_work)
         id = uuid.uuid4().hex
         cores = training.cores or self.placement.cores
-        reference = task.remote(training.argv, str(training.folder), os.getcwd(), cores, id)
+        reference = task.remote(training.argv_here, str(training.folder), os.getcwd(), cores, id)
         return _Task(training, reference, id)
 
     def _ended(self, task: _Task) -> State:

@@ -76,8 +76,8 @@ def arrays(
 ) -> Iterator[tuple[list[Training], str]]:
     """Groups of trainings of one level and equal needs, with the script of each."""
 
-    def needs(each: Training) -> tuple[int, int, float]:
-        return (each.cores or placement.cores, each.gpus, each.memory_gib)
+    def needs(each: Training) -> tuple[int, int, int, int, float]:
+        return (each.nodes, each.devices, each.cores or placement.cores, each.gpus, each.memory_gib)
 
     for level in levels(missing):
         for own, group in groupby(sorted(level, key=needs), key=needs):
@@ -85,7 +85,15 @@ def arrays(
             yield array, script(array, *own, placement)
 
 
-def script(array: Sequence[Training], cores: int, gpus: int, memory_gib: float, placement: Placement) -> str:
+def script(
+    array: Sequence[Training],
+    nodes: int,
+    devices: int,
+    cores: int,
+    gpus: int,
+    memory_gib: float,
+    placement: Placement,
+) -> str:
     """What sbatch is given for an array of trainings."""
     slurm = placement.slurm
     most = f"%{placement.most}" if placement.most else ""
@@ -96,9 +104,11 @@ def script(array: Sequence[Training], cores: int, gpus: int, memory_gib: float, 
         "account": slurm.account,
         "qos": slurm.qos,
         "time": slurm.time,
+        "nodes": nodes if nodes > 1 else None,
+        "ntasks-per-node": devices if nodes * devices > 1 else None,
         "cpus-per-task": cores,
         "gres": f"gpu:{slurm.gpus}" if slurm.gpus and gpus else None,
-        "mem": slurm.mem or f"{round(memory_gib * 1024)}M",
+        "mem": slurm.mem or f"{round(devices * memory_gib * 1024)}M",
         "chdir": shlex.quote(os.getcwd()),
         "signal": f"B:USR1@{slurm.signal_seconds}",
         "output": "/dev/null",
@@ -124,7 +134,7 @@ def submit(missing: Sequence[Training], trainings: Sequence[Training], placement
                 each.folder.mkdir(parents=True, exist_ok=True)
                 needed = [by_name[name] for name in each.after]
                 described = {
-                    "argv": each.argv,
+                    "argv": argv(each, placement),
                     "result": each.result,
                     "cores": each.cores or placement.cores,
                     "after": {need.name: str(need.folder.resolve() / (need.result or "")) for need in needed},
@@ -141,6 +151,15 @@ def submit(missing: Sequence[Training], trainings: Sequence[Training], placement
         if submitted:
             subprocess.run(["scancel", *submitted], check=False)
         raise
+
+
+def argv(training: Training, placement: Placement) -> tuple[str, ...]:
+    """Command line within a job: srun starts the processes that share the training, on all nodes, and ends all when one
+    fails, but none when another has done its part."""
+    if training.devices * training.nodes == 1:
+        return training.argv
+    cores = training.cores or placement.cores
+    return ("srun", "--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cores}", *training.argv)
 
 
 def job_of(training: Training) -> str | None:

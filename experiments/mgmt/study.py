@@ -12,6 +12,7 @@ import pandas as pd
 from common import splits
 from common.dicom.mgmt_cohort import DOUBTFUL, MgmtCohort, find_patients
 from common.files import write_json, write_text
+from common.processes import check_alone
 from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.store import Store
 from common.subject import Problem
@@ -19,7 +20,7 @@ from experiments.base import results
 from experiments.base.engines import run
 from experiments.base.options import Refused, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
-from experiments.base.trainings import Training, given, python, require
+from experiments.base.trainings import Training, given, python, require, shared_by
 from experiments.mgmt.cohort import notes_on_series
 from experiments.mgmt.options import MgmtOptions
 from experiments.mgmt.phantoms import phantom_patients
@@ -152,7 +153,8 @@ def model_training(
     data: Mapping[str, object],
 ) -> Training:
     """A model as a training, described in its folder. data: where its patients lie, and their labels, by id."""
-    training = Training(name=name, argv=python("-m", "experiments.train", folder), folder=folder, result=PREDICTIONS)
+    argv = python("-m", "experiments.train", folder)
+    training = Training(name=name, argv=argv, folder=folder, result=PREDICTIONS, **shared_by(config))
     if not training.is_finished and not is_in_use(folder):
         table = None if options.labels is None else options.labels.resolve()
         given_options = {"labels": table, "prepared": options.prepared.resolve(), "jobs": options.jobs}
@@ -187,6 +189,7 @@ def mgmt_study(
     exit status 1.
     """
     with refusals():
+        check_alone()
         opened = _open(experiment, options, settings, configs, parts)
         with opened.run:
             opened.run.close()

@@ -18,6 +18,7 @@ from common.files import file_stem
 from common.identity import as_one_patient, equal_content
 from common.phantom.randomised import Kind
 from common.prepared import Entry, Store
+from common.processes import check_alone
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.scoring import EmptyPolicy
@@ -26,7 +27,7 @@ from experiments.base import results
 from experiments.base.options import FromPreset, Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
 from experiments.base.progress import begin, step
 from experiments.base.reading import Reading, refuse_cavity
-from experiments.base.trainings import Placement, Training, given
+from experiments.base.trainings import Placement, Training, given, shared_by
 from experiments.segmentation import added, fine_tuning
 from segresnet_monai.config import Config as SegResNet
 from segresnet_monai.start import Start, find_start
@@ -190,6 +191,7 @@ class Study:
             folder=folder,
             after=after,
             result=result,
+            **shared_by(config),
         )
         if not training.is_finished and not is_in_use(folder):
             # Scans and store are where they are, whatever folder the training's own command is typed in.
@@ -266,6 +268,7 @@ def study(
     and exit status 1.
     """
     with refusals():
+        check_alone()
         opened = _open(
             experiment,
             options,

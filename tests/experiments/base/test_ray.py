@@ -125,6 +125,7 @@ def test_the_command_ended_ends_its_trainings_and_again_goes_on(cluster, tmp_pat
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
+        ({"devices": 2}, "expected a node with 2 cores.*for big, found at most 1 cores"),
         ({"cores": 2}, "expected a node with 2 cores.*for big, found at most 1 cores"),
         ({"memory_gib": 900}, "expected a node with 1 cores, 0 GPUs and 900.0 GiB"),
     ],

@@ -123,6 +123,20 @@ def test_a_dry_run_prints_scripts_that_bash_understands_and_writes_nothing(tmp_p
     assert not any(tmp_path.iterdir())
 
 
+def test_processes_that_share_a_training_are_tasks_of_its_job(tmp_path, capsys):
+    shared = training(tmp_path, "a", devices=4, nodes=2, gpus=4, memory_gib=2.0)
+    placement = Placement(on="slurm", dry_run=True, cores=3, slurm=Slurm(gpus="4"))
+    with pytest.raises(SystemExit):
+        run([shared, training(tmp_path, "b")], placement)
+    alone, together = sorted(capsys.readouterr().out.split("#!/bin/bash\n")[1:], key=len)
+    for line in ("--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=3", "--gres=gpu:4", "--mem=8192M"):
+        assert f"#SBATCH {line}\n" in together
+    assert "tasks-per-node" not in alone
+    assert "nodes" not in alone
+    assert on_slurm.argv(shared, placement)[:4] == ("srun", "--kill-on-bad-exit=1", "--wait=0", "--cpus-per-task=3")
+    assert on_slurm.argv(shared, placement)[4:] == shared.argv
+
+
 def test_without_slurm_it_says_so(tmp_path):
     program = (
         "from pathlib import Path; from experiments.base.engines import run;"
