@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 SUFFIX = ".onnx"
 KEY = "glioma_suite"
 NEEDS = "pip install 'glioma-suite[onnx]'"
+LARGEST_DIFFERENCE = 1e-4
+"""Of a probability, between an exported network and the one that it was made of."""
 # A last entry of the file's metadata, as protocol buffers write it: readers that know nothing of it see a digest.
 _SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
 _DIGEST = 64
@@ -74,6 +78,40 @@ class Exported:
             return typed(config, settings)
         except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise RunError(f"{self.path}: expected settings of {config.__module__}, found: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """An exported file beside the network that it was made of, on one input: largest difference of a probability,
+    seconds of both."""
+
+    difference: float
+    seconds: float
+    seconds_before: float
+
+
+def agreement(
+    path: Path,
+    before: Callable[[], np.ndarray],
+    after: Callable[[], np.ndarray],
+    activated: Callable[[np.ndarray], np.ndarray],
+) -> Agreement:
+    """Compare what a file says with what its network says. activated: outputs to probabilities.
+
+    Raises RunError when they differ by more than LARGEST_DIFFERENCE anywhere.
+    """
+    outputs, seconds = [], []
+    for predict in (before, after):
+        predict()  # the first call prepares
+        start = time.perf_counter()
+        outputs.append(activated(predict()))
+        seconds.append(time.perf_counter() - start)
+    difference = float(np.abs(outputs[0] - outputs[1]).max())
+    if not difference <= LARGEST_DIFFERENCE:
+        raise RunError(
+            f"{path.name}: expected the network's probabilities to {LARGEST_DIFFERENCE:g}, found {difference:g} between"
+        )
+    return Agreement(difference=difference, seconds=seconds[1], seconds_before=seconds[0])
 
 
 def _parted(path: Path) -> tuple[bytes, bytes]:

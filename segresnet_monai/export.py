@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from scipy.special import expit, softmax
 
-from common.exported import Exported, sealed
+from common.exported import Agreement, Exported, agreement, sealed
 from common.files import typed
 from common.regions import Decision
 from segresnet_monai.config import Config
@@ -144,3 +145,18 @@ def load_onnx(
     config, decision = file.model(file.about["model"], Config), file.about["decision"]
     decision = None if decision is None else typed(Decision, decision)
     return [FromOnnx(file).eval().to(device or "cpu")], config, decision
+
+
+def agrees(networks: Sequence[torch.nn.Module], config: Config, exported: torch.nn.Module, path: Path) -> Agreement:
+    """How near the probabilities of a written file, opened, come to the networks' own on :func:`example`."""
+    window = example(config, seed=1)
+
+    def of(predictors: Sequence[torch.nn.Module]) -> np.ndarray:
+        with torch.inference_mode():
+            return np.concatenate([network(window).numpy() for network in predictors], axis=1)
+
+    def activated(logits: np.ndarray) -> np.ndarray:
+        several = logits.reshape(len(networks), channels(config), *config.crop_voxels)
+        return softmax(several, axis=1) if config.softmax else expit(several)
+
+    return agreement(path, lambda: of(networks), lambda: of([exported]), activated)

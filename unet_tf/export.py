@@ -1,7 +1,8 @@
 """Trained U-Nets as ONNX files for other programs, and such a file as a network that predicts.
 
-The graph is written from the network's layers. Keras' own export needs, on TensorFlow, a package that no longer installs
-beside it, and fails in 3D on torch; this one needs no backend and has the channels where ONNX wants them.
+The graph is written from the network's layers. Keras' own export (3.15) needs tf2onnx on TensorFlow, which wants older
+versions of what TensorFlow needs, and fails on torch in 3D; this one asks no backend, and has channels where ONNX wants
+them.
 """
 
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ import numpy as np
 import onnx
 from keras import layers
 from onnx import TensorProto, helper, numpy_helper
+from scipy.special import expit
 
-from common.exported import Exported, sealed
+from common.exported import Agreement, Exported, agreement, sealed
 from unet_tf.config import Config
 
 KIND = "unet"
@@ -79,8 +81,10 @@ def to_onnx(network: keras.Model, config: Config, path: Path, about: Mapping[str
 def example(config: Config, *, seed: int = 0) -> np.ndarray:
     """What the network sees at once, (1, x, y, z, contrast) or (slice, x, y, channel), of noise between 0 and 1."""
     *sides, depth = config.grid_voxels
-    shape = (1, *sides, depth, config.channels) if config.spatial_dims == 3 else (min(depth, 4), *sides, config.channels)
-    return np.random.default_rng(seed).random(shape, np.float32)
+    shape = (
+        (1, *sides, depth, config.channels) if config.spatial_dims == 3 else (min(depth, 4), *sides, config.channels)
+    )
+    return np.random.default_rng(seed).random((first, *sides, config.channels), np.float32)
 
 
 class FromOnnx:
@@ -99,3 +103,15 @@ def load_onnx(path: str | Path) -> tuple[FromOnnx, Config]:
     """As :func:`unet_tf.predict.load_run`, of an exported file. Raises RunError when it is damaged."""
     file = Exported(path, kind=KIND)
     return FromOnnx(file), file.model(file.about["model"], Config)
+
+
+def agrees(network: keras.Model, config: Config, path: Path) -> Agreement:
+    """How near the probabilities of a written file come to the network's own on :func:`example`."""
+    exported, seen = load_onnx(path)[0], example(config, seed=1)
+    regions = config.targets == "regions"
+    return agreement(
+        path,
+        lambda: np.asarray(network.predict_on_batch(seen)),
+        lambda: exported.predict_on_batch(seen),
+        expit if regions else np.asarray,
+    )
