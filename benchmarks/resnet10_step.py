@@ -24,7 +24,7 @@ from benchmarks.steps import Batch, Step, check_losses, time_precisions, time_st
 from common.costs import peak_memory_mib
 from common.precision import multiplies_bfloat16
 from mgmt_classifier.config import Config
-from mgmt_classifier.predict import build, to_device
+from mgmt_classifier.inference import build, to_device
 
 DEMO = (  # filters, first stride, images, side, batch
     (8, 1, 15, 64, 8),

@@ -28,9 +28,9 @@ from benchmarks.steps import Batch, Step, check_losses, kept_gib, time_precision
 from common.precision import multiplies_bfloat16
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels
+from segresnet_monai.inference import build
 from segresnet_monai.losses import dice
 from segresnet_monai.normalisation import GroupNorm, InstanceNorm3d
-from segresnet_monai.predict import build
 
 
 @dataclass(frozen=True, kw_only=True)

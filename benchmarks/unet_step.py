@@ -28,8 +28,8 @@ from experiments import unet3d, unet25d
 from experiments.segmentation.study import PHANTOM_SUBJECTS
 from unet_tf.config import Config
 from unet_tf.data import Batches
+from unet_tf.inference import build
 from unet_tf.model import convolutions
-from unet_tf.predict import build
 from unet_tf.train import compiled
 
 EXPERIMENTS = {"2.5D": unet25d, "3D": unet3d}

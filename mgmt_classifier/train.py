@@ -24,8 +24,8 @@ from common.runs import Run, RunError
 from common.signals import end_with_parent
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Batches, Entry, Order, Slices
+from mgmt_classifier.inference import build, default_device, load, logits, probability, to_device
 from mgmt_classifier.model import convolutions
-from mgmt_classifier.predict import build, default_device, load, logits, probability, to_device
 
 Labelled = tuple[Entry, int]
 

@@ -140,7 +140,7 @@ class FromOnnx(torch.nn.Module):
 def load_onnx(
     path: str | Path, *, device: str | torch.device | None = None
 ) -> tuple[list[torch.nn.Module], Config, Decision | None]:
-    """As :func:`segresnet_monai.predict.load_runs`, of an exported file. Raises RunError when it is damaged."""
+    """As :func:`segresnet_monai.inference.load_runs`, of an exported file. Raises RunError when it is damaged."""
     file = Exported(path, kind=KIND)
     config, decision = file.model(file.about["model"], Config), file.about["decision"]
     decision = None if decision is None else typed(Decision, decision)

@@ -25,9 +25,9 @@ from common.prepared import Entry
 from common.runs import History, Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
+from segresnet_monai.inference import build, decode, default_device, probabilities, read_weights
 from segresnet_monai.losses import DiceHausdorff, build_loss, deeply_supervised
 from segresnet_monai.model import convolutions
-from segresnet_monai.predict import build, decode, default_device, probabilities, read_weights
 from segresnet_monai.start import HEAD, Start
 
 # Weights, optimiser, loss scale and best score; Lightning keeps no random state and none is needed.

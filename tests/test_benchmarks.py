@@ -21,7 +21,7 @@ import torch
 from benchmarks import augmentation, basis, inference, loading, segresnet_step, steps
 from benchmarks.compare import Row, report
 from segresnet_monai.config import Config
-from segresnet_monai.predict import build
+from segresnet_monai.inference import build
 
 KEYS = {"name", "ours_s", "peer", "peer_s", "ratio", "floor_s"}
 CONFIG = Config(

@@ -100,7 +100,7 @@ class FromOnnx:
 
 
 def load_onnx(path: str | Path) -> tuple[FromOnnx, Config]:
-    """As :func:`unet_tf.predict.load_run`, of an exported file. Raises RunError when it is damaged."""
+    """As :func:`unet_tf.inference.load_run`, of an exported file. Raises RunError when it is damaged."""
     file = Exported(path, kind=KIND)
     return FromOnnx(file), file.model(file.about["model"], Config)
 

@@ -20,9 +20,9 @@ from common.runs import Run, RunError
 from unet_tf.config import Config
 from unet_tf.data import Batches
 from unet_tf.devices import gpu_peak_mib, policy, shared
+from unet_tf.inference import build, decode, probabilities
 from unet_tf.losses import LOSSES, accuracy, mean_dice
 from unet_tf.model import convolutions
-from unet_tf.predict import build, decode, probabilities
 
 LAST = "last.npz"
 

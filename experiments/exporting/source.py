@@ -91,7 +91,7 @@ def version() -> str:
 
 
 def _segresnet(folder: Path) -> tuple[Any, dict]:
-    from segresnet_monai.predict import averaged_flips, load_runs
+    from segresnet_monai.inference import averaged_flips, load_runs
 
     networks, config, decision = load_runs(folder, device="cpu")
     # What is exported computes in float32, whatever the network was trained in.
@@ -107,7 +107,7 @@ def _segresnet(folder: Path) -> tuple[Any, dict]:
 
 def _unet(folder: Path) -> tuple[Any, dict]:
     from unet_tf.config import Config
-    from unet_tf.predict import averaged_flips, load
+    from unet_tf.inference import averaged_flips, load
 
     config = replace(read_model_config(folder, Config), precision="float32")
     weights = folder / "checkpoints" / f"{config.checkpoint}.weights.h5"
@@ -135,7 +135,7 @@ def _segmentation(config: Any, outputs: list[str], window_voxels: tuple[int, ...
 
 
 def _mgmt(folder: Path) -> tuple[Any, dict]:
-    from mgmt_classifier.predict import load_run
+    from mgmt_classifier.inference import load_run
 
     if (folder / "ensemble.json").exists():
         ensemble = given(folder, "ensemble", weights=dict, threshold=float)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def segresnet(study: Study, config: "SegResNet") -> None:
     """Train a SegResNet in the study's open run and score the test part."""
-    from segresnet_monai.predict import load, predict
+    from segresnet_monai.inference import load, predict
     from segresnet_monai.train import fit
 
     weights = fit(study.train, study.validation, config, study.run, start=study.start)
@@ -24,7 +24,7 @@ def segresnet(study: Study, config: "SegResNet") -> None:
 
 def unet(study: Study, config: "UNet") -> None:
     """Train a U-Net in the study's open run, score the test part and what the report claims of its U-Nets."""
-    from unet_tf.predict import load, predict
+    from unet_tf.inference import load, predict
     from unet_tf.train import fit
 
     weights = fit(study.train, study.validation, config, study.run)

@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score  # noqa: E40
 
 from common.runs import Run, RunError  # noqa: E402
 from mgmt_classifier.config import Config  # noqa: E402
-from mgmt_classifier.predict import load, logits, predict, probability  # noqa: E402
+from mgmt_classifier.inference import load, logits, predict, probability  # noqa: E402
 from mgmt_classifier.train import LAST, Training, fit, scores  # noqa: E402
 from tests.flips import loaded_after_flips  # noqa: E402
 
