@@ -51,7 +51,7 @@ def export(arguments: Arguments) -> None:
     elif to == "nnunet-dataset":
         cohort.write(run, arguments.data, output)
     else:
-        files.WRITERS[to](run, output)
+        files.write(run, to, output)
 
 
 if __name__ == "__main__":

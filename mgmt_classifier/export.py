@@ -115,13 +115,14 @@ def agrees(models: Models, path: Path) -> Agreement:
     """How near the probabilities of a written file, .onnx or .ts, come to the models' own on :func:`examples`."""
     images = examples(models, seed=1)
 
-    def own() -> np.ndarray:
+    def run() -> np.ndarray:
         with torch.inference_mode():
-            return np.array([float(network(image)) for (network, _), image in zip(models.values(), images.values(), strict=True)])
+            pairs = zip(models.values(), images.values(), strict=True)
+            return expit([float(network(image)) for (network, _), image in pairs])
 
     if path.suffix == ".ts":
         traced = read_torchscript(path)
-        return agreement(path, own, lambda: np.array([float(logit) for logit in traced(*images.values())]), expit)
+        return agreement(path, run=run, file=lambda: expit([float(logit) for logit in traced(*images.values())]))
     exported = FromOnnx(path)
     arrays = {contrast: image[0].numpy() for contrast, image in images.items()}
-    return agreement(path, own, lambda: np.array([*exported(arrays).values()]), expit)
+    return agreement(path, run=run, file=lambda: expit([*exported(arrays).values()]))

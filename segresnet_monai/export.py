@@ -151,12 +151,11 @@ def agrees(networks: Sequence[torch.nn.Module], config: Config, exported: torch.
     """How near the probabilities of a written file, opened, come to the networks' own on :func:`example`."""
     window = example(config, seed=1)
 
-    def of(predictors: Sequence[torch.nn.Module]) -> np.ndarray:
+    def of(*predictors: torch.nn.Module) -> np.ndarray:
         with torch.inference_mode():
-            return np.concatenate([network(window).numpy() for network in predictors], axis=1)
-
-    def activated(logits: np.ndarray) -> np.ndarray:
+            logits = np.concatenate([network(window).numpy() for network in predictors], axis=1)
         several = logits.reshape(len(networks), channels(config), *config.crop_voxels)
         return softmax(several, axis=1) if config.softmax else expit(several)
 
-    return agreement(path, lambda: of(networks), lambda: of([exported]), activated)
+    plain = together(networks, config)
+    return agreement(path, run=lambda: of(*networks), file=lambda: of(exported), plain=lambda: of(plain))

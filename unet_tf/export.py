@@ -1,8 +1,7 @@
 """Trained U-Nets as ONNX files for other programs, and such a file as a network that predicts.
 
-The graph is written from the network's layers. Keras' own export (3.15) needs tf2onnx on TensorFlow, which wants older
-versions of what TensorFlow needs, and fails on torch in 3D; this one asks no backend, and has channels where ONNX wants
-them.
+The graph is written from the network's layers, which needs nothing but the onnx package and no backend, and has channels
+where ONNX wants them. Keras' own export (3.15) needs tf2onnx on TensorFlow, and fails on torch in 3D.
 """
 
 from collections.abc import Mapping
@@ -108,10 +107,9 @@ def load_onnx(path: str | Path) -> tuple[FromOnnx, Config]:
 def agrees(network: keras.Model, config: Config, path: Path) -> Agreement:
     """How near the probabilities of a written file come to the network's own on :func:`example`."""
     exported, seen = load_onnx(path)[0], example(config, seed=1)
-    regions = config.targets == "regions"
-    return agreement(
-        path,
-        lambda: np.asarray(network.predict_on_batch(seen)),
-        lambda: exported.predict_on_batch(seen),
-        expit if regions else np.asarray,
-    )
+
+    def of(one: keras.Model | FromOnnx) -> np.ndarray:
+        outputs = np.asarray(one.predict_on_batch(seen))
+        return expit(outputs) if config.targets == "regions" else outputs
+
+    return agreement(path, run=lambda: of(network), file=lambda: of(exported))
