@@ -118,12 +118,10 @@ def agreement(
     difference = from_run if plain is None else float(np.abs(plain() - found[1]).max())
     if not (difference <= LARGEST_DIFFERENCE and from_run <= LARGEST_ROUNDING):
         raise RunError(
-            f"{path.name}: expected probabilities within {LARGEST_DIFFERENCE:g} of the networks', found {difference:g}, "
-            f"and {from_run:g} from the run's own"
+            f"{path.name}: expected probabilities within {LARGEST_DIFFERENCE:g} of the networks', found "
+            f"{difference:g}, and {from_run:g} from the run's own"
         )
-    return Agreement(
-        difference=difference, difference_from_run=from_run, seconds=seconds[1], seconds_of_run=seconds[0]
-    )
+    return Agreement(difference=difference, difference_from_run=from_run, seconds=seconds[1], seconds_of_run=seconds[0])
 
 
 def _parted(path: Path) -> tuple[bytes, bytes]:

@@ -1,7 +1,7 @@
 """Trained U-Nets as ONNX files for other programs, and such a file as a network that predicts.
 
-The graph is written from the network's layers, which needs nothing but the onnx package and no backend, and has channels
-where ONNX wants them. Keras' own export (3.15) needs tf2onnx on TensorFlow, and fails on torch in 3D.
+The graph is written from the network's layers, which needs nothing but the onnx package and no backend, and has
+channels where ONNX wants them. Keras' own export (3.15) needs tf2onnx on TensorFlow, and fails on torch in 3D.
 """
 
 from collections.abc import Mapping
@@ -80,9 +80,7 @@ def to_onnx(network: keras.Model, config: Config, path: Path, about: Mapping[str
 def example(config: Config, *, seed: int = 0) -> np.ndarray:
     """What the network sees at once, (1, x, y, z, contrast) or (slice, x, y, channel), of noise between 0 and 1."""
     *sides, depth = config.grid_voxels
-    shape = (
-        (1, *sides, depth, config.channels) if config.spatial_dims == 3 else (min(depth, 4), *sides, config.channels)
-    )
+    first, sides = (1, (*sides, depth)) if config.spatial_dims == 3 else (min(depth, 4), sides)
     return np.random.default_rng(seed).random((first, *sides, config.channels), np.float32)
 
 

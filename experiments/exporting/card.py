@@ -1,4 +1,4 @@
-"""The model card that goes with every exported network: what it is, what it was trained on, how good it is, its limits."""
+"""The model card of an exported network: what it is, what it learned from, how good it is, and its limits."""
 
 from common.exported import LARGEST_DIFFERENCE, Agreement
 from common.files import read_json
@@ -29,9 +29,9 @@ USE = {
     "metadata (`glioma_suite`, JSON) hold the settings that are listed below.",
     "torchscript": "`torch.jit.load('model.ts')` opens it; its extra file `about.json` holds the settings that are "
     "listed below. It is the network alone: windows, decision and grid are up to the caller.",
-    "monai-bundle": "`python -m monai.bundle run --bundle_root . --config_file configs/inference.json --dataset_dir "
-    "SCANS --output_dir OUT` segments every patient below SCANS (a folder each, files named as in BraTS). It needs "
-    "MONAI, nibabel, SciPy, pandas, isal and pytorch-ignite, and nothing else of the suite.",
+    "monai-bundle": "`python -m monai.bundle run --bundle_root . --config_file configs/inference.json "
+    "--dataset_dir SCANS --output_dir OUT` segments every patient below SCANS (a folder each, files named as in BraTS). It needs "
+    "MONAI, nibabel, SciPy, pandas, isal and, for this command line, fire, but nothing of the suite.",
 }
 
 
@@ -51,10 +51,10 @@ def text(source: Source, to: str, agreement: Agreement) -> str:
     lines += [
         "## This file",
         "",
-        f"Compared when it was written, on one input: probabilities within {agreement.difference:.1g} of the framework's "
-        f"networks ({LARGEST_DIFFERENCE:g} allowed) and {agreement.difference_from_run:.1g} of the run's own as it "
-        f"predicts; {agreement.seconds:.2f} s where that took {agreement.seconds_of_run:.2f} s. All in float32 on a CPU. "
-        f"Version {about['version']}"
+        f"Compared when it was written, on one input: probabilities within {agreement.difference:.1g} of the "
+        f"framework's networks ({LARGEST_DIFFERENCE:g} allowed) and {agreement.difference_from_run:.1g} of the run's own as it "
+        f"predicts; {agreement.seconds:.2f} s where that took {agreement.seconds_of_run:.2f} s. All in float32 on a "
+        f"CPU. Version {about['version']}"
         + "".join(f", {name} {number}" for name, number in environment(source.folder).get("packages", {}).items())
         + ".",
         "",

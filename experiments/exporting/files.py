@@ -1,4 +1,4 @@
-"""A run's networks as files: ONNX, TorchScript and MONAI's bundle, each compared with the networks before it is named."""
+"""A run's networks as files: ONNX, TorchScript and MONAI's bundle, compared with the networks before they are named."""
 
 import json
 import shutil
