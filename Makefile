@@ -62,7 +62,7 @@ $(VENV)/unet.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt,unet,test,benchmarks]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt,unet,onnx,mlflow,wandb,test,benchmarks]'
 	touch $@
 
 clean:

@@ -35,6 +35,8 @@ class Arguments:
     may be named by MLFLOW_TRACKING_URI."""
     data: Path | None = None
     """Of nnunet-dataset: where the run's cohort lies now, by default where it lay."""
+    regions: bool = True
+    """Of nnunet-dataset: train on the nested regions WT, TC and ET, in place of NCR, ED and ET."""
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def export(arguments: Arguments) -> None:
     if to in trackers.TRACKERS:
         trackers.TRACKERS[to](run, arguments.output)
     elif to == "nnunet-dataset":
-        cohort.write(run, arguments.data, output)
+        cohort.write(run, arguments.data, output, regions=arguments.regions)
     else:
         files.write(run, to, output)
 

@@ -221,7 +221,7 @@ def _network(folder: Path) -> torch.nn.Module:
 
 
 def _patient(config: Config, folder: Path) -> Subject:
-    """Scans that pass for a brain: noise in a ball a little larger than a window, but than no brain, with brighter balls inside."""
+    """Scans that pass for a brain: noise in a ball with brighter balls inside, a little larger than a window."""
     folder.mkdir(parents=True)
     spacing = config.spacing_mm or 1.0
     side = min(176, round(1.25 * max(config.crop_voxels) * spacing))

@@ -30,8 +30,8 @@ USE = {
     "torchscript": "`torch.jit.load('model.ts')` opens it; its extra file `about.json` holds the settings that are "
     "listed below. It is the network alone: windows, decision and grid are up to the caller.",
     "monai-bundle": "`python -m monai.bundle run --bundle_root . --config_file configs/inference.json "
-    "--dataset_dir SCANS --output_dir OUT` segments every patient below SCANS (a folder each, files named as in BraTS). It needs "
-    "MONAI, nibabel, SciPy, pandas, isal and, for this command line, fire, but nothing of the suite.",
+    "--dataset_dir SCANS --output_dir OUT` segments every patient below SCANS, a folder each, whose files are named as "
+    "in BraTS. It needs MONAI, nibabel, SciPy, pandas, isal and, for this command line, fire; nothing of the suite.",
 }
 
 
@@ -52,9 +52,9 @@ def text(source: Source, to: str, agreement: Agreement) -> str:
         "## This file",
         "",
         f"Compared when it was written, on one input: probabilities within {agreement.difference:.1g} of the "
-        f"framework's networks ({LARGEST_DIFFERENCE:g} allowed) and {agreement.difference_from_run:.1g} of the run's own as it "
-        f"predicts; {agreement.seconds:.2f} s where that took {agreement.seconds_of_run:.2f} s. All in float32 on a "
-        f"CPU. Version {about['version']}"
+        f"framework's networks ({LARGEST_DIFFERENCE:g} allowed) and {agreement.difference_from_run:.1g} of the run's "
+        f"own as it predicts; {agreement.seconds:.2f} s where that took {agreement.seconds_of_run:.2f} s. All in "
+        f"float32 on a CPU. Version {about['version']}"
         + "".join(f", {name} {number}" for name, number in environment(source.folder).get("packages", {}).items())
         + ".",
         "",
