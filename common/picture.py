@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import matplotlib
+import matplotlib.image
 import nibabel as nib
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -16,14 +17,19 @@ from matplotlib.lines import Line2D
 from common.files import atomic_path
 from common.labels import CLASSES
 from common.nifti import Scan, to_axes
+from common.recipe import Volume
 
 CLASS_COLOURS = {"NCR": "#d55e00", "ED": "#56b4e9", "ET": "#f0e442"}
 """The classes, on grey scans and on white paper; Okabe and Ito's."""
+PROGRESS = "validation.png"
+"""Of a run's figures: one fixed subject as the last validation saw it."""
 BodyPlane = Literal["axial", "coronal", "sagittal"]
 ROWS_AND_COLUMNS: dict[BodyPlane, str] = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}
 """Where rows and columns run to in a plane's picture: posterior, inferior, left."""
 THROUGH: dict[BodyPlane, str] = {"axial": "S", "coronal": "A", "sagittal": "R"}
 """Where the positions of a plane's pictures run to: superior, anterior, right."""
+DIRECTIONS = (-1.0, -1.0, 1.0)
+"""Of a prepared subject's axes, which run to the left, back and head, in those of an affine."""
 OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
 
 
@@ -101,3 +107,29 @@ def draw_answer(path: Path, scan: Scan, labels: np.ndarray, *, title: str) -> No
         figure.suptitle(title, parse_math=False)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
+
+
+def draw_progress(path: Path, volume: Volume, labels: np.ndarray) -> None:
+    """Write a PNG of one prepared subject: the truth above, a prediction below, in three planes through the truth.
+
+    labels: predicted classes uint8 (x, y, z) of the volume's box. Made of voxels alone, in milliseconds, for it is
+    drawn after every validation.
+    """
+    image, truth = volume.image()[0], volume.labels()
+    image = window(np.where(image == 0, 0, image - image.min()))  # z-scores lie on both sides of the background's 0
+    affine = np.diag([*DIRECTIONS, 1.0])
+    rows: list[list[np.ndarray]] = [[], []]
+    for plane in THROUGH:
+        (grey, wanted, found), _ = cut((image, truth, labels), affine, plane)
+        position = int(np.count_nonzero(wanted, axis=(1, 2)).argmax())
+        for row, shown in zip(rows, (wanted, found), strict=True):
+            row.append(overlay(grey[position], shown[position]))
+    size = max(max(picture.shape[:2]) for picture in rows[0])
+    squares = [np.concatenate([_padded(picture, size) for picture in row], axis=1) for row in rows]
+    with atomic_path(path, flush=False) as temporary:
+        matplotlib.image.imsave(temporary, np.kron(np.concatenate(squares), np.ones((2, 2, 1))), format="png")
+
+
+def _padded(picture: np.ndarray, size: int) -> np.ndarray:
+    rows, columns = (size - n for n in picture.shape[:2])
+    return np.pad(picture, ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)))

@@ -28,7 +28,7 @@ from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import file_stem, write_csv, write_json
 from common.runs import Run, configuration_hash, environment
 from experiments.base import results
-from experiments.base.options import BothTasks, Refused, refusals, refuse_phantoms
+from experiments.base.options import BothTasks, Refused, refusals, refuse_phantoms, wrapped
 from experiments.mgmt import cohort as cohort_mgmt
 from experiments.mgmt.study import MgmtOptions, phantom_patients
 from experiments.segmentation import cohort as cohort_segmentation
@@ -57,7 +57,7 @@ class Options(BothTasks):
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.cohort", description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.cohort", description=wrapped(__doc__))
     with refusals():
         check(options)
 

@@ -212,8 +212,7 @@ class Record(Callback):
             save_last=epoch == self.config.epochs,
         )
         trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        shown = {name: f"{row[name]:.3f}" for name in ("loss", "validation_loss", "validation_auc") if name in row}
-        self.epochs.bar.set_postfix(epoch=epoch, **shown)
+        self.epochs.show(**{name: row[name] for name in ("loss", "validation_loss", "validation_auc") if name in row})
 
     def on_train_end(self, *_: object) -> None:
         self.epochs.end()

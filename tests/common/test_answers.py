@@ -140,3 +140,30 @@ def test_a_folder_of_runs_lists_them(tmp_path):
     with pytest.raises(ValueError, match=r"found 2; .*\n.*demo_seed0\n.*demo_seed1 \(no trained weights\)$"):
         check_run(tmp_path)
     check_run(tmp_path / "demo_seed0")
+
+
+def test_the_picture_of_a_validation_holds_truth_above_and_prediction_below(asked, tmp_path):
+    from common.cohort import find_subjects
+    from common.picture import CLASS_COLOURS, draw_progress
+    from common.prepared import prepare
+
+    arguments, _ = asked
+    for name in "ABC":
+        (arguments.data / name / f"{name}_seg.nii.gz").unlink()
+        mask = make_subject(3)[1]
+        nib.save(nib.Nifti1Image(mask, LPS_AFFINE), arguments.data / name / f"{name}_seg.nii.gz")
+    subjects = [s for s in find_subjects(arguments.data).subjects if s.id != "B"]
+    volume = prepare(subjects, Recipe(), tmp_path / "store", n_jobs=1).entries["A"].open()
+    draw_progress(tmp_path / "seen.png", volume, np.where(volume.labels() > 0, 2, 0).astype(np.uint8))
+    seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB")).astype(int)
+
+    def share(half, name):
+        colour = np.array([int(CLASS_COLOURS[name][i : i + 2], 16) for i in (1, 3, 5)])
+        # overlay mixes 0.55 of the colour with a grey value
+        grey = (half - 0.55 * colour) / 0.45
+        return ((grey >= -1).all(-1) & (np.ptp(grey, axis=-1) < 8)).sum()
+
+    above, below = np.split(seen, 2)
+    assert min(share(above, name) for name in ("NCR", "ED", "ET")) > 0
+    assert share(below, "ED") > 0
+    assert share(below, "ET") == share(below, "NCR") == 0
