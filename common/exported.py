@@ -47,9 +47,11 @@ def sealed(model: ModelProto, about: Mapping[str, object]) -> bytes:
 class Exported:
     """An opened file. about: what it says of itself."""
 
-    def __init__(self, path: str | Path, *, kind: str | None = None) -> None:
-        """kind: of network that is expected; None takes any. Raises RunError when the file is damaged or another's, or
-        ONNX Runtime is not installed."""
+    def __init__(self, path: str | Path, *, kind: str | None = None, **entries: type | tuple[type, ...]) -> None:
+        """kind: of network that is expected; None takes any. entries: that it must say of itself, and their types.
+
+        Raises RunError when the file is damaged or another's, or ONNX Runtime is not installed.
+        """
         self.path = Path(path)
         try:
             import onnxruntime
@@ -64,11 +66,14 @@ class Exported:
             self._session = onnxruntime.InferenceSession(
                 content, options, providers=onnxruntime.get_available_providers()
             )
-            self.about: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map[KEY])
+            self.about: dict[str, Any] = dict(json.loads(self._session.get_modelmeta().custom_metadata_map[KEY]))
         except Exception as error:  # ONNX Runtime has exceptions of its own for each way to be wrong
             raise RunError(f"{path}: expected an intact model that this suite exported, found: {error}") from None
         if kind not in (None, self.about.get("kind")):
             raise RunError(f"{path}: expected an exported {kind}, found one of kind {self.about.get('kind')}")
+        for name, wanted in entries.items():
+            if not isinstance(self.about.get(name), wanted):
+                raise RunError(f"{path}: expected its {name} in its metadata, found {self.about.get(name)!r:.100}")
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """The model's outputs by name, for its inputs by name."""

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.base.options import refusals
+from experiments.base.options import Refused, refusals, wrapped
 from experiments.exporting import cohort, files, trackers
 
 
@@ -31,8 +31,8 @@ class Arguments:
     to: Literal["onnx", "monai-bundle", "torchscript", "nnunet-dataset", "mlflow", "wandb"]
     """What is made."""
     output: Path | None = None
-    """Folder to make; by default exports/<run>-<format>. Of a tracker the folder of its runs: mlruns or wandb; MLflow's
-    may be named by MLFLOW_TRACKING_URI."""
+    """Folder to make; by default exports/<run>-<format>. Of MLflow its store, by default what MLFLOW_TRACKING_URI names,
+    else mlruns; of Weights & Biases where its folder wandb is to be, by default here."""
     data: Path | None = None
     """Of nnunet-dataset: where the run's cohort lies now, by default where it lay."""
     regions: bool = True
@@ -40,13 +40,15 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, prog="python -m experiments.export", description=__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m experiments.export", description=wrapped(__doc__))
     with refusals():
         export(arguments)
 
 
 def export(arguments: Arguments) -> None:
     run, to = arguments.run, arguments.to
+    if to != "nnunet-dataset" and (arguments.data is not None or not arguments.regions):
+        raise Refused(f"expected --data and --no-regions with --to nnunet-dataset only, received one with --to {to}")
     output = arguments.output or Path("exports") / f"{run.resolve().name}-{to}"
     if to in trackers.TRACKERS:
         trackers.TRACKERS[to](run, arguments.output)

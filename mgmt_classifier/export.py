@@ -100,7 +100,7 @@ class FromOnnx:
 
     def __init__(self, path: str | Path) -> None:
         """Raises RunError when the file is damaged or another's."""
-        self.file = Exported(path, kind=KIND)
+        self.file = Exported(path, kind=KIND, models=dict)
         self.configs = {
             contrast: self.file.model(model["model"], Config) for contrast, model in self.file.about["models"].items()
         }

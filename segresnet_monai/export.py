@@ -12,7 +12,6 @@ from monai.bundle import ConfigParser
 from scipy.special import expit, softmax
 
 from common.exported import Agreement, Exported, agreement, sealed
-from common.files import typed
 from common.regions import Decision
 from segresnet_monai.config import Config
 from segresnet_monai.model import TUMOUR_CLASSES
@@ -164,7 +163,7 @@ class FromOnnx(torch.nn.Module):
 
     def __init__(self, file: Exported) -> None:
         super().__init__()
-        self.file, self.count = file, int(file.about["networks"])
+        self.file, self.count = file, file.about["networks"]
         self.place = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # the device of its inputs and outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -176,9 +175,9 @@ def load_onnx(
     path: str | Path, *, device: str | torch.device | None = None
 ) -> tuple[list[torch.nn.Module], Config, Decision | None]:
     """As :func:`segresnet_monai.inference.load_runs`, of an exported file. Raises RunError when it is damaged."""
-    file = Exported(path, kind=KIND)
+    file = Exported(path, kind=KIND, model=dict, networks=int, decision=(dict, type(None)))
     config, decision = file.model(file.about["model"], Config), file.about["decision"]
-    decision = None if decision is None else typed(Decision, decision)
+    decision = None if decision is None else file.model(decision, Decision)
     return [FromOnnx(file).eval().to(device or "cpu")], config, decision
 
 

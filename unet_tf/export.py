@@ -98,7 +98,7 @@ class FromOnnx:
 
 def load_onnx(path: str | Path) -> tuple[FromOnnx, Config]:
     """As :func:`unet_tf.inference.load_run`, of an exported file. Raises RunError when it is damaged."""
-    file = Exported(path, kind=KIND)
+    file = Exported(path, kind=KIND, model=dict)
     return FromOnnx(file), file.model(file.about["model"], Config)
 
 
