@@ -31,8 +31,8 @@ class Arguments:
     to: Literal["onnx", "monai-bundle", "torchscript", "nnunet-dataset", "mlflow", "wandb"]
     """What is made."""
     output: Path | None = None
-    """Folder to make; by default exports/<run>-<format>. Of MLflow its store, by default what MLFLOW_TRACKING_URI names,
-    else mlruns; of Weights & Biases where its folder wandb is to be, by default here."""
+    """Folder to make; by default exports/<run>-<format>. Of MLflow its store, by default what MLFLOW_TRACKING_URI
+    names, else mlruns; of Weights & Biases where its folder wandb is to be, by default here."""
     data: Path | None = None
     """Of nnunet-dataset: where the run's cohort lies now, by default where it lay."""
     regions: bool = True

@@ -13,7 +13,7 @@ LIMITS = {
     SEGRESNET: (
         "Scans must be as in BraTS: four co-registered contrasts of one visit, skull-stripped, background exactly 0. "
         "Other scans are refused or segmented wrongly.",
-        "Trained on adults with glioma before treatment, unless its data below say otherwise: resection cavities, "
+        "Trained on adults with glioma before treatment, unless its data say otherwise: resection cavities, "
         "metastases, children and healthy brains were not among them.",
         "Scores hold for patients such as those of the test part. Other hospitals and scanners cost accuracy: "
         "experiments.external and experiments.robustness measure how much.",
