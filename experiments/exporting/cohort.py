@@ -32,7 +32,7 @@ def write(run: Path, data: Path | None, folder: Path, *, regions: bool = True) -
     """
     described = read_run(run)
     place = data or Path(described.data["folder"])
-    cohort = find_subjects(place, convention=described.convention)
+    cohort = described.reading.find(place)
     found = {subject.id: subject for subject in cohort.subjects}
     trained, tested = described.seen, described.split["test"]
     wanted = [*trained, *tested]
