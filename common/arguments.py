@@ -12,7 +12,7 @@ class PatientArguments:
     """What every network's command for one's own patients is told: one patient's scans, or --data."""
 
     run: Path
-    """Folder of the training run, for example runs/<experiment>/..."""
+    """Folder of the training run, for example runs/<experiment>/..., or a model.onnx of experiments.export."""
     flair: Path | None = None
     """FLAIR scan, .nii or .nii.gz; with --dicom the UID or the folder of the FLAIR series, where it is not told by
     itself, and so on."""

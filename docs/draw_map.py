@@ -23,7 +23,7 @@ ROWS = (
     ("experiments.evaluation",),
     ("experiments.page",),
     ("experiments.figures",),
-    ("experiments.comparison",),
+    ("experiments.comparison", "experiments.exporting"),
     ("experiments.segmentation", "experiments.mgmt"),
     ("experiments.drawing", "experiments.base"),
     ("segresnet_monai", "unet_tf", "mgmt_classifier"),
