@@ -17,7 +17,7 @@ from common.store import Store
 from common.subject import Problem
 from experiments.base import results
 from experiments.base.engines import run
-from experiments.base.options import Refused, at_least, leave_out, refusals, refuse_phantoms
+from experiments.base.options import Refused, absolute, at_least, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
 from experiments.base.trainings import Placement, Training, given, python, require
 from experiments.mgmt.cohort import notes_on_series
@@ -69,6 +69,8 @@ class MgmtOptions(Placement):
     """Folder of the run folders."""
     prepared: Path = Path("prepared")
     """Folder of the prepared store."""
+    local_copy: Path | None = None
+    """Folder on a disk of the training machine's own, to which prepared entries are copied once to be read there."""
     phantoms: Path = Path("phantoms_mgmt")
     """Folder of the embedded cohorts."""
     jobs: int = -1
@@ -150,6 +152,7 @@ class MgmtStudy:
             split, labels = model.split or self.split, model.labels or self.labels
             table = None if self.options.labels is None else self.options.labels.resolve()
             options = {"labels": table, "prepared": self.options.prepared.resolve(), "jobs": self.options.jobs}
+            options["local_copy"] = absolute(self.options.local_copy)
             settings = {"experiment": self.experiment, "kind": "mgmt", "name": name, "options": options}
             # The patients are where they were found, whatever folder this command is called in.
             data = {"synthetic": self.synthetic, "folder": self.cohort.folder.resolve(), "labels": dict(labels)}

@@ -32,7 +32,9 @@ def train(folder: Path) -> None:
         patients = [
             patient for patient in find_patients(described["folder"], options.labels).patients if patient.id in used
         ]
-        entries = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs).entries
+        entries = data.prepare(
+            patients, config.recipe, options.prepared, n_jobs=options.jobs, local_copy=options.local_copy
+        ).entries
         if lost := sorted(used - set(entries)):
             raise RunError(f"{described['folder']}: expected the patients that {folder} was made for, lost: {lost}")
         parts = {part: [(entries[id], labels[id]) for id in split[part]] for part in PARTS}
