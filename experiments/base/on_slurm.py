@@ -20,13 +20,14 @@ from common.runs import RunError, is_in_use
 from experiments.base.progress import Lines
 from experiments.base.scheduler import Watch, line
 from experiments.base.shared import common_folder, token_file
-from experiments.base.trainings import JOB, WHERE, Placement, State, Training, state
+from experiments.base.trainings import FAILURE, JOB, WHERE, Placement, State, Training, state
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 5.0
 PROBE_SECONDS = 20
 LOST_POLLS = 3
 """A job that Slurm does not list any more is given so many looks for its last files to be seen here."""
+LEFT = State("waiting", "for a job: nobody works on it any more")
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 
 
@@ -54,11 +55,13 @@ def run(trainings: Sequence[Training], placement: Placement, watch: Watch) -> di
     queue = jobs()
     missing = [each for each in trainings if not (each.is_finished or job_of(each) in queue or is_in_use(each.folder))]
     if missing:
+        _probe(common_folder(trainings), placement)
         submit(missing, trainings, placement)
     if placement.submit_only:
         print(f"submitted {len(missing)} of {len(trainings)} trainings; the same command shows what becomes of them")
         sys.exit(0)
-    return _Waiting(trainings, watch).wait()
+    known = {each.name for each in trainings if each in missing or job_of(each) in queue}
+    return _Waiting(trainings, placement, watch, known).wait()
 
 
 def levels(trainings: Sequence[Training]) -> Iterator[list[Training]]:
@@ -114,7 +117,6 @@ def script(array: Sequence[Training], cores: int, gpus: int, memory_gib: float, 
 
 def submit(missing: Sequence[Training], trainings: Sequence[Training], placement: Placement) -> None:
     """Submit arrays, each behind those before, and note the jobs in the folders. Raises RunError; then none is left."""
-    _probe(common_folder(trainings), placement)
     by_name, before = {each.name: each for each in trainings}, [job_of(each) for each in trainings]
     queue, submitted = jobs(), []
     submitted_before = sorted({str(id).partition("_")[0] for id in before if id in queue})
@@ -122,6 +124,7 @@ def submit(missing: Sequence[Training], trainings: Sequence[Training], placement
         for array, text in arrays(missing, trainings, placement):
             for each in array:
                 each.folder.mkdir(parents=True, exist_ok=True)
+                (each.folder / FAILURE).unlink(missing_ok=True)
                 needed = [by_name[name] for name in each.after]
                 described = {
                     "argv": each.argv,
@@ -191,9 +194,11 @@ def _probe(folder: Path, placement: Placement) -> None:
 class _Waiting:
     """Looks at queue and folders until every training has ended. The jobs go on whatever becomes of this."""
 
-    def __init__(self, trainings: Sequence[Training], watch: Watch) -> None:
-        self.trainings, self.watch = {each.name: each for each in trainings}, watch
+    def __init__(self, trainings: Sequence[Training], placement: Placement, watch: Watch, queued: set[str]) -> None:
+        """queued: names of those that have jobs. What another command works on is submitted once that one leaves it."""
+        self.trainings, self.placement, self.watch = {each.name: each for each in trainings}, placement, watch
         self.found = {each.name: State() for each in trainings}
+        self.queued = queued
         self.lost: dict[str, int] = {}
         self.lines = Lines(lambda name: line(self.trainings, self.found, name))
 
@@ -213,6 +218,11 @@ class _Waiting:
         for name, training in self.trainings.items():
             if not self.found[name].has_ended:
                 self.found[name] = self._state(training, queue)
+        if left := [self.trainings[name] for name, state in self.found.items() if state == LEFT]:
+            submit(left, list(self.trainings.values()), self.placement)
+            self.queued |= {each.name for each in left}
+            self.lost |= {each.name: 0 for each in left}
+            self.found |= {each.name: State() for each in left}
         if before != {name: str(each) for name, each in self.found.items()}:
             self.watch(self.found)
         self.lines.show({name: str(each) for name, each in self.found.items()})
@@ -224,6 +234,7 @@ class _Waiting:
             return State("finished")
         if id in queue:
             job = queue[id]
+            self.queued.add(training.name)
             if job.word in WAITING:
                 return State("waiting", f"job {id}, {job.reason}")
             return State("running", f"job {id} on {job.node}")
@@ -237,4 +248,6 @@ class _Waiting:
             return State("finished")  # of a command without a result, whose job has ended and left no failure
         if said.startswith("failed: "):
             return State("failed", said.removeprefix("failed: "))
+        if training.name not in self.queued:
+            return LEFT
         return State("not run", f"job {id} has ended without a result; the same command goes on")
