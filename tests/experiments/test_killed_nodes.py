@@ -1,4 +1,4 @@
-"""Nodes, jobs, heads and commands killed in the middle of real trainings: the numbers are those of an undisturbed run."""
+"""Nodes, jobs, heads and commands killed in the middle of trainings: the numbers are those of an undisturbed run."""
 
 import os
 import random
@@ -11,9 +11,8 @@ import time
 import psutil
 import pytest
 
-from common.files import read_json
 from experiments.base.on_ray import MOVES
-from tests.clusters import ray_nodes, slurm
+from tests.clusters import ray_nodes
 from tests.experiments.conftest import environment
 from tests.experiments.test_killed import GRID, VARIATIONS, numbers
 
@@ -38,12 +37,13 @@ def command(cohort, competition, tmp_path):
     """Start an experiment's command on tiny data, with epochs that last; numbers of what it has made."""
     pytest.importorskip("monai", reason="needs the extras segresnet and mgmt")
 
+    given = {"table1_variations": (cohort, VARIATIONS), "mgmt_grid": (competition, GRID)}
+
     class Command:
-        data = {"table1_variations": (cohort, VARIATIONS), "mgmt_grid": (competition, GRID)}
         output = tmp_path / "output"
 
         def start(self, module, name, *words, epoch_seconds=0.0, **variables):
-            data, settings = self.data[module]
+            data, settings = given[module]
             (tmp_path / "slow").mkdir(exist_ok=True)
             (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW.format(seconds=epoch_seconds))
             own = environment() | variables

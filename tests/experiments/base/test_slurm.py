@@ -145,11 +145,10 @@ def test_what_another_command_leaves_unfinished_is_submitted(cluster, tmp_path):
     """As after scancel, when the jobs are gone from the queue and their processes have not ended yet."""
     (tmp_path / "a").mkdir()
     program = "import sys, time; from common.runs import Run; run = Run(sys.argv[1]); print(flush=True); time.sleep(3)"
-    other = subprocess.Popen([sys.executable, "-c", program, tmp_path / "a"], env=environment(), stdout=subprocess.PIPE)
-    other.stdout.readline()
-    seen = []
-    states = on_slurm.run([training(tmp_path, "a")], ON, lambda states: seen.append(str(states["a"])))
-    other.wait()
+    command, seen = [sys.executable, "-c", program, tmp_path / "a"], []
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        states = run([training(tmp_path, "a")], ON, watch=lambda states: seen.append(str(states["a"])))
     assert states["a"].word == "finished"
     assert seen[0] == "elsewhere: another command is working on it"
     assert steps(tmp_path / "a") == [0]
