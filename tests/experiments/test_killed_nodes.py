@@ -11,8 +11,10 @@ import time
 import psutil
 import pytest
 
+from common.files import read_json
 from experiments.base.on_ray import MOVES
-from tests.clusters import ray_nodes
+from experiments.base.trainings import JOB
+from tests.clusters import ray_nodes, slurm
 from tests.experiments.conftest import environment
 from tests.experiments.test_killed import GRID, VARIATIONS, numbers
 
@@ -118,4 +120,55 @@ def test_nodes_of_a_ray_cluster_that_die_change_no_number(module, command, tmp_p
     assert told == {name for _, name in moves}
     with capsys.disabled():
         print(f"\n{module}: {killed}; moves {sum(moves.values())} of {sorted(told)}; ", end="")
+        print(f"{len(expected)} numbers and files are equal; {time.monotonic() - began:.0f} s")
+
+
+def jobs_below(folder):
+    """Number of the Slurm job that each training was given last, by its name."""
+    found = {path.parent.name: read_json(path, dict).get("job") for path in folder.rglob(JOB)}
+    return {name: job for name, job in found.items() if job}
+
+
+def restarts(job):
+    said = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=False).stdout
+    return int(re.search(r"Restarts=(\d+)", said).group(1)) if said else 0
+
+
+def test_time_limit_cancelled_jobs_and_a_killed_command_on_slurm_change_no_number(
+    command, tmp_path, capsys, monkeypatch
+):
+    """An array of two; one is cancelled and submitted again, the other reaches its limit and is put back."""
+    began, runs = time.monotonic(), tmp_path / "killed"
+    expected = command.run("mgmt_grid", "undisturbed", "--at-once", "2")
+    with slurm(tmp_path / "slurm") as variables:
+        monkeypatch.setenv(*next(iter(variables.items())))
+
+        def start():
+            # Signalled between 30 and 60 seconds after its start, as Slurm looks every half minute; six epochs take 72.
+            limit = ("--slurm.time", "2", "--slurm.signal-seconds", "30")
+            return command.start("mgmt_grid", "killed", "--on", "slurm", *limit, epoch_seconds=12.0, **variables)
+
+        first = start()
+        wait_for(lambda: len(list(runs.rglob("history.csv"))) == 2)
+        first.kill()  # the jobs go on
+        first.wait()
+        jobs = jobs_below(runs)
+        assert len({job.partition("_")[0] for job in jobs.values()}) == 1  # one array
+        cancelled, limited = sorted(jobs)
+        subprocess.run(["scancel", jobs[cancelled]], check=True)
+        again = start()
+        other = command.start(
+            "mgmt_grid", "killed", "--on", "local", epoch_seconds=12.0
+        )  # a second one at the same time
+        wait_for(lambda: jobs_below(runs)[cancelled] != jobs[cancelled], 200)
+        most = []
+        while again.poll() is None:
+            most.append(restarts(jobs[limited]))
+            time.sleep(1)
+        assert again.returncode == 0, command.said()
+    assert max(most) >= 1
+    assert jobs_below(runs)[limited] == jobs[limited]
+    assert differing(command.numbers("mgmt_grid", "killed"), expected) == []
+    with capsys.disabled():
+        print(f"\n{limited} put back {max(most)} times, {cancelled} cancelled, the command killed; ", end="")
         print(f"{len(expected)} numbers and files are equal; {time.monotonic() - began:.0f} s")
