@@ -155,11 +155,12 @@ def test_time_limit_cancelled_jobs_and_a_killed_command_on_slurm_change_no_numbe
         jobs = jobs_below(runs)
         assert len({job.partition("_")[0] for job in jobs.values()}) == 1  # one array
         cancelled, limited = sorted(jobs)
+        other = command.start("mgmt_grid", "killed", "--on", "local", epoch_seconds=12.0)  # trains nothing twice
+        wait_for(lambda: command.said().count("elsewhere: another command is working on it") == 2)
+        other.kill()
+        other.wait()
         subprocess.run(["scancel", jobs[cancelled]], check=True)
         again = start()
-        other = command.start(
-            "mgmt_grid", "killed", "--on", "local", epoch_seconds=12.0
-        )  # a second one at the same time
         wait_for(lambda: jobs_below(runs)[cancelled] != jobs[cancelled], 200)
         most = []
         while again.poll() is None:
