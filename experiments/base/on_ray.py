@@ -49,6 +49,7 @@ class RayCluster:
         except BaseException:
             self.ray.shutdown()
             raise
+        self.work = self.ray.remote(max_retries=0)(_work)  # once: the cluster keeps every function that it is given
 
     def has_room(self, training: Training) -> bool:
         return self.placement.most is None or len(self.tasks) < self.placement.most
@@ -90,9 +91,9 @@ class RayCluster:
             )
 
     def _submit(self, training: Training) -> _Task:
-        task = self.ray.remote(max_retries=0, **self._needs(training))(_work)
         id = uuid.uuid4().hex
         cores = training.cores or self.placement.cores
+        task = self.work.options(**self._needs(training))
         reference = task.remote(training.argv, str(training.folder), os.getcwd(), cores, id)
         return _Task(training, reference, id)
 
@@ -111,7 +112,8 @@ class RayCluster:
         moves, folder = task.moves + 1, task.training.folder
         if moves > MOST_MOVES:
             return State("failed", f"its node was lost {moves} times ({why})")
-        lost = _place(task)
+        lost = _place(task) or "unknown"
+        folder.mkdir(parents=True, exist_ok=True)
         with (folder / MOVES).open("a", encoding="utf-8") as file:
             print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} node {lost} was lost ({why}); goes on elsewhere", file=file)
         again = self._submit(task.training)

@@ -111,7 +111,8 @@ def script(array: Sequence[Training], cores: int, gpus: int, memory_gib: float, 
     lines += ["folders=(", *(f"  {shlex.quote(str(each.folder.resolve()))}" for each in array), ")"]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     lines += [f"export PYTHONPATH={shlex.quote(path)}"]
-    lines += [f'exec {shlex.quote(sys.executable)} -m experiments.base.job "${{folders[$SLURM_ARRAY_TASK_ID]}}"', ""]
+    python = f"{slurm.launcher or ''} {shlex.quote(sys.executable)}".strip()
+    lines += [f'exec {python} -m experiments.base.job "${{folders[$SLURM_ARRAY_TASK_ID]}}"', ""]
     return "\n".join(lines)
 
 
@@ -177,14 +178,19 @@ def _probe(folder: Path, placement: Placement) -> None:
         if (value := getattr(slurm, name)) is not None:
             wanted.append(f"--{name}={value}")
     with token_file(folder) as token:
-        tests = f"test -e {shlex.quote(str(token))} && test -d {shlex.quote(os.getcwd())} && echo seen || hostname"
+        python = "" if slurm.launcher else f"&& test -x {shlex.quote(sys.executable)} "
+        tests = (
+            f"test -e {shlex.quote(str(token))} && test -d {shlex.quote(os.getcwd())} {python}&& echo seen || hostname"
+        )
         found = subprocess.run(
             [*wanted, *slurm.options, "--chdir=/", "sh", "-c", tests], capture_output=True, text=True, check=False
         )
     said = found.stderr.strip().splitlines()
     if found.returncode == 0 and found.stdout.strip() != "seen":
         node = found.stdout.strip()
-        raise RunError(f"Slurm node {node}: expected to see {folder} and {Path.cwd()} as here (a shared folder)")
+        raise RunError(
+            f"Slurm node {node}: expected to see {folder}, {Path.cwd()} and {sys.executable} as here (a shared folder)"
+        )
     if found.returncode and any(word in row.lower() for row in said for word in ("invalid", "not found", "contact")):
         raise RunError(f"Slurm: {said[0].removeprefix('srun: ').removeprefix('error: ')}")
     if found.returncode:

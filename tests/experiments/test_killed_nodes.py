@@ -85,7 +85,7 @@ def trains(processes):
     return False
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=200):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, f"waited {seconds} s"
@@ -145,7 +145,7 @@ def test_time_limit_cancelled_jobs_and_a_killed_command_on_slurm_change_no_numbe
 
         def start():
             # Signalled between 30 and 60 seconds after its start, as Slurm looks every half minute; six epochs take 72.
-            limit = ("--slurm.time", "2", "--slurm.signal-seconds", "30")
+            limit = ("--slurm.time", "2", "--slurm.signal-seconds", "30", "--slurm.mem", "1500M")
             return command.start("mgmt_grid", "killed", "--on", "slurm", *limit, epoch_seconds=12.0, **variables)
 
         first = start()

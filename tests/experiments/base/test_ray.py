@@ -1,10 +1,11 @@
-"""Trainings on a real Ray cluster of three nodes on this machine."""
+"""Trainings on a real Ray cluster of three nodes on this machine, and on one that the command starts."""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -14,8 +15,6 @@ from experiments.base.on_ray import MOVES
 from experiments.base.trainings import WHERE, Placement, Training, python, require
 from tests.clusters import ray_nodes
 from tests.experiments.conftest import environment
-
-pytestmark = pytest.mark.slow  # each connection to a cluster takes seconds
 
 # Goes on from the step that it has noted, as a training does from its last epoch.
 PROGRAM = """
@@ -52,7 +51,8 @@ def cluster():
 RAY = Placement(on="ray")
 
 
-def test_order_failures_and_logs_are_those_of_this_machine(cluster, tmp_path):
+def test_order_failures_and_logs_are_those_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     failing = Training(name="fails", argv=python("-c", "exit('error: no scans')"), folder=tmp_path / "fails")
     wanted = [
         training(tmp_path, "last", after=("first",)),
@@ -72,6 +72,7 @@ def test_order_failures_and_logs_are_those_of_this_machine(cluster, tmp_path):
     assert json.loads((tmp_path / "first" / WHERE).read_text())["on"] == "ray"
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_costs_no_finished_step(cluster, tmp_path):
     wanted = [training(tmp_path, f"t{number}", steps=30) for number in range(3)]
     killed = []
@@ -103,6 +104,7 @@ def test_a_node_that_dies_costs_no_finished_step(cluster, tmp_path):
         assert [int(line.split()[0]) for line in (each.folder / "steps").read_text().splitlines()] == list(range(30))
 
 
+@pytest.mark.slow
 def test_the_command_ended_ends_its_trainings_and_again_goes_on(cluster, tmp_path):
     program = (
         "import sys; from pathlib import Path; from experiments.base.engines import run;"
@@ -122,6 +124,7 @@ def test_the_command_ended_ends_its_trainings_and_again_goes_on(cluster, tmp_pat
     assert len(steps) <= 41  # at most the step in which it was
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
@@ -135,11 +138,33 @@ def test_what_no_node_can_hold_is_refused(cluster, tmp_path, needs, message):
     assert not (tmp_path / "big").exists()
 
 
+@pytest.mark.slow
 def test_other_versions_on_a_node_are_one_error(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.base.on_ray.versions", lambda: {"python": "3.11.0", "numpy": "1.0"})
     with pytest.raises(RunError, match=r"expected the versions of this machine, found .*numpy .* in place of 1\.0"):
         run([training(tmp_path, "a")], RAY)
     assert not (tmp_path / "a").exists()
+
+
+@contextmanager
+def nowhere(folder):
+    """In place of the file by which nodes are asked: one that no node sees."""
+    yield folder / "unseen"
+
+
+@pytest.mark.slow
+def test_a_folder_that_a_node_does_not_see_is_one_error(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.base.on_ray.token_file", nowhere)
+    with pytest.raises(RunError, match=rf"Ray node .*: expected to see {tmp_path} as here \(a shared folder\)"):
+        run([training(tmp_path, "a")], RAY)
+    assert not (tmp_path / "a").exists()
+
+
+def test_without_ray_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RunError, match=r"--on ray: expected the package ray \(pip install '\.\[ray\]'\), found: "):
+        run([training(tmp_path, "a")], RAY)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "head", "127.0.0.1:999999"])
