@@ -100,12 +100,12 @@ def test_nodes_of_a_ray_cluster_that_die_change_no_number(module, command, tmp_p
     with ray_nodes() as cluster:
         while len(killed) < NODE_KILLS:
             shutil.rmtree(tmp_path / "killed", ignore_errors=True)
-            process = command.start(module, "killed", "--on", "ray", epoch_seconds=1.5, RAY_ADDRESS=cluster.address)
+            process = command.start(module, "killed", "--on", "ray", epoch_seconds=5.0, RAY_ADDRESS=cluster.address)
             while process.poll() is None:
                 if len(killed) < NODE_KILLS and (
                     busy := [node for node in range(3) if trains(cluster.processes(node))]
                 ):
-                    time.sleep(generator.uniform(0, 8))
+                    time.sleep(generator.uniform(0, 12))
                     how = generator.choice((cluster.kill, cluster.kill_all))
                     if process.poll() is None:
                         how(generator.choice(busy))
