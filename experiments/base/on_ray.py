@@ -22,6 +22,8 @@ MOVES = "moves.txt"
 MOST_MOVES = 20
 CONNECT_SECONDS = 5.0
 CHECK_SECONDS = 60
+GREETING, SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)), b"\4"
+"""What an HTTP/2 client, which gRPC is, says first, and the type of what a server answers with (RFC 9113, 3.4)."""
 
 
 @dataclass
@@ -168,11 +170,13 @@ def _connect() -> Any:
 
 
 def _answers(address: str) -> None:
-    """Raises RunError where nobody listens, which Ray itself would find out after minutes."""
+    """Raises RunError where nobody listens, or somebody else than Ray, which it would itself find out after minutes."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), CONNECT_SECONDS):
-            pass
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS) as connection:
+            connection.sendall(GREETING)
+            if connection.recv(9)[3:4] != SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":
+                raise OSError("something else answers there")
     except (OSError, ValueError, OverflowError) as error:
         raise RunError(
             f"RAY_ADDRESS={address}: expected HOST:PORT of a running Ray cluster, found: {error}; without it one is "

@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -172,4 +174,20 @@ def test_a_wrong_address_is_one_error(tmp_path, monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(RunError, match=f"RAY_ADDRESS={address}: expected HOST:PORT of a running Ray cluster, found: "):
         run([training(tmp_path, "a")], RAY)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.0 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", b""])
+def test_another_server_at_the_address_is_one_error(tmp_path, monkeypatch, says):
+    """The last one says nothing and keeps the connection."""
+    monkeypatch.setattr("experiments.base.on_ray.CONNECT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        answered = pool.submit(lambda: (connection := server.accept()[0], connection.sendall(says))[0])
+        with pytest.raises(
+            RunError, match=f"RAY_ADDRESS={address}: expected HOST:PORT of a running Ray cluster, found: "
+        ):
+            run([training(tmp_path, "a")], RAY)
+        answered.result().close()
     assert os.listdir(tmp_path) == []
