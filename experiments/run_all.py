@@ -84,6 +84,8 @@ def commands(options: Options) -> dict[str, list[str] | str]:
     segmentation = ["--data", options.data, "--phantoms", options.phantoms, *both]
     mgmt = ["--data", options.mgmt_data, "--labels", options.mgmt_labels, "--phantoms", options.phantoms_mgmt, *both]
     flags = ["--leave-out-bad"] if options.leave_out_bad else []
+    if options.on == "slurm" and options.slurm.options:
+        flags += ["--slurm.options", *options.slurm.options]
     embedded = options.data is None and options.mgmt_data is None
     found: dict[str, list[str] | str] = {"cohort": [*module("cohort"), *given([*cohorts, *common])]}
     for experiments, words, option, data in (

@@ -56,6 +56,11 @@ class RayNodes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
+    def kill_head(self) -> None:
+        """kill -9 of the process that knows the cluster's state, without which nothing new is started."""
+        (head,) = self.cluster.head_node.all_processes["gcs_server"]
+        head.process.kill()
+
     def stop(self) -> None:
         self.cluster.shutdown()
 

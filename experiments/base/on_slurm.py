@@ -107,7 +107,7 @@ def script(array: Sequence[Training], cores: int, gpus: int, memory_gib: float, 
         "output": "/dev/null",
     }
     lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in given.items() if value is not None)]
-    lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in slurm.options)]
+    lines += ["#SBATCH --requeue", *(f"#SBATCH --{option}" for option in slurm.options)]
     lines += ["folders=(", *(f"  {shlex.quote(str(each.folder.resolve()))}" for each in array), ")"]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     lines += [f"export PYTHONPATH={shlex.quote(path)}"]
@@ -183,7 +183,10 @@ def _probe(folder: Path, placement: Placement) -> None:
             f"test -e {shlex.quote(str(token))} && test -d {shlex.quote(os.getcwd())} {python}&& echo seen || hostname"
         )
         found = subprocess.run(
-            [*wanted, *slurm.options, "--chdir=/", "sh", "-c", tests], capture_output=True, text=True, check=False
+            [*wanted, *(f"--{option}" for option in slurm.options), "--chdir=/", "sh", "-c", tests],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     said = found.stderr.strip().splitlines()
     if found.returncode == 0 and found.stdout.strip() != "seen":

@@ -88,7 +88,7 @@ class Slurm:
     launcher: str | None = None
     """What starts Python in a job, as "apptainer exec --nv /shared/glioma.sif"; by default nothing."""
     options: tuple[str, ...] = ()
-    """Further options of sbatch, as --slurm.options --constraint=a100 --exclude=n7."""
+    """Further options of sbatch without their dashes, as --slurm.options constraint=a100 exclude=n7 exclusive."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,24 +106,48 @@ def test_a_node_that_dies_costs_no_finished_step(cluster, tmp_path):
         assert [int(line.split()[0]) for line in (each.folder / "steps").read_text().splitlines()] == list(range(30))
 
 
-@pytest.mark.slow
-def test_the_command_ended_ends_its_trainings_and_again_goes_on(cluster, tmp_path):
+def start(folder, steps):
+    """The command, with a training that goes on until it is ended; it has begun."""
     program = (
         "import sys; from pathlib import Path; from experiments.base.engines import run;"
         "from tests.experiments.base.test_ray import RAY, training;"
-        "run([training(Path(sys.argv[1]), 'a', steps=40)], RAY)"
+        "run([training(Path(sys.argv[1]), 'a', steps=int(sys.argv[2]))], RAY)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment())
-    done = tmp_path / "a" / "done"
-    until = time.monotonic() + 60
-    while not done.exists() and time.monotonic() < until:
+    process = subprocess.Popen([sys.executable, "-c", program, str(folder), str(steps)], env=environment())
+    until = time.monotonic() + 120
+    while not (folder / "a" / "done").exists() and time.monotonic() < until:
         time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+def test_the_command_ended_ends_its_trainings_and_again_goes_on(cluster, tmp_path):
+    process = start(tmp_path, 40)
     process.kill()
     process.wait()
     require(run([training(tmp_path, "a", steps=40)], RAY))
     steps = [int(line.split()[0]) for line in (tmp_path / "a" / "steps").read_text().splitlines()]
     assert sorted(set(steps)) == list(range(40))
     assert len(steps) <= 41  # at most the step in which it was
+
+
+@pytest.mark.slow
+def test_a_head_that_is_killed_ends_the_command_and_on_another_cluster_nothing_is_trained_twice(tmp_path, monkeypatch):
+    """What still runs on the old one is waited for."""
+    with ray_nodes(1) as old:
+        monkeypatch.setenv("RAY_ADDRESS", old.address)
+        process = start(tmp_path, 1000)
+        old.kill_head()
+        assert process.wait(timeout=120) != 0
+        seen = []
+        with ray_nodes(1) as new:
+            monkeypatch.setenv("RAY_ADDRESS", new.address)
+            wanted = [training(tmp_path, name, steps=1000 if name == "a" else 1) for name in "ab"]
+            require(run(wanted, RAY, watch=lambda states: seen.append(str(states["a"]))))
+    assert seen[0] == "elsewhere: another command is working on it"
+    steps = [int(line.split()[0]) for line in (tmp_path / "a" / "steps").read_text().splitlines()]
+    assert sorted(set(steps)) == list(range(1000))
+    assert len(steps) <= 1001
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_a_controller_that_does_not_answer_is_one_error(cluster, tmp_path, monke
 def test_a_dry_run_prints_scripts_that_bash_understands_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     launcher = "apptainer exec --nv glioma.sif"
-    slurm = Slurm(partition="gpu", time="8:00:00", gpus="a100:1", options=("--constraint=fast",), launcher=launcher)
+    slurm = Slurm(partition="gpu", time="8:00:00", gpus="a100:1", options=("constraint=fast",), launcher=launcher)
     wanted = [
         training(tmp_path, "it's a"),
         training(tmp_path, "b", gpus=0),
