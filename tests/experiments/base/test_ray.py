@@ -61,11 +61,10 @@ def test_order_failures_and_logs_are_those_of_this_machine(tmp_path, monkeypatch
         training(tmp_path, "first"),
         failing,
         training(tmp_path, "needs", after=("fails",)),
-        training(tmp_path, "behind", behind=("fails",)),
     ]
     states = {name: str(each) for name, each in run(wanted, RAY).items()}
     assert states == {
-        **dict.fromkeys(("last", "first", "behind"), "finished"),
+        **dict.fromkeys(("last", "first"), "finished"),
         "fails": "failed: exit status 1: error: no scans",
         "needs": "not run: it needs fails",
     }
@@ -144,7 +143,7 @@ def test_a_head_that_is_killed_ends_the_command_and_on_another_cluster_nothing_i
             monkeypatch.setenv("RAY_ADDRESS", new.address)
             wanted = [training(tmp_path, name, steps=1000 if name == "a" else 1) for name in "ab"]
             require(run(wanted, RAY, watch=lambda states: seen.append(str(states["a"]))))
-    assert seen[0] == "elsewhere: another command is working on it"
+    assert "elsewhere: another command is working on it" in seen
     steps = [int(line.split()[0]) for line in (tmp_path / "a" / "steps").read_text().splitlines()]
     assert sorted(set(steps)) == list(range(1000))
     assert len(steps) <= 1001

@@ -147,20 +147,10 @@ def test_a_dry_run_prints_scripts_that_bash_understands_and_writes_nothing(tmp_p
     assert not any(tmp_path.iterdir())
 
 
-def test_without_slurm_it_says_so(tmp_path):
-    program = (
-        "from pathlib import Path; from experiments.base.engines import run;"
-        f"from tests.experiments.base.test_ray import training; from tests.experiments.base.test_slurm import ON;"
-        f"run([training(Path({str(tmp_path)!r}), 'a')], ON)"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment() | {"PATH": "/none"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "--on slurm: expected Slurm's sbatch on this machine, found none on PATH" in found.stderr
+def test_without_slurm_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/none")
+    with pytest.raises(RunError, match="--on slurm: expected Slurm's sbatch on this machine, found none on PATH"):
+        run([training(tmp_path, "a")], ON)
     assert not any(tmp_path.iterdir())
 
 
