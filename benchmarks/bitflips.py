@@ -92,15 +92,15 @@ def slices(folder: Path) -> Iterator[Kind]:
 
 def weights(folder: Path) -> Iterator[Kind]:
     """Trained weights of the three packages, with small networks."""
-    import segresnet_monai.predict
+    import segresnet_monai.inference
     import segresnet_monai.train
     from mgmt_classifier import config as mgmt_config
-    from mgmt_classifier import predict as mgmt_predict
+    from mgmt_classifier import inference as mgmt_predict
     from mgmt_classifier import train as mgmt_train
     from segresnet_monai import config as segresnet_config
 
     packages = {
-        "SegResNet .pt": (segresnet_config.Config(initial_filters=8), segresnet_monai.predict, segresnet_monai.train),
+        "SegResNet .pt": (segresnet_config.Config(initial_filters=8), segresnet_monai.inference, segresnet_monai.train),
         "MGMT .pt": (mgmt_config.Config(filters=4), mgmt_predict, mgmt_train),
     }
     for name, (config, predict, train) in packages.items():
@@ -116,7 +116,7 @@ def weights(folder: Path) -> Iterator[Kind]:
 
         yield Kind(name, [path], read)
     from unet_tf import config as unet_config
-    from unet_tf import predict as unet_predict
+    from unet_tf import inference as unet_predict
     from unet_tf import train as unet_train
 
     settings = unet_config.Config(filters=4)

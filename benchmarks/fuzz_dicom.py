@@ -2,7 +2,7 @@
 
 One element of the headers of a small series is changed at random (its value, VR, length or tag, or it is taken out), in
 one file or in all, and the series is audited, prepared for an experiment and, with ``--run`` (an ensemble's run), given
-to ``mgmt_classifier.predict``. Each mutant is *refused*, *noted*, or gives the *same* slices as the untouched series;
+to ``mgmt_classifier.patient``. Each mutant is *refused*, *noted*, or gives the *same* slices as the untouched series;
 anything else (other slices without a word, another exception, more than ``LIMIT_S``) is a fault and is named.
 """
 
@@ -241,7 +241,7 @@ def fuzz(mutants: int, seed: int, run: Path | None = None) -> tuple[Counter[str]
 
 def predicted(run: Path, patient: Patient, folder: Path) -> float | None:
     """The ensemble's probability; None where the patient is refused."""
-    from mgmt_classifier.predict import predict_patient
+    from mgmt_classifier.patient import predict_patient
 
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)

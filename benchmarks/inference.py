@@ -1,6 +1,6 @@
 """A whole subject's labels: ``python -m benchmarks.inference [--data FOLDER] [--json PATH] [--repeats N] [--run RUN]``.
 
-Ours is ``segresnet_monai.predict.predict_volume`` on a prepared subject: windows over the brain's bounding box,
+Ours is ``segresnet_monai.inference.predict_volume`` on a prepared subject: windows over the brain's bounding box,
 channels-last memory. The peer is MONAI's SegResNet with the same weights under MONAI's ``sliding_window_inference``
 over the full grid, with the same window and overlap; its z-scored image lies ready in memory, outside the clock.
 Probabilities become labels by the same rule. On a GPU both use float16 autocast.
@@ -33,7 +33,7 @@ from common.prepared import Entry, prepare
 from common.recipe import Volume, decode
 from common.subject import Subject
 from segresnet_monai.config import Config
-from segresnet_monai.predict import build, decode_labels, load_run, predict_volume
+from segresnet_monai.inference import build, decode_labels, load_run, predict_volume
 
 
 @dataclass(frozen=True, kw_only=True)

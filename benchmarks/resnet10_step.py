@@ -5,7 +5,8 @@ A step is forward pass, binary cross entropy, backward pass and Adam on one batc
 ``ResNet`` of the same sizes, PyTorch's default memory format and default Adam. Both compute in float32 on the CPU; on a
 GPU both use float16 autocast, loss scaling and cuDNN's search for the fastest algorithm. The peak memory of each side
 is that of a process (CPU) or of the tensors (GPU) which does this step and nothing else. A step's time does not depend
-on what is in the images, so they are noise and ``--data`` changes nothing.
+on what is in the images, so they are noise and ``--data`` changes nothing. Where the processor multiplies bfloat16, our
+step in it follows, against ours in float32.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -19,10 +20,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks import basis
 from benchmarks.compare import Arguments, Row, report
-from benchmarks.steps import Batch, Step, check_losses, time_steps
+from benchmarks.steps import Batch, Step, check_losses, time_precisions, time_steps
 from common.costs import peak_memory_mib
+from common.precision import multiplies_bfloat16
 from mgmt_classifier.config import Config
-from mgmt_classifier.predict import build, to_device
+from mgmt_classifier.inference import build, to_device
 
 DEMO = (  # filters, first stride, images, side, batch
     (8, 1, 15, 64, 8),
@@ -89,8 +91,8 @@ def monai_network(config: Config) -> torch.nn.Module:
 class Ours(Step):
     """The step of mgmt_classifier.train, without Lightning around it."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        super().__init__(build(config), config, device, fused=True)
+    def __init__(self, config: Config, device: torch.device, *, bfloat16: bool = False) -> None:
+        super().__init__(build(config), config, device, fused=True, bfloat16=bfloat16)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         logits = self.network(to_device(batch["image"], self.device))
@@ -149,11 +151,26 @@ def time_step(config: Config, device: torch.device, repeats: int) -> list[Row]:
     return time_steps(name, ours, peer, data, flops=step_flops(config), repeats=repeats)
 
 
+def time_bfloat16(config: Config, repeats: int) -> list[Row]:
+    """One training step on the CPU in bfloat16 against ours in float32."""
+    device, size = torch.device("cpu"), "x".join(map(str, (config.images, *config.image_size)))
+    return time_precisions(
+        f"{config.filters} filters, stride {config.first_stride}, {size}, batch {config.batch_size}, bfloat16",
+        Ours(config, device),
+        {"ours": Ours(config, device, bfloat16=True)},
+        batch(config, device),
+        flops=step_flops(config),
+        repeats=repeats,
+    )
+
+
 def main(options: Options) -> None:
     rows: list[Row] = []
     for device in basis.devices():
         for config in cases(options, device):
             rows += time_step(config, device, options.repeats)
+            if device.type == "cpu" and multiplies_bfloat16():
+                rows += time_bfloat16(config, options.repeats)
     report(rows, options.json)
 
 

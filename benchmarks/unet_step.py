@@ -6,6 +6,8 @@ the same batches held in memory, as arrays. A ratio (in memory / store) of 1 mea
 Second, how TensorFlow, JAX or torch (KERAS_BACKEND) runs the step best: as a graph, which the suite does, against eager
 and against XLA, tracing and compilation included, over as many steps as a training of the preset on the embedded cohort
 has. A few steps of each are timed, the rest is their median.
+
+With ``--size SIDE`` neither, but the step of the 3D network on one cube of noise, in bfloat16 against float32.
 """
 
 import statistics
@@ -26,8 +28,8 @@ from experiments import unet3d, unet25d
 from experiments.segmentation.study import PHANTOM_SUBJECTS
 from unet_tf.config import Config
 from unet_tf.data import Batches
+from unet_tf.inference import build
 from unet_tf.model import convolutions
-from unet_tf.predict import build
 from unet_tf.train import compiled
 
 EXPERIMENTS = {"2.5D": unet25d, "3D": unet3d}
@@ -48,6 +50,8 @@ class Options(Arguments):
     """Sizes of the networks and of the training."""
     prepared: Path = Path("prepared")
     """Folder of the prepared store."""
+    size: int | None = None
+    """Side of a cube in voxels, on which the 3D network's step is timed in bfloat16 and float32, and nothing else."""
 
 
 class InMemory(keras.utils.PyDataset):
@@ -115,7 +119,29 @@ def time_execution(name: str, entries: list[Entry], config: Config, steps: int) 
     ]
 
 
+def time_precision(config: Config, repeats: int) -> list[Row]:
+    """One training step on noise, in bfloat16 against float32."""
+    random = np.random.default_rng(0)
+    image = random.standard_normal((config.batch_size, *config.shape, config.channels), dtype=np.float32)
+    labels = random.integers(4, size=(config.batch_size, *config.shape), dtype=np.uint8)
+    half, full = (compiled(replace(config, precision=precision)) for precision in ("mixed_bfloat16", "float32"))
+    floor_s, what = floor(config, steps=1)
+    return compare(
+        f"3D, {config.filters} filters, {'x'.join(map(str, config.shape))}, batch {config.batch_size}, bfloat16, "
+        f"{keras.backend.backend()}",
+        lambda: half.train_on_batch(image, labels),
+        {"float32": lambda: full.train_on_batch(image, labels)},
+        repeats=repeats,
+        floor_s=floor_s,
+        floor=what,
+    )
+
+
 def main(options: Options) -> None:
+    if options.size is not None:
+        config = replace(unet3d.PAPER, shape=(options.size,) * 3, batch_size=1)
+        report(time_precision(config, options.repeats), options.json)
+        return
     subjects = basis.find(options.data, options.subjects)
     rows: list[Row] = []
     for name, experiment in EXPERIMENTS.items():

@@ -105,11 +105,13 @@ def find_subjects(
     convention: str | None = None,
     max_subjects: int | None = None,
     patients: str | Path | None = None,
+    masks: bool = True,
 ) -> Cohort:
     """Find the subjects in a folder. convention: a name in CONVENTIONS, where the folder alone does not settle it.
 
     max_subjects: the first so many by id. patients: a CSV with the columns id and patient, where the ids do not tell
-    which scans are one patient's. A folder without a single mask is a validation set: label is None.
+    which scans are one patient's. A folder without a single mask is a validation set: label is None, as it is for
+    every subject where masks are not wanted.
     Raises CohortError when no layout or more than one is found, no subject is complete, the contrasts or labels of
     the files cannot be told for certain, or the table of patients cannot be used.
     """
@@ -124,6 +126,8 @@ def find_subjects(
         raise CohortError(f"{shown(folder.resolve())}: expected a folder whose path is plain text (UTF-8): rename it")
     found = find_files(folder, convention)
     layout, claims = found.layout, found.claims
+    if not masks:
+        claims = {name: {what: at for what, at in files.items() if what != LABEL} for name, files in claims.items()}
     problems = found.problems
     has_labels = any(LABEL in files for files in claims.values())
     settled, reasons, undecided = {}, {}, {}

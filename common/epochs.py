@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -57,8 +58,23 @@ class Epochs:
         self.epoch, self.first, self.steps = done, done + 1, steps
         self.run.checkpoints.mkdir(exist_ok=True)
         self.bar = tqdm(
-            total=self.total * steps, initial=done * steps, desc=self.description, unit="step", dynamic_ncols=True
+            total=self.total * steps,
+            initial=done * steps,
+            desc=self.description,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None,  # where standard error is no terminal: a bar in a file is a page of noise
         )
+
+    def show(self, **values: float | None) -> None:
+        """An epoch's numbers: beside the bar on a terminal, elsewhere as a line. None: not known yet."""
+        said = {name: "-" if value is None else f"{value:.3f}" for name, value in values.items()}
+        if self.bar.disable:
+            numbers = ", ".join(f"{name} {value}" for name, value in said.items())
+            print(f"{self.description}: epoch {self.epoch} of {self.total}, {numbers}, {self.seconds:.0f} s",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        else:
+            self.bar.set_postfix(epoch=self.epoch, **said)
 
     def start(self) -> None:
         """An epoch begins."""

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from common import background, geometry, nifti
+from common.arguments import PatientArguments
 from common.files import plain
 from common.grid import bring
 from common.labels import CONVENTIONS
@@ -21,30 +21,29 @@ from common.scoring import MEMBERS
 from common.subject import Subject, examine_arrays
 
 
-@dataclass(frozen=True, kw_only=True)
-class PatientArguments:
-    """What every network's command for one's own patient is told."""
+@dataclass(frozen=True)
+class Trained:
+    """A trained network as it answers.
 
-    run: Path
-    """Folder of the training run, for example runs/<experiment>/..."""
-    flair: Path | None = None
-    """FLAIR scan, .nii or .nii.gz."""
-    t1: Path | None = None
-    """T1 scan."""
-    t1ce: Path | None = None
-    """T1 scan with contrast agent."""
-    t2: Path | None = None
-    """T2 scan."""
-    output: Path
-    """Segmentation to write, .nii or .nii.gz, on the scans' grid."""
-    labels: Literal["brats2018", "brats2023", "msd"] = "brats2018"
-    """Label values of the segmentation: NCR/ED/ET are 1/2/4, 1/2/3 or 2/1/3."""
+    predict: classes uint8 (x, y, z) on the scan's own grid, from what the recipe makes of it.
+    """
 
-    @property
-    def scans(self) -> dict[str, Path]:
-        """The scans given, by contrast."""
-        given = {"FLAIR": self.flair, "T1": self.t1, "T1ce": self.t1ce, "T2": self.t2}
-        return {name: file for name, file in given.items() if file is not None}
+    recipe: Recipe
+    predict: Callable[[Volume], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of one patient.
+
+    labels: classes uint8 (x, y, z) on the scans' grid. volumes_ml: of each label and region. notes: what is odd in the
+    scans. scan: the first contrast's, for a look at both.
+    """
+
+    labels: np.ndarray
+    volumes_ml: dict[str, float]
+    notes: tuple[str, ...]
+    scan: nifti.Scan
 
 
 def check_files(arguments: PatientArguments) -> None:
@@ -108,20 +107,38 @@ def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volu
     if missing := [name for name in recipe.contrasts if name not in arguments.scans]:
         options = ", ".join(f"--{name.lower()}" for name in recipe.contrasts)
         raise ValueError(f"expected {options} for this network, received no {', '.join(missing)}")
-    notes = [check_grid(arguments.run, recipe), _synthetic_note(arguments.run)]
+    about = run_notes(arguments.run, recipe)
     images = {name: arguments.scans[name] for name in recipe.contrasts}
-    subject = Subject(id="patient", images=images)
+    answer = answer_for(Subject(id="patient", images=images), Trained(recipe, predict))
+    for note in (*about, *answer.notes):
+        print(f"note: {note}", file=sys.stderr)
+    nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(answer.labels), like=answer.scan)
+    return answer.volumes_ml
+
+
+def run_notes(run: Path, recipe: Recipe) -> tuple[str, ...]:
+    """What is to be known of a run before its network answers. Raises ValueError as :func:`check_grid`."""
+    return tuple(filter(None, [check_grid(run, recipe), _synthetic_note(run)]))
+
+
+def answer_for(subject: Subject, trained: Trained) -> Answer:
+    """One patient's scans through a network.
+
+    Raises ValueError when a scan cannot be trusted, or is not as the network expects it.
+    """
+    recipe = trained.recipe
     scans, _ = subject.read(recipe.contrasts)
     found = examine_arrays(subject, scans, None)
     if found.problems:
         raise ValueError("; ".join(map(str, found.problems)))
-    notes += map(str, found.copies)
+    notes = [*map(str, found.copies)]
     scan = scans[recipe.contrasts[0]]
     try:
         brought = bring(scans, None, recipe.grid)
     except nifti.ScanError as error:
-        raise nifti.ScanError(f"{images[recipe.contrasts[0]]}: {error}") from error
-    for name, file in images.items():
+        raise nifti.ScanError(f"{subject.images[recipe.contrasts[0]]}: {error}") from error
+    for name in recipe.contrasts:
+        file = subject.images[name]
         if reason := misfit(brought.scans, replace(recipe, contrasts=(name,))):
             raise ValueError(f"{file}: {reason}")
         data, spacing = scans[name].data, scans[name].spacing_mm
@@ -129,11 +146,11 @@ def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volu
         notes += [f"{file}: {note}" for note in odd if note]
     notes.append(background.coverage_note({name: one.data for name, one in scans.items()}))
     notes.append(str(brought.placement) and f"the scans were {brought.placement}; the answer lies on their own grid")
-    for note in filter(None, notes):
-        print(f"note: {note}", file=sys.stderr)
-    labels = predict(transform(subject.id, brought, recipe))
-    nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(labels), like=scan)
-    return {name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()}
+    labels = trained.predict(transform(subject.id, brought, recipe))
+    volumes_ml = {
+        name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()
+    }
+    return Answer(labels, volumes_ml, tuple(filter(None, notes)), scan)
 
 
 def report(volumes_ml: dict[str, float], output: Path) -> None:

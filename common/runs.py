@@ -41,7 +41,20 @@ import psutil
 from common.files import plain, read_json, remove_leftovers, typed, write_json, write_text
 from common.settings import LATER
 
-PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal", "torch", "monai", "lightning", "tensorflow", "keras", "jax")
+PACKAGES = (
+    "glioma-suite",
+    "numpy",
+    "scipy",
+    "pandas",
+    "nibabel",
+    "isal",
+    "torch",
+    "monai",
+    "lightning",
+    "tensorflow",
+    "keras",
+    "jax",
+)
 
 
 Config = TypeVar("Config")

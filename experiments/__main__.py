@@ -1,6 +1,7 @@
-"""List the experiments: what each reproduces, the report's values, and the state of its last run.
+"""List the commands and what they have come to: what each reproduces, the report's values, the run that stands for it.
 
-python -m experiments [--runs FOLDER]
+python -m experiments [--runs FOLDER]      the experiments, and the tools around them
+python -m experiments --all                every run: state, score, and its settings that are not its preset's
 """
 
 from dataclasses import dataclass
@@ -9,35 +10,69 @@ from pathlib import Path
 import tyro
 
 from experiments.base import results
-from experiments.base.runs import available, purpose, state
+from experiments.base.options import refusals, wrapped
+from experiments.base.results import aligned, short
+from experiments.base.runs import available, changed, commands, pins, purpose, shown, state, state_of
+from experiments.base.runs import read as read_json
 
 MOST_VALUES = 4
+HEADLINES = ("mean_dice", "auc")
+"""What a run's score is in a list, the first that its summary has."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """List the experiments, the report's values and the state of the last run of each."""
+    """List the experiments, the report's values and the state of the run that stands for each."""
 
     runs: Path = Path("runs")
     """Folder of the run folders."""
+    all: bool = False
+    """Every run in place of every experiment."""
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments", description=__doc__)
-    for experiment in available():
-        said = [f"{name} {entry.value}" for name, entry in results.reported().get(experiment, {}).items()]
-        more = f", and {len(said) - MOST_VALUES} more" if len(said) > MOST_VALUES else ""
-        print(f"{experiment}\n    {purpose(experiment)}")
-        print(f"    reported: {', '.join(said[:MOST_VALUES]) or 'nothing, it goes beyond'}{more}")
-        print(f"    {state(options.runs / experiment)}")
-        print(f"    python -m experiments.{experiment} --help")
-    print("all of them, then the figures and the written report (make report does all three)")
-    print("    python -m experiments.run_all --help")
-    print("    python -m experiments.figures --help")
-    print("    python -m experiments.report --help")
-    print("a finished segmentation run on another cohort, and on its own cases as other scanners would show them")
-    print("    python -m experiments.external --help")
-    print("    python -m experiments.robustness --help")
+    options = tyro.cli(Options, prog="python -m experiments", description=wrapped(__doc__))
+    with refusals():
+        print(aligned(every_run(options.runs)) if options.all else "\n".join(listing(options.runs)))
+
+
+def listing(runs: Path) -> list[str]:
+    """The experiments in groups, with what they have come to, and every other command with its purpose."""
+    experiments = available()
+    groups = {
+        "Segmentation": [name for name in experiments if not name.startswith("mgmt")],
+        "MGMT": [name for name in experiments if name.startswith("mgmt")],
+    }
+    lines = []
+    for group, names in groups.items():
+        lines.append(f"{group}\n")
+        for experiment in names:
+            said = [f"{name} {entry.value}" for name, entry in results.reported().get(experiment, {}).items()]
+            more = f", and {len(said) - MOST_VALUES} more" if len(said) > MOST_VALUES else ""
+            run = shown(runs, experiment)
+            lines += [
+                f"{experiment}\n    {purpose(experiment)}",
+                f"    reported: {', '.join(said[:MOST_VALUES]) or 'nothing, it goes beyond'}{more}",
+                f"    {state(runs / experiment) if run is None else f'finished: {run}'}",
+            ]
+        lines.append("")
+    lines.append("Around them\n")
+    lines += [f"{name}\n    {purpose(name)}" for name in commands() if name not in experiments]
+    return [*lines, "", "python -m experiments.NAME --help tells more of one; make report runs them all"]
+
+
+def every_run(runs: Path) -> list[tuple[str, ...]]:
+    """A head and a line for each run: the experiment, its folder's name, what became of it, and what is not preset."""
+    rows = [("experiment", "run", "state", "score", "not the preset's")]
+    pinned = pins(runs)
+    for lock in sorted(runs.glob("*/*/run.lock")):
+        run = lock.parent
+        summary, _ = read_json(run, "summary.json", list)
+        values = {line["key"].rpartition(".")[2]: line["value"] for line in summary if isinstance(line, dict)}
+        score = next((f"{name} {short(values[name])}" for name in HEADLINES if name in values), "-")
+        chosen = " (pinned)" if pinned.get(run.parent.name) == run.name else ""
+        rows.append((run.parent.name, run.name + chosen, state_of(run), score, ", ".join(changed(run)) or "-"))
+    return rows
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from common.files import file_stem, write_csv, write_json
 from common.runs import Run, configuration_hash, environment
 from experiments.base import results
 from experiments.base.engines import run as run_trainings
-from experiments.base.options import BothTasks, Refused, at_least, refusals, refuse_phantoms
+from experiments.base.options import BothTasks, Refused, at_least, refusals, refuse_phantoms, wrapped
 from experiments.base.shards import counts
 from experiments.base.trainings import Placement, require
 from experiments.mgmt import cohort as cohort_mgmt
@@ -89,7 +89,7 @@ class Options(BothTasks, Placement):
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.cohort", description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.cohort", description=wrapped(__doc__))
     with refusals():
         (prepare if options.prepare else check)(options)
 

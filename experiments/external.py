@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.base.options import refusals
+from experiments.base.options import refusals, wrapped
 from experiments.segmentation.external import CohortOptions, test_on
 
 
@@ -27,7 +27,7 @@ class Arguments(CohortOptions):
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, prog="python -m experiments.external", description=__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m experiments.external", description=wrapped(__doc__))
     with refusals():
         test_on(arguments.run, arguments)
 

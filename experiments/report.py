@@ -3,7 +3,8 @@
     python -m experiments.report                    runs and figures below this folder -> report/index.html
     python -m experiments.report --format csv       the tables alone: report/tables/<experiment>.csv; also latex, md
 
-Shows of every experiment the run that finished last, every result of the report beside it with an interval and a
+Shows of every experiment the run with a preset's own settings that finished last, or the one that --run names; every
+result of the report beside it with an interval and a
 verdict by rule, the figures, slice viewers of the best, the median and the worst case, what contradicts itself in the
 report, and the environment. What was not run, failed or is damaged is named with the command that makes it.
 Cost: 20 seconds on two cores of an AMD EPYC, nearly all of it the slice viewers.
@@ -18,6 +19,8 @@ from typing import Literal
 import tyro
 
 from common.files import write_text
+from experiments.base.options import refusals, wrapped
+from experiments.base.runs import pin
 from experiments.page import content, reading, rows, tables, viewer
 from experiments.page.template import render
 
@@ -32,12 +35,17 @@ class Options:
     """Folder that experiments.figures has written."""
     output: Path = Path("report")
     """Folder of the report."""
+    run: tuple[str, ...] = ()
+    """EXPERIMENT=FOLDER: the run that stands for an experiment, from now on (shown.json in the folder of the run
+    folders keeps it; EXPERIMENT= undoes it). By default, of the runs with a preset's own settings, the last."""
     format: Literal["html", "csv", "latex", "md"] = "html"
     """The page, or the tables alone, one file per experiment."""
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.report", description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.report", description=wrapped(__doc__))
+    with refusals():
+        pin(options.runs, options.run)
     found = content.gather(options.runs, options.figures)
     if options.format == "html":
         path = options.output / "index.html"

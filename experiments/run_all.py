@@ -24,7 +24,7 @@ import tyro
 from common.files import write_json
 from common.runs import Run
 from experiments.base.engines import run
-from experiments.base.options import BothTasks, refusals
+from experiments.base.options import BothTasks, refusals, wrapped
 from experiments.base.trainings import Placement, State, Training, python
 
 SEGMENTATION = ("table1_baseline", "table1_variations", "table2_final", "unet25d", "unet3d", "compare_frameworks")
@@ -164,7 +164,7 @@ def run_all(wanted: Mapping[str, list[str] | str], folder: Path, *, at_once: int
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.run_all", description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.run_all", description=wrapped(__doc__))
     with refusals(), Run(options.runs / LOGS) as opened:
         statuses = run_all(commands(options), opened.folder, at_once=options.at_once)
     failed = [status for status in statuses if status.state == "failed"]

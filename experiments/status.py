@@ -17,7 +17,7 @@ import tyro
 
 from common.files import read_json, write_text
 from common.runs import History, RunError, is_in_use
-from experiments.base.options import Refused, refusals
+from experiments.base.options import Refused, refusals, wrapped
 from experiments.base.progress import epochs
 from experiments.base.results import aligned
 from experiments.base.trainings import JOB, WHERE, state
@@ -142,7 +142,7 @@ def _counts(table: list[Line]) -> str:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.status", description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.status", description=wrapped(__doc__))
     with refusals():
         while True:
             table = list(lines(options.runs))

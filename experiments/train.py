@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from common.runs import RunError, RunInUseError
-from experiments.base.options import refusals
+from experiments.base.options import refusals, wrapped
 from experiments.base.trainings import IN_USE, given
 from experiments.comparison import BACKENDS
 
@@ -42,7 +42,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.train", description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.train", description=wrapped(__doc__))
     with refusals():
         try:
             train(options.folder)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.dicom.mgmt_cohort import CONTRASTS
-from common.settings import check
+from common.settings import check, later
 from mgmt_classifier.data import SliceRecipe
 
 
@@ -46,7 +46,10 @@ class Config:
     threshold_steps: int = 50
     """Evenly spaced thresholds from 0 to 1 that are tried on validation (Fig. 13: every threshold is k / 49)."""
     mixed_precision: bool = True
-    """Float16 autocast with loss scaling on a GPU (D); the CPU always computes in float32."""
+    """Float16 autocast with loss scaling on a GPU (D), where ``precision`` leaves the choice; else float32."""
+    precision: Literal["auto", "float32", "float16", "bfloat16"] | None = later(None)
+    """Autocast of training and prediction; weights and losses stay float32. auto: float16 on a GPU, bfloat16 on CPUs
+    that multiply it, else float32. None: what ``mixed_precision`` says."""
     workers: int = 2
     """Loader processes; samples come from memory maps, so few are enough."""
     seed: int = 0

@@ -19,12 +19,13 @@ from common import costs
 from common.classification import best_threshold, predicted_positive, roc_auc
 from common.epochs import Epochs
 from common.files import atomic_path, write_json
-from common.runs import Run
+from common.precision import LIGHTNING, resolve
+from common.runs import Run, RunError
 from common.signals import end_with_parent
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Batches, Entry, Order, Slices
+from mgmt_classifier.inference import build, default_device, load, logits, probability, to_device
 from mgmt_classifier.model import convolutions
-from mgmt_classifier.predict import build, default_device, load, logits, probability, to_device
 
 Labelled = tuple[Entry, int]
 
@@ -49,10 +50,14 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
     The weights depend on the patients and the configuration only: on the same CPU a run that was killed and started
     again ends with the same bits as one that was not. Raises ValueError when a part lacks a class, or validation is
     empty while the best epoch is to be kept; RunError when the last checkpoint is damaged, a loss or an output is not
-    finite, or a file cannot be written.
+    finite, a file cannot be written, or the device lacks the precision.
     """
     _check(config, train, validation)
     device = default_device()
+    try:
+        precision = resolve(config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda")
+    except ValueError as error:
+        raise RunError(str(error)) from None
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".pt", description=f"training {config.contrast}")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device announcements, once per start
     trainer = L.Trainer(
@@ -62,7 +67,7 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
         # takes up such a file from the current one.
         plugins=[LightningEnvironment()],
         default_root_dir=run.folder,
-        precision="16-mixed" if config.mixed_precision and device.type == "cuda" else "32-true",
+        precision=LIGHTNING[precision],
         benchmark=device.type == "cuda",  # nearly every batch has the same size, so cuDNN's search pays
         max_epochs=config.epochs,
         callbacks=[Record(epochs, validation, config)],
@@ -84,6 +89,7 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
         convolutions=convolutions(network, (1, config.images, *config.image_size)),
         gpu_peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
         first_epoch=epochs.first,
+        precision=precision,
     )
 
 
@@ -206,8 +212,7 @@ class Record(Callback):
             save_last=epoch == self.config.epochs,
         )
         trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        shown = {name: f"{row[name]:.3f}" for name in ("loss", "validation_loss", "validation_auc") if name in row}
-        self.epochs.bar.set_postfix(epoch=epoch, **shown)
+        self.epochs.show(**{name: row[name] for name in ("loss", "validation_loss", "validation_auc") if name in row})
 
     def on_train_end(self, *_: object) -> None:
         self.epochs.end()

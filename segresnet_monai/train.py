@@ -20,14 +20,15 @@ from common import costs
 from common.epochs import Epochs
 from common.files import atomic_path, check_archive
 from common.metrics import dice
+from common.picture import PROGRESS, draw_progress
 from common.precision import LIGHTNING, resolve
 from common.prepared import Entry
 from common.runs import History, Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
+from segresnet_monai.inference import build, decode, default_device, probabilities, read_weights
 from segresnet_monai.losses import DiceHausdorff, build_loss, deeply_supervised
 from segresnet_monai.model import convolutions
-from segresnet_monai.predict import build, decode, default_device, probabilities, read_weights
 from segresnet_monai.start import HEAD, Start
 
 # Weights, optimiser, loss scale and best score; Lightning keeps no random state and none is needed.
@@ -157,8 +158,11 @@ def learning_rate(config: Config, epoch: int) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def validate(network: torch.nn.Module, entries: Sequence[Entry], config: Config) -> float:
-    """Mean Dice over NCR, ED and ET and over subjects, on the network's grid; a class rightly not found counts 1."""
+def validate(network: torch.nn.Module, entries: Sequence[Entry], config: Config, picture: Path | None = None) -> float:
+    """Mean Dice over NCR, ED and ET and over subjects, on the network's grid; a class rightly not found counts 1.
+
+    picture: where the first subject's prediction is drawn, beside its truth.
+    """
     network.eval()
     scores = []
     for entry in entries:
@@ -167,6 +171,8 @@ def validate(network: torch.nn.Module, entries: Sequence[Entry], config: Config)
         predicted = decode(probability, config, voxel_ml=volume.voxel_ml)
         truth = volume.labels()
         scores += [np.nan_to_num(dice(predicted == value, truth == value), nan=1.0) for value in (1, 2, 3)]
+        if picture is not None and entry is entries[0]:
+            draw_progress(picture, volume, predicted)
     network.train()
     return float(np.mean(scores))
 
@@ -264,7 +270,9 @@ class Record(Callback):
         self.epochs.trained()
         self.epochs.check_finite(loss=row["loss"])
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
-            row["validation_mean_dice"] = validate(module.trained, self.validation, self.config)
+            row["validation_mean_dice"] = validate(
+                module.trained, self.validation, self.config, self.epochs.run.figures / PROGRESS
+            )
             score = (row["validation_mean_dice"],)
         row = self.epochs.finish(
             row,
@@ -274,8 +282,8 @@ class Record(Callback):
             save_last=epoch == self.config.epochs,
         )
         trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        best = self.epochs.best[0] if self.epochs.best else 0
-        self.epochs.bar.set_postfix(epoch=epoch, loss=f"{row['loss']:.3f}", best_dice=f"{max(best, 0):.3f}")
+        best = self.epochs.best[0] if self.epochs.best else -1
+        self.epochs.show(loss=row["loss"], best_dice=best if best >= 0 else None)
 
     def on_train_end(self, *_: object) -> None:
         self.epochs.end()

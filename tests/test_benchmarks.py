@@ -21,7 +21,7 @@ import torch
 from benchmarks import augmentation, basis, inference, loading, segresnet_step, steps
 from benchmarks.compare import Row, report
 from segresnet_monai.config import Config
-from segresnet_monai.predict import build
+from segresnet_monai.inference import build
 
 KEYS = {"name", "ours_s", "peer", "peer_s", "ratio", "floor_s"}
 CONFIG = Config(
@@ -127,6 +127,27 @@ def test_preparing(subjects, tmp_path):
 def test_training_step(tmp_path):
     rows = segresnet_step.time_step(CONFIG, CPU, repeats=1)
     check(rows, tmp_path / "rows.json", {"PyTorch and MONAI"})
+
+
+@pytest.mark.parametrize("network", ["segresnet", "segresnet_ds"])
+def test_training_step_in_bfloat16(tmp_path, network):
+    rows = segresnet_step.time_bfloat16(replace(CONFIG, network=network, batch_size=2, dropout=0.0), repeats=1)
+    check(rows, tmp_path / "rows.json", {"ours in float32", "bfloat16, PyTorch's normalisation"})
+
+
+def test_memory_that_a_step_keeps_is_counted_by_shapes():
+    """One convolution, two bytes a value: its input alone, which the first layer has in float32 and in bfloat16."""
+
+    class Single(steps.Step):
+        def loss(self, batch):
+            return self.network(batch["image"]).sum()
+
+    image = torch.zeros(2, 4, 8, 8, 8)
+    single = Single(torch.nn.Conv3d(4, 8, 3, bias=False), CONFIG, CPU, fused=False, bfloat16=True)
+    assert steps.kept_gib(single, {"image": image}) * 2**30 == image.numel() * 2
+    assert segresnet_step.kept_memory_gib(replace(CONFIG, batch_size=4)) == pytest.approx(
+        4 * segresnet_step.kept_memory_gib(CONFIG)
+    )
 
 
 def test_steps_from_the_same_weights_stay_together():

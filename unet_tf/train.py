@@ -15,14 +15,15 @@ from common import costs
 from common.epochs import Epochs
 from common.files import atomic_path, seal
 from common.metrics import dice
+from common.picture import PROGRESS, draw_progress
 from common.prepared import Entry
 from common.runs import Run, RunError
 from unet_tf.config import Config
 from unet_tf.data import Batches
 from unet_tf.devices import gpu_peak_mib, policy, shared
+from unet_tf.inference import build, decode, probabilities
 from unet_tf.losses import LOSSES, accuracy, mean_dice
 from unet_tf.model import convolutions
-from unet_tf.predict import build, decode, probabilities
 
 LAST = "last.npz"
 
@@ -148,8 +149,11 @@ def averaged(network: keras.Model) -> Iterator[None]:
         network.set_weights(weights)
 
 
-def validate(network: keras.Model, entries: Sequence[Entry], config: Config) -> float:
-    """Mean Dice over NCR, ED and ET and over subjects, on the network's grid; a class rightly not found counts 1."""
+def validate(network: keras.Model, entries: Sequence[Entry], config: Config, picture: Path | None = None) -> float:
+    """Mean Dice over NCR, ED and ET and over subjects, on the network's grid; a class rightly not found counts 1.
+
+    picture: where the first subject's prediction is drawn, beside its truth.
+    """
     scores = []
     for entry in entries:
         volume = entry.open()
@@ -157,6 +161,8 @@ def validate(network: keras.Model, entries: Sequence[Entry], config: Config) -> 
         predicted = decode(found, config, config.probability_threshold, voxel_ml=volume.voxel_ml)
         truth = volume.labels()
         scores += [np.nan_to_num(dice(predicted == value, truth == value), nan=1.0) for value in (1, 2, 3)]
+        if picture is not None and entry is entries[0]:
+            draw_progress(picture, volume, predicted)
     return float(np.mean(scores))
 
 
@@ -222,16 +228,17 @@ class Record(keras.callbacks.Callback):
             score = (-row["validation_loss"],)
         elif (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs:
             self.epochs.check_finite(loss=row["loss"])
+            picture = self.epochs.run.figures / PROGRESS
             with averaged(self.model):
-                row["validation_mean_dice"] = validate(self.model, self.validation, self.config)
+                row["validation_mean_dice"] = validate(self.model, self.validation, self.config, picture)
             score = (row["validation_mean_dice"],)
         else:
             score = None
         row = self.epochs.finish(
             row, score=score, save_weights=self._save_weights, save_checkpoint=self._save, save_last=True
         )
-        shown = {"loss": row["loss"], "dice": row.get("validation_mean_dice")}
-        self.epochs.bar.set_postfix(epoch=epoch + 1, **{k: f"{v:.3f}" for k, v in shown.items() if v is not None})
+        shown = "validation_loss" if self.stopper else "validation_mean_dice"
+        self.epochs.show(loss=row["loss"], **{shown: row.get(shown)})
 
     def _save_weights(self, path: Path) -> None:
         with averaged(self.model):

@@ -1,9 +1,11 @@
 """Command lines: options and the chosen preset's settings, and what is said where they cannot be followed."""
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -15,9 +17,18 @@ from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError
 from common.subject import Problem
+from experiments.base.results import aligned
 from experiments.base.trainings import given
 
 Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromPreset:
+    """Part of the options of every command whose settings are a preset's."""
+
+    changed: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """Settings that are not the preset's, as ``epochs=6``; found by :func:`command_line`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +147,47 @@ def command_line(
         arguments = tyro.cli(
             Arguments,
             prog=f"python -m experiments.{experiment}",
-            description=description,
+            description=wrapped("\n\n".join([description.strip(), *presets_table(presets, preset)])),
             default=Arguments(options=options_type(preset=preset), model=config),
         )
     except ValueError as error:  # tyro words what a model refuses, not what options without a name of their own do
         sys.exit(f"error: {error}")
-    return arguments.options, arguments.model
+    return replace(arguments.options, changed=differences(config, arguments.model)), arguments.model
+
+
+def presets_table(presets: Mapping[str, Any], chosen: str) -> list[str]:
+    """What the presets differ in, as paragraphs of a help text; none where there is one preset."""
+    values = {name: settings_in(asdict(config)) for name, config in presets.items()}
+    settings = dict.fromkeys(name for each in values.values() for name in each)
+    differ = [name for name in settings if len({repr(each.get(name)) for each in values.values()}) > 1]
+    if not differ:
+        return []
+    rows = [("--model.*", *presets), *((name, *(str(each.get(name)) for each in values.values())) for name in differ)]
+    table = "\n".join(f"    {line}" for line in aligned(rows).splitlines())
+    return [f"Presets; the defaults below are those of {chosen}:", table]
+
+
+def wrapped(text: str) -> str:
+    """A help text with its paragraphs as wide as the terminal; lines that are indented, as commands are, stay."""
+    width = shutil.get_terminal_size().columns - 1
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        free = not any(line.startswith(" ") for line in paragraph.splitlines())
+        # tyro would join lines that begin with a letter.
+        lines = textwrap.wrap(paragraph, width, initial_indent=" ", subsequent_indent=" ") if free else [paragraph]
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs)
+
+
+def differences(of: Any, given: Any) -> tuple[str, ...]:
+    """Settings of a dataclass that differ from another's, as ``network.epochs=6``."""
+    before, after = settings_in(asdict(of)), settings_in(asdict(given))
+    return tuple(f"{name}={value}" for name, value in after.items() if name not in before or before[name] != value)
+
+
+def settings_in(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by name; of settings within settings with a dot."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= settings_in(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found

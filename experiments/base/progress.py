@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.files import read_json
@@ -22,6 +23,31 @@ def epochs(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"damaged: expected a history and a configuration, found: {error!r}"
     return f"epoch {done[-1] if done else 0}{total}"
+
+
+STEPS = ("find and check the patients", "prepare their scans", "train", "predict and score", "results")
+
+
+def begin(number: int) -> None:
+    """Says which of STEPS begins."""
+    print(f"{number}/{len(STEPS)} {STEPS[number - 1]}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def step(number: int) -> Iterator[None]:
+    """Says which of STEPS begins, and afterwards how long it took; on standard error, as plain lines anywhere."""
+    begin(number)
+    began = time.monotonic()
+    yield
+    print(f"    {duration(time.monotonic() - began)}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits it: ``0.4 s``, ``12 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Lines:

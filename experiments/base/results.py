@@ -29,6 +29,21 @@ LESION_NOTE = (
     "lesion_*_brats2023: by the BraTS organisers' definition of 2023, whatever empty masks are worth; "
     "fp: false positives per case; HD95 and the definition of 2024: scores.csv; every lesion: lesions.csv"
 )
+HEADLINES = {
+    "dice_WT": "whole tumour: overlap with the expert's, 1 is all of it; up",
+    "dice_TC": "tumour core, NCR and ET together; up",
+    "dice_ET": "enhancing tumour; up",
+    "dice_NCR": "necrosis and what does not enhance; up",
+    "dice_ED": "oedema; up",
+    "mean_dice": "of NCR, ED and ET; up",
+    "mean_dice_with_background": "the same with the background, which is easy; up",
+    "hd95_WT": "mm between the outlines, 95 % are nearer; down",
+}
+"""The rows that say most, what each is, and which way is better."""
+PENALTY = (
+    "a label that was missed, or found where there is none, counts as Dice 0 and as HD95 373 mm (--empty-masks), so a "
+    "few such patients can rule a mean"
+)
 SYNTHETIC_NOTE = "synthetic: measured on the embedded phantoms; it says nothing about patients"
 
 
@@ -130,12 +145,19 @@ def table(results: Iterable[Result]) -> str:
     for result in results:
         interval = "" if result.low is None else f"{short(result.low)} to {short(result.high)}"
         name = result.key.partition(".")[2] + (" (synthetic)" if result.synthetic else "")
-        rows.append((name, short(result.reported), short(result.value), interval, str(result.n)))
+        value = p_value(result.value) if _is_p(result) else short(result.value)
+        rows.append((name, short(result.reported), value, interval, str(result.n)))
     return aligned(rows)
 
 
-def segmentation_table(results: Iterable[Result]) -> str:
-    """:func:`table` of a segmentation's summary, with LESIONS_IN_TABLE of the lesion-wise scores, and what they are."""
+def segmentation_table(results: Iterable[Result], *, every: bool = True) -> str:
+    """:func:`table` of a segmentation's summary, with LESIONS_IN_TABLE of the lesion-wise scores, and what they are.
+
+    every: all rows; else those of HEADLINES, with what each means.
+    """
+    results = list(results)
+    if not every:
+        return _headlines(results)
     shown, noted = [], False
     for result in results:
         _, lesion, name = result.key.partition("lesion_")
@@ -143,6 +165,27 @@ def segmentation_table(results: Iterable[Result]) -> str:
             shown.append(result)
             noted |= bool(lesion)
     return "\n".join([table(shown), *([LESION_NOTE] if noted else [])])
+
+
+def _headlines(results: Sequence[Result]) -> str:
+    by_name = {result.key.partition(".")[2]: result for result in results}
+    shown = {name: by_name[name] for name in HEADLINES if name in by_name}
+    lines = table(shown.values()).splitlines()
+    meanings = ["", "", *(HEADLINES[name] for name in shown)]
+    rows = [f"{line}  {meaning}".rstrip() for line, meaning in zip(lines, meanings, strict=True)]
+    return "\n".join([*rows, f"{len(by_name) - len(shown)} more in scores.csv; --all-rows shows them", PENALTY])
+
+
+def what_next(folder: Path, experiment: str) -> str:
+    """Where a finished run's pictures lie, and two commands to try."""
+    pictures = sorted(path.name for path in (folder / "figures").glob("*.png"))
+    return "\n".join(
+        [
+            f"pictures: {folder / 'figures'}: {', '.join(pictures) or 'none'}",
+            "next: python -m experiments.report                 this run as a page: report/index.html",
+            f"      python -m experiments.{experiment} --help    what can be changed",
+        ]
+    )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -164,6 +207,15 @@ def short(value: float | int | str | None) -> str:
     if isinstance(value, (str, int)):
         return str(value)
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.2f}"
+
+
+def _is_p(result: Result) -> bool:
+    return result.key.endswith("_p") and isinstance(result.value, float)
+
+
+def p_value(p: float) -> str:
+    """A p value in a sentence or a cell: ``0.012``, and never 0."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def finite(value: float) -> float | None:

@@ -2,18 +2,21 @@
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from common.files import write_json
 from common.runs import RunError
 from experiments.base import results
 from experiments.base.progress import epochs
 from experiments.base.results import Result
 
 STATUS = Path("run_all") / "status.json"
+PINS = "shown.json"
+"""In the folder of the run folders: experiment -> name of the run that stands for it."""
 ATTEMPT = ("experiment", "command", "state", "reason", "seconds")
 
 
@@ -26,10 +29,19 @@ def available() -> list[str]:
     return [*(name for name in results.reported() if (files("experiments") / f"{name}.py").is_file()), *OWN]
 
 
-def purpose(experiment: str) -> str:
+def commands() -> list[str]:
+    """Every command, by looking: a module directly in experiments, or a room that can be run, by name."""
+    found = list(files("experiments").iterdir())
+    modules = [item.name.removesuffix(".py") for item in found if item.name.endswith(".py")]
+    rooms = [item.name for item in found if item.is_dir() and (item / "__main__.py").is_file()]
+    return sorted(name for name in (*modules, *rooms) if not name.startswith("__"))
+
+
+def purpose(command: str) -> str:
     """First line of the module's docstring, read without importing it (its framework may not be installed)."""
-    source = (files("experiments") / f"{experiment}.py").read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)).splitlines()[0]
+    module = files("experiments") / f"{command}.py"
+    source = module if module.is_file() else files("experiments") / command / "__main__.py"
+    return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))).splitlines()[0]
 
 
 def state(folder: Path) -> str:
@@ -37,7 +49,11 @@ def state(folder: Path) -> str:
     runs = [run for run in folder.glob("*") if (run / "run.lock").exists()]
     if not runs:
         return "no run yet"
-    last = max(runs, key=lambda run: (run / "run.lock").stat().st_mtime)
+    return state_of(max(runs, key=lambda run: (run / "run.lock").stat().st_mtime))
+
+
+def state_of(last: Path) -> str:
+    """What a run has come to."""
     if (last / "summary.json").exists():
         try:
             results.read_summary(last / "summary.json")
@@ -52,11 +68,53 @@ def state(folder: Path) -> str:
     return f"{said}: {training.parent}" if not said.startswith("damaged") else f"damaged: {training.parent}{said[7:]}"
 
 
-def latest(runs: Path, experiment: str) -> Path | None:
-    """Folder of the experiment's run that finished last, below the folder of the run folders; None without any."""
-    finished = (runs / experiment).glob("*/summary.json")
-    last = max(finished, key=lambda summary: summary.stat().st_mtime, default=None)
-    return None if last is None else last.parent
+def shown(runs: Path, experiment: str) -> Path | None:
+    """Folder of the run that stands for an experiment, below the folder of the run folders; None without any.
+
+    That is the one pinned (:func:`pin`); else, of those whose settings are their preset's own, the one that finished
+    last; else the one that finished last. A run of an earlier version does not say, and counts as its preset's.
+    Raises RunError when the pins are damaged, or what is pinned is no finished run any more.
+    """
+    finished = [summary.parent for summary in (runs / experiment).glob("*/summary.json")]
+    if (name := pins(runs).get(experiment)) is not None:
+        if runs / experiment / name not in finished:
+            raise RunError(f"{runs / PINS}: expected a finished run in {runs / experiment}, found no {name}")
+        return runs / experiment / name
+    return max(finished, key=lambda run: (not changed(run), (run / "summary.json").stat().st_mtime), default=None)
+
+
+def changed(run: Path) -> tuple[str, ...]:
+    """Settings of a run that are not its preset's, as ``epochs=6``; none where the run does not say."""
+    options = read(run, "config.json", dict)[0].get("options", {})
+    return tuple(options.get("changed", ())) if isinstance(options, dict) else ()
+
+
+def pins(runs: Path) -> dict[str, str]:
+    """Experiment -> name of the run that stands for it, where one is pinned. Raises RunError where they are damaged."""
+    found, wrong = read(runs, PINS, dict)
+    if wrong:
+        raise RunError(wrong)
+    return found
+
+
+def pin(runs: Path, chosen: Iterable[str]) -> None:
+    """Write down which runs stand for their experiments from now on. chosen: ``EXPERIMENT=FOLDER``, or
+    ``EXPERIMENT=`` to leave it to the rule again. Raises RunError unless each folder is a finished run of it."""
+    found = pins(runs)
+    for words in chosen:
+        experiment, equals, folder = words.partition("=")
+        if not equals:
+            raise RunError(f"expected EXPERIMENT=FOLDER, received {words}")
+        name = Path(folder).name
+        if folder and not (runs / experiment / name / "summary.json").exists():
+            there = sorted(summary.parent.name for summary in (runs / experiment).glob("*/summary.json"))
+            raise RunError(
+                f"{words}: expected a finished run in {runs / experiment}, found {', '.join(there) or 'none there'}"
+            )
+        found.pop(experiment, None)
+        if folder:
+            found[experiment] = name
+        write_json(runs / PINS, found)
 
 
 @dataclass(frozen=True)
@@ -74,8 +132,11 @@ class Found:
 
 
 def find(runs: Path, experiment: str, attempt: Mapping[str, object] | None) -> Found:
-    """The experiment's last finished run. attempt: what status.json says of it, None where it says nothing."""
-    folder = latest(runs, experiment)
+    """The run that stands for an experiment. attempt: what status.json says of it, None where it says nothing."""
+    try:
+        folder = shown(runs, experiment)
+    except RunError as error:
+        return Found("failed", str(error))
     failure = str(attempt["reason"]) if attempt is not None and attempt["state"] == "failed" else ""
     if folder is None:
         if failure:
@@ -85,7 +146,8 @@ def find(runs: Path, experiment: str, attempt: Mapping[str, object] | None) -> F
     others = [path for path in (runs / experiment).glob("*/run.lock") if path.parent != folder]
     complete = sum((path.parent / "summary.json").exists() for path in others)
     if complete:
-        also.append(f"{complete} more finished earlier in the same folder")
+        why = "this one is pinned" if experiment in pins(runs) else _why(folder, [path.parent for path in others])
+        also.append(f"{complete} more finished in the same folder; {why}")
     if complete < len(others):
         also.append(f"{len(others) - complete} more in the same folder did not finish")
     if failure:
@@ -95,6 +157,15 @@ def find(runs: Path, experiment: str, attempt: Mapping[str, object] | None) -> F
         return Found("finished", "", folder, results.read_summary(path), tuple(also))
     except (RunError, OSError) as error:
         return Found("failed", str(error), folder, [], tuple(also))
+
+
+def _why(folder: Path, others: Iterable[Path]) -> str:
+    """Why a run stands for its experiment, and none of the others, where none is pinned."""
+    if changed(folder):
+        return f"none has its preset's own settings; this one, with {', '.join(changed(folder))}, finished last"
+    if any((run / "summary.json").exists() and not changed(run) for run in others):
+        return "this one finished last of those with their preset's own settings"
+    return "this one has its preset's own settings"
 
 
 def _unfinished(folder: Path) -> Found:

@@ -70,7 +70,7 @@ def measure(folder: Path) -> None:
     from unet_tf.config import Config
     from unet_tf.data import Batches
     from unet_tf.devices import gpu_peak_mib
-    from unet_tf.predict import build, load, postprocess, probabilities
+    from unet_tf.inference import build, load, postprocess, probabilities
     from unet_tf.train import compiled, save_weights
 
     config = read_model_config(folder, Config)

@@ -66,13 +66,13 @@ def train(folder: Path) -> None:
     """
     if given(folder)["name"] == "segresnet":
         from segresnet_monai.config import Config
-        from segresnet_monai.predict import load_run, predict
+        from segresnet_monai.inference import load_run, predict
         from segresnet_monai.train import fit
 
         shortened = {"epochs": TIMED_EPOCHS, "continued_from": None}
     else:
         from unet_tf.config import Config
-        from unet_tf.predict import load_run, predict
+        from unet_tf.inference import load_run, predict
         from unet_tf.train import fit
 
         shortened = {"epochs": TIMED_EPOCHS}

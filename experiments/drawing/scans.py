@@ -4,58 +4,22 @@ scale. Every picture takes its orientation from the files' own directions, and w
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from common.dicom.series import Plane, plane_of
-from common.labels import CLASSES
 from common.nifti import to_axes
+from common.picture import OPPOSITE, ROWS_AND_COLUMNS, THROUGH, View, cut, overlay, spacing_along, window
 from common.subject import Subject
 from experiments.drawing.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, save_for_screen, styled
 
-BodyPlane = Literal["axial", "coronal", "sagittal"]
-ROWS_AND_COLUMNS: dict[BodyPlane, str] = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}
-"""Where rows and columns run to in a plane's picture: posterior, inferior, left."""
-THROUGH: dict[BodyPlane, str] = {"axial": "S", "coronal": "A", "sagittal": "R"}
-"""Where the positions of a plane's pictures run to: superior, anterior, right."""
-OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
 MARGIN = 4
 SHOWN_CONTRASTS = ("FLAIR", "T1ce")
 MOST_CASES = 5
-
-
-@dataclass(frozen=True)
-class View:
-    """Pictures of one plane. spacing_mm: between rows, between columns. runs_to: the letters of the patient's sides to
-    which the rows and the columns run: "PL" in axial pictures, whose right edge is the patient's left."""
-
-    spacing_mm: tuple[float, float]
-    runs_to: str
-
-    @property
-    def edges(self) -> tuple[str, str, str, str]:
-        """Sides of the patient at the left, right, upper and lower edge."""
-        rows, columns = self.runs_to
-        return OPPOSITE[columns], columns, OPPOSITE[rows], rows
-
-
-def cut(
-    volumes: Sequence[np.ndarray], affine: np.ndarray, plane: BodyPlane = "axial"
-) -> tuple[tuple[np.ndarray, ...], View]:
-    """Volumes (x, y, z) of one grid as stacks of pictures (position, row, column) of a plane, and how they lie.
-
-    affine: (4, 4), from voxels to mm, to the patient's right, front and head as in NIfTI. Axial positions count from
-    the feet, coronal ones from the back to the front, sagittal ones from left to right.
-    """
-    axes = THROUGH[plane] + ROWS_AND_COLUMNS[plane]
-    view = View(_spacing(affine, axes)[1:], ROWS_AND_COLUMNS[plane])
-    return tuple(to_axes(volume, affine, axes) for volume in volumes), view
 
 
 def turn(
@@ -77,32 +41,9 @@ def turn(
     axes = through + ROWS_AND_COLUMNS[nearest]
     return (
         to_axes(images, affine, axes),
-        View(_spacing(affine, axes)[1:], ROWS_AND_COLUMNS[nearest]),
+        View(spacing_along(affine, axes)[1:], ROWS_AND_COLUMNS[nearest]),
         plane_of(orientation),
     )
-
-
-def _spacing(affine: np.ndarray, axes: str) -> tuple[float, float, float]:
-    """Voxel sizes in mm along axes that point as the letters say."""
-    order = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes))[:, 0]
-    sizes = dict(zip(order.astype(int), nib.affines.voxel_sizes(affine), strict=True))
-    return float(sizes[0]), float(sizes[1]), float(sizes[2])
-
-
-def window(images: np.ndarray) -> np.ndarray:
-    """Grey values in [0, 1]: black at 0, white at the 99.5th percentile of what is not 0."""
-    shown = images[images != 0]
-    white = np.percentile(shown, 99.5) if shown.size else 1.0
-    return np.clip(images / max(float(white), np.finfo(float).tiny), 0, 1)
-
-
-def overlay(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Labels in the classes' colours over grey values in [0, 1] (row, column): (row, column, rgb)."""
-    rgb = np.repeat(grey[..., None], 3, axis=2)
-    for name, colour in CLASS_COLOURS.items():
-        rgb[labels == CLASSES.index(name)] *= 0.45
-        rgb[labels == CLASSES.index(name)] += 0.55 * np.array(to_rgb(colour))
-    return rgb
 
 
 def box(shown: np.ndarray, margin: int = MARGIN) -> tuple[slice, slice]:

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from common.files import atomic_path
+from common.picture import CLASS_COLOURS
 
-CLASS_COLOURS = {"NCR": "#d55e00", "ED": "#56b4e9", "ET": "#f0e442"}
-"""The classes, on grey scans and on white paper."""
 PART_COLOURS = {"training": "#0072b2", "validation": "#d55e00"}
 """Learning curves."""
 CHOICE_COLOURS = {"central": "#0072b2", "tumour": "#e69f00"}

@@ -21,7 +21,7 @@ import tyro
 from common.cohort import find_subjects
 from common.dicom.mgmt_cohort import find_patients
 from common.files import write_json
-from experiments.base.options import BothTasks, refusals, refuse_phantoms
+from experiments.base.options import BothTasks, refusals, refuse_phantoms, wrapped
 from experiments.drawing import style
 from experiments.figures import classification, curves, diagram, distributions, scans, segmentation, series
 from experiments.figures.sources import Drawing, MissingError, Sources
@@ -61,7 +61,7 @@ class Options(BothTasks):
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.figures", description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.figures", description=wrapped(__doc__))
     if unknown := sorted(set(options.only) - set(FIGURES)):
         sys.exit(
             f"error: expected figures from 1 to {max(FIGURES)} after --only, received {', '.join(map(str, unknown))}"
@@ -79,6 +79,8 @@ def main() -> None:
             if entry["command"]:
                 print(f"         {entry['command']}")
     print(f"captions: {options.output / INDEX}")
+    if not any(entry["state"] == "drawn" for entry in entries if entry["number"] in (options.only or FIGURES)):
+        sys.exit("error: none of these figures could be drawn")
 
 
 def draw(options: Options) -> list[dict]:

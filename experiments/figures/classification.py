@@ -4,8 +4,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.picture import View, window
 from experiments.base import results
-from experiments.drawing.scans import View, show, turn, window
+from experiments.drawing.scans import show, turn
 from experiments.drawing.style import WIDTH, heading, styled
 from experiments.figures.sources import Drawing, Sources
 from experiments.mgmt.explanation import SALIENCY

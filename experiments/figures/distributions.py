@@ -7,9 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.picture import CLASS_COLOURS
 from common.scoring import MISSED_HAUSDORFF_MM, apply_empty_policy
 from experiments.base import results
-from experiments.drawing.style import CLASS_COLOURS, REPORT_COLOUR, WIDTH, heading, styled
+from experiments.drawing.style import REPORT_COLOUR, WIDTH, heading, styled
 from experiments.figures.sources import Drawing, Sources
 from experiments.segmentation.label_size import PART_MARKS, draw_label_sizes
 

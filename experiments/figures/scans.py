@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from common.labels import CLASSES
 from common.metrics import voxel_volume_ml
+from common.picture import CLASS_COLOURS, ROWS_AND_COLUMNS, View, cut, overlay, window
 from common.subject import CONTRASTS, Subject
-from experiments.drawing.scans import ROWS_AND_COLUMNS, View, box, cut, overlay, show, window
-from experiments.drawing.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, styled
+from experiments.drawing.scans import box, show
+from experiments.drawing.style import WIDTH, bare, class_legend, heading, styled
 from experiments.figures.sources import Drawing, MissingError, Sources, readable
 
 REPORTS_SUBJECT = "00006"

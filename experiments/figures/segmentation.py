@@ -3,16 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from experiments.drawing.scans import (
-    Row,
-    box,
-    cut,
-    draw_rows,
-    overlay,
-    truth_and_prediction,
-    tumour_slice,
-    window,
-)
+from common.picture import cut, overlay, window
+from experiments.drawing.scans import Row, box, draw_rows, truth_and_prediction, tumour_slice
 from experiments.figures.sources import Drawing, FinishedRun, Sources
 
 RAW = "before_postprocessing"

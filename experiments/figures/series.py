@@ -10,7 +10,8 @@ from matplotlib.patches import Rectangle
 
 from common.dicom.mgmt_cohort import CONTRASTS, Patient
 from common.dicom.series import DicomError, Plane, look
-from experiments.drawing.scans import View, show, turn, window
+from common.picture import View, window
+from experiments.drawing.scans import show, turn
 from experiments.drawing.style import CHOICE_COLOURS, WIDTH, bare, heading, styled
 from experiments.figures.sources import Drawing, MissingError, Sources
 from experiments.mgmt import ensemble

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from common import nifti
 from common.cohort import Cohort, find_subjects
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
+from common.runs import RunError
 from common.subject import Subject
 from experiments.base import runs
 from experiments.base.options import BothTasks, Refused
-from experiments.base.runs import latest
+from experiments.base.runs import shown
 from experiments.mgmt.study import MgmtOptions, phantom_patients
 from experiments.segmentation.study import phantom_cohort
 
@@ -72,8 +73,11 @@ class Sources(BothTasks):
             raise MissingError(f"no {option} given", f"python -m experiments.figures {option} FOLDER")
 
     def run(self, experiment: str) -> "FinishedRun":
-        """The experiment's run that finished last. Raises MissingError, which names the command, without one."""
-        folder = latest(self.runs, experiment)
+        """The run that stands for an experiment. Raises MissingError, which names the command, without one."""
+        try:
+            folder = shown(self.runs, experiment)
+        except RunError as error:
+            raise MissingError(str(error), f"python -m experiments.report --run {experiment}=") from error
         data = self.mgmt_data if experiment.startswith("mgmt") else self.data
         # What the command line gave; a default needs no word.
         given = {"--data": data, "--runs": None if self.runs == Path("runs") else self.runs}

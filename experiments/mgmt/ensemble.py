@@ -126,7 +126,7 @@ def draw(study: MgmtStudy, fitted: Mapping[str, Fitted], table: pd.DataFrame) ->
 
 def predict_unlabelled(study: MgmtStudy, settings: Settings) -> None:
     """submission.csv, as the competition wants it: BraTS21ID and the probability as MGMT_value."""
-    from mgmt_classifier.predict import predict
+    from mgmt_classifier.inference import predict
 
     wanted = study.cohort.without_label
     if not wanted:

@@ -30,7 +30,7 @@ def explain(study: MgmtStudy, ensemble: Run, models: dict[str, Config], *, shown
     """
     from mgmt_classifier.data import network_input
     from mgmt_classifier.explain import Panel, draw, saliency
-    from mgmt_classifier.predict import build, load_run
+    from mgmt_classifier.inference import build, load_run
 
     rows, found, panels, pictures = [], [], [], defaultdict(list)
     patients = {patient.id: patient for patient in study.cohort.patients}

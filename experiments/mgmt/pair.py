@@ -13,6 +13,7 @@ from common.classification import (
     roc_auc,
     verdict,
 )
+from experiments.base.results import p_value
 from experiments.mgmt.study import MgmtOptions, MgmtStudy, Model, mgmt_study
 from mgmt_classifier.config import Config
 
@@ -40,5 +41,5 @@ def compare(study: MgmtStudy, models: Mapping[str, Config]) -> None:
     difference = auc_difference(probabilities[first], probabilities[second], labels)
     interval = (difference.low, difference.high)
     found.append(study.result(f"{first}_minus_{second}__auc", difference.value, len(labels), interval))
-    verdicts.append(f"{first} against {second}, same patients: p = {difference.p:.3f} (DeLong, two-sided).")
+    verdicts.append(f"{first} against {second}, same patients: p {p_value(difference.p)} (DeLong, two-sided).")
     study.finish(found, verdicts)

@@ -17,7 +17,7 @@ from common.store import Store
 from common.subject import Problem
 from experiments.base import results
 from experiments.base.engines import run
-from experiments.base.options import Refused, absolute, at_least, leave_out, refusals, refuse_phantoms
+from experiments.base.options import FromPreset, Refused, absolute, at_least, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
 from experiments.base.trainings import Placement, Training, given, python, require
 from experiments.mgmt.cohort import notes_on_series
@@ -44,7 +44,7 @@ SMALL = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MgmtOptions(Placement):
+class MgmtOptions(FromPreset, Placement):
     """What every MGMT experiment is told on its command line."""
 
     data: Path | None = None

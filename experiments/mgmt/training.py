@@ -20,7 +20,7 @@ def train(folder: Path) -> None:
     """
     from mgmt_classifier import data
     from mgmt_classifier.config import Config
-    from mgmt_classifier.predict import predict
+    from mgmt_classifier.inference import predict
     from mgmt_classifier.train import fit
 
     config, options = read_model_config(folder, Config), options_in(folder, MgmtOptions)

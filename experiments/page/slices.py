@@ -12,9 +12,8 @@ import numpy as np
 
 from common import nifti
 from common.labels import CLASSES
+from common.picture import CLASS_COLOURS, window
 from common.subject import Subject
-from experiments.drawing.scans import window
-from experiments.drawing.style import CLASS_COLOURS
 from experiments.page.template import render
 
 BACKGROUND = "FLAIR"

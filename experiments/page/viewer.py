@@ -6,8 +6,9 @@ from pathlib import Path
 from common import nifti
 from common.cohort import CohortError, find_subjects
 from common.nifti import ScanError
+from common.runs import RunError
 from experiments.base.results import read_cases
-from experiments.base.runs import latest, read
+from experiments.base.runs import read, shown
 from experiments.page import slices
 
 # The first of these with label maps is shown: the final model before its forerunners.
@@ -44,7 +45,10 @@ class Viewers:
 def viewers(runs: Path) -> Viewers:
     """Viewers of the first run of SOURCES that has label maps, or why it cannot be shown."""
     for experiment, part in SOURCES:
-        root = latest(runs, experiment)
+        try:
+            root = shown(runs, experiment)
+        except RunError as error:
+            return Viewers(experiment, reason=str(error))
         if root is None or not (root / part / "predictions").is_dir():
             continue
         try:

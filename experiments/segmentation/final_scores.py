@@ -65,7 +65,7 @@ def train(folder: Path) -> None:
     config = read_model_config(folder, Config)
     with Run(folder) as opened:
         study = restored(opened, config)
-        from segresnet_monai.predict import load_run, predict
+        from segresnet_monai.inference import load_run, predict
         from segresnet_monai.train import fit
 
         adopted = None if study.options.fresh else adopt_training(study, config)

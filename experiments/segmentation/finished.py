@@ -134,11 +134,11 @@ def require_finished(run: Finished) -> None:
 def load(run: Finished) -> Networks:
     """The run's trained networks. Raises RunError when there are none, or one is damaged."""
     if run.kind == "unet":
-        from unet_tf.predict import load_run as load_them
-        from unet_tf.predict import predict, predict_volume
+        from unet_tf.inference import load_run as load_them
+        from unet_tf.inference import predict, predict_volume
     else:
-        from segresnet_monai.predict import load_runs as load_them
-        from segresnet_monai.predict import predict, predict_volume
+        from segresnet_monai.inference import load_runs as load_them
+        from segresnet_monai.inference import predict, predict_volume
     try:
         networks, *settings = load_them(run.folder)
     except ValueError as error:

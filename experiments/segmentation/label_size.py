@@ -16,8 +16,9 @@ from scipy import stats
 
 from common.classification import accuracy_interval
 from common.labels import CLASSES
+from common.picture import CLASS_COLOURS
 from experiments.base.results import Result, read_cases
-from experiments.drawing.style import CLASS_COLOURS, WIDTH, heading, styled
+from experiments.drawing.style import WIDTH, heading, styled
 
 SMALL = "small_labels"
 PREFIXES = ("missed_", "size_correlation_")

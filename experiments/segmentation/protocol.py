@@ -43,6 +43,7 @@ def run_network(kind: str, config: Any, options: NetworkOptions, open_study: Ope
         elif not opened.run.is_finished:
             from experiments.segmentation import training  # and with it the plotting library
 
+            training.show_patient(opened)
             getattr(training, kind)(opened, config)
         opened.show()
         if checked is not None:
@@ -67,7 +68,7 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
     with refusals():
         require(run(trainings, options))
         folder = pool(studies, config, options)
-        print(results.segmentation_table(results.read_summary(folder / "summary.json")))
+        print(results.segmentation_table(results.read_summary(folder / "summary.json"), every=options.all_rows))
         if studies[0].synthetic:
             print(results.SYNTHETIC_NOTE)
         for note in studies[0].trained_with():

@@ -23,7 +23,17 @@ from common.runs import Run, RunError, configuration_hash, describe, folder_of_r
 from common.scoring import EmptyPolicy
 from common.subject import Subject
 from experiments.base import results
-from experiments.base.options import Refused, absolute, at_least, leave_out, options_in, refusals, refuse_phantoms
+from experiments.base.options import (
+    FromPreset,
+    Refused,
+    absolute,
+    at_least,
+    leave_out,
+    options_in,
+    refusals,
+    refuse_phantoms,
+)
+from experiments.base.progress import begin, step
 from experiments.base.trainings import Placement, Training, given
 from experiments.segmentation import added, fine_tuning
 from segresnet_monai.config import Config as SegResNet
@@ -36,7 +46,7 @@ DEFAULT_BACKEND = "tensorflow"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Placement):
+class Options(FromPreset, Placement):
     """What every segmentation experiment is told on its command line."""
 
     data: Path | None = None
@@ -75,6 +85,8 @@ class Options(Placement):
     """Kinds of tumours that these are not to have."""
     jobs: int = -1
     """Threads that prepare and score; -1 takes every core."""
+    all_rows: bool = False
+    """Show every row of the table; by default those that say most, with what they mean."""
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
 
@@ -205,8 +217,11 @@ class Study:
 
     def show(self) -> None:
         """Print the table *reported | this run | 95 % interval | n* and where everything lies."""
-        print(results.segmentation_table(results.read_summary(self.run.folder / "summary.json")))
+        found = results.read_summary(self.run.folder / "summary.json")
+        begin(5)
+        print(results.segmentation_table(found, every=self.options.all_rows))
         self.show_data()
+        print(results.what_next(self.run.folder, self.experiment))
 
     def trained_with(self) -> list[str]:
         """What a table says of a training that has more than its patients."""
@@ -298,18 +313,20 @@ def _open(
     if isinstance(options, SegResNetOptions) and options.start_from is not None:
         start, seen = find_start(options.start_from, network), fine_tuning.seen_by(options.start_from)
         print(fine_tuning.described(start), file=sys.stderr)
-    folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
-    cohort = find_subjects(
-        folder, convention=options.convention, max_subjects=options.max_subjects, patients=options.patients
-    )
+    with step(1):
+        folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
+        cohort = find_subjects(
+            folder, convention=options.convention, max_subjects=options.max_subjects, patients=options.patients
+        )
     if options.data is not None and cohort.subjects:
         refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
-    stores = [
-        prepared.prepare(cohort.subjects, recipe, options.prepared, n_jobs=options.jobs, local_copy=local_copy)
-        for recipe in (config.recipe, *further_recipes)
-    ]
+    with step(2):
+        stores = [
+            prepared.prepare(cohort.subjects, recipe, options.prepared, n_jobs=options.jobs, local_copy=local_copy)
+            for recipe in (config.recipe, *further_recipes)
+        ]
     store = stores[0]
     problems = tuple(dict.fromkeys((*cohort.incomplete, *(problem for each in stores for problem in each.problems))))
     left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subjects")

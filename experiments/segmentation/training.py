@@ -1,9 +1,14 @@
 """One training of a segmentation network from its data to its results, in this process."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.picture import draw_answer
 from common.runs import Run, read_model_config
+from common.subject import CONTRASTS
+from experiments.base.progress import step
 from experiments.base.trainings import given
 from experiments.segmentation import scores, unet_claims
 from experiments.segmentation.study import Study, restored
@@ -13,22 +18,35 @@ if TYPE_CHECKING:
     from unet_tf.config import Config as UNet
 
 
+def show_patient(study: Study) -> None:
+    """Draw the first training subject with its mask, as the cohort has them: figures/patient.png of the run."""
+    subject = next(subject for subject in study.cohort.subjects if subject.id == study.split.train[0])
+    scans, _ = replace(subject, label=None).read(CONTRASTS[:1])
+    path = study.run.figures / "patient.png"
+    draw_answer(path, scans[CONTRASTS[0]], subject.load_labels(), title=f"{subject.id}: {CONTRASTS[0]} and its mask")
+    print(f"    {subject.id}, one of the patients: {path}", file=sys.stderr)
+
+
 def segresnet(study: Study, config: "SegResNet") -> None:
     """Train a SegResNet in the study's open run and score the test part."""
-    from segresnet_monai.predict import load, predict
+    from segresnet_monai.inference import load, predict
     from segresnet_monai.train import fit
 
-    weights = fit(study.train, study.validation, config, study.run, start=study.start)
-    scores.score(study, predict(load(config, weights), study.test, config))
+    with step(3):
+        weights = fit(study.train, study.validation, config, study.run, start=study.start)
+    with step(4):
+        scores.score(study, predict(load(config, weights), study.test, config))
 
 
 def unet(study: Study, config: "UNet") -> None:
     """Train a U-Net in the study's open run, score the test part and what the report claims of its U-Nets."""
-    from unet_tf.predict import load, predict
+    from unet_tf.inference import load, predict
     from unet_tf.train import fit
 
-    weights = fit(study.train, study.validation, config, study.run)
-    unet_claims.score(study, config, predict(load(config, weights), study.test, config))
+    with step(3):
+        weights = fit(study.train, study.validation, config, study.run)
+    with step(4):
+        unet_claims.score(study, config, predict(load(config, weights), study.test, config))
 
 
 def segresnet_of(folder: Path) -> None:

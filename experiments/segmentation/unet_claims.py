@@ -23,7 +23,7 @@ BEFORE = "before_postprocessing"
 def score(study: Study, config: "Config", predictions: Iterable[tuple]) -> None:
     """Score the test part and write the results and the claims, which marks the run as finished.
 
-    predictions: as ``unet_tf.predict.predict`` makes them.
+    predictions: as ``unet_tf.inference.predict`` makes them.
     """
     scores = evaluation.write_scores(study, predictions, n_cases=len(study.split.test))
     evaluation.draw_curves(study)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import write_csv, write_json
-from common.runs import History
+from common.runs import History, RunError
 from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm, paired_difference
 from experiments.base import results
@@ -161,7 +161,7 @@ def _training_time(study: Study) -> Result:
 
 
 def show(study: Study) -> None:
-    """Print the table of variations, what failed and why, and what it was measured on."""
+    """Print the table of variations and what it was measured on. Raises RunError, after that, where a row failed."""
     lines = pd.read_csv(study.run.folder / "variations.csv").astype(object).to_dict("records")
     head = ("variation", "parent", "reported", METRIC, "95 % interval", "n", "from parent (p)", "from baseline (p)")
     print(results.aligned([(*head, "s/step", "MiB"), *map(_cells, lines)]))
@@ -171,10 +171,12 @@ def show(study: Study) -> None:
         f"training time of {SHORTER} over the baseline's (fastest epochs): {results.short(training_time.value)}; "
         f"reported: {training_time.reported}"
     )
-    for line in lines:
-        if line["state"].startswith("failed"):
-            print(f"{line['row']} {line['state']}; see rows/{line['row']}/{FAILURE}")
+    failed = [line for line in lines if line["state"].startswith("failed")]
+    for line in failed:
+        print(f"{line['row']} {line['state']}; see rows/{line['row']}/{FAILURE}")
     study.show_data()
+    if failed:
+        raise RunError(f"{len(failed)} of the table's {len(lines)} rows failed; the same command tries them again")
 
 
 def _cells(line: Mapping[str, object]) -> tuple[str, ...]:

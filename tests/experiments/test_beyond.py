@@ -16,7 +16,7 @@ from common.regions import Case, Decision, choose, decode_regions  # noqa: E402
 from common.subject import CONTRASTS  # noqa: E402
 from experiments import beyond  # noqa: E402
 from experiments.segmentation import finished, out_of_fold  # noqa: E402
-from segresnet_monai.predict import load_runs, predict_volume, probabilities  # noqa: E402
+from segresnet_monai.inference import load_runs, predict_volume, probabilities  # noqa: E402
 from tests.cohorts import write_cohort  # noqa: E402
 from tests.experiments.conftest import here  # noqa: E402
 

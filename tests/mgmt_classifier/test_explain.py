@@ -13,8 +13,8 @@ from common.runs import Run  # noqa: E402
 from mgmt_classifier.config import Config  # noqa: E402
 from mgmt_classifier.data import network_input, prepare  # noqa: E402
 from mgmt_classifier.explain import Panel, draw, saliency, target_layer  # noqa: E402
+from mgmt_classifier.inference import load  # noqa: E402
 from mgmt_classifier.model import build_classifier  # noqa: E402
-from mgmt_classifier.predict import load  # noqa: E402
 from mgmt_classifier.train import fit  # noqa: E402
 from tests.mgmt_classifier.conftest import SHAPE, SPOT  # noqa: E402
 

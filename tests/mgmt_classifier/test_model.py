@@ -6,7 +6,7 @@ from monai.networks.nets import resnet10  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from common.costs import gflop  # noqa: E402
-from mgmt_classifier.model import build_classifier, convolutions  # noqa: E402
+from mgmt_classifier.model import Conv3d, build_classifier, convolutions  # noqa: E402
 
 
 def n_parameters(network):
@@ -136,3 +136,52 @@ def test_weights_are_a_function_of_the_seed_and_the_global_state_is_left_alone(b
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(states[0].values(), states[2].values(), strict=True))
+
+
+@pytest.mark.parametrize("backbone", ["resnet10", "vgg16"])
+def test_bfloat16_logits_are_close_to_float32s(backbone):
+    """A dozen layers or so each round to 2^-9 of a value; the logit is small beside what its sum is made of."""
+    network = build_classifier(backbone=backbone, filters=8).eval()
+    image = torch.randn(3, 1, 9, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = []
+    last = next(layer for layer in reversed(list(network.modules())) if isinstance(layer, torch.nn.Linear))
+    last.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].float()))
+    with torch.inference_mode():
+        network(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            network(image)
+    wanted, found = features
+    assert 0 < (found - wanted).norm() / wanted.norm() < 4 * 2**-9 * 16**0.5
+
+
+def test_pooling_stays_in_bfloat16():
+    """Autocast would have it in float32: as much memory again, and two casts of the largest feature map."""
+    network = build_classifier(filters=8)
+    kinds = []
+    network[0].maxpool.register_forward_hook(
+        lambda module, inputs, output: kinds.append((inputs[0].dtype, output.dtype))
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.zeros(2, 1, 5, 32, 32))
+    assert kinds == [(torch.bfloat16, torch.bfloat16)]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_bfloat16_gradients_are_those_of_double_precision(depth):
+    """PyTorch 2.13's own are not at a depth of 2: what they hold is what the memory held."""
+    image = torch.randn(2, 8, depth, 6, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
+    conv = Conv3d(8, 4, 3, padding=1, bias=False)
+    weight = conv.weight.detach().bfloat16().double().requires_grad_()
+    wanted = torch.nn.functional.conv3d(image.double(), weight, padding=1)
+    gradient = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    wanted.backward(gradient.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(image.contiguous(memory_format=torch.channels_last_3d))
+    found.backward(gradient)
+    assert (found.double() - wanted).norm() < 2**-8 * wanted.norm()
+    assert (conv.weight.grad.double() - weight.grad).norm() < 2**-8 * weight.grad.norm()
+
+
+def test_every_resnet10_convolution_has_them():
+    network = build_classifier(filters=8)
+    assert {type(layer) for layer in network.modules() if isinstance(layer, torch.nn.Conv3d)} == {Conv3d}

@@ -15,18 +15,8 @@ torch = pytest.importorskip("torch")
 
 from common.files import write_json  # noqa: E402
 from mgmt_classifier.data import network_input, prepare  # noqa: E402
-from mgmt_classifier.predict import (  # noqa: E402
-    NOTICE,
-    SYNTHETIC_NOTE,
-    build,
-    load,
-    load_run,
-    logits,
-    predict,
-    predict_patient,
-    probability,
-    report,
-)
+from mgmt_classifier.inference import build, load, load_run, logits, predict, probability  # noqa: E402
+from mgmt_classifier.patient import NOTICE, SYNTHETIC_NOTE, predict_patient, report  # noqa: E402
 from mgmt_classifier.train import save_weights  # noqa: E402
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score  # noqa: E40
 
 from common.runs import Run, RunError  # noqa: E402
 from mgmt_classifier.config import Config  # noqa: E402
-from mgmt_classifier.predict import load, logits, predict, probability  # noqa: E402
+from mgmt_classifier.inference import load, logits, predict, probability  # noqa: E402
 from mgmt_classifier.train import LAST, Training, fit, scores  # noqa: E402
 from tests.flips import loaded_after_flips  # noqa: E402
 
@@ -89,9 +89,17 @@ def killed_runs_end_with_the_same_bits(labelled, config, tmp_path, *, kills, see
     assert not list((tmp_path / "killed").rglob("*.part"))
 
 
-def test_a_killed_run_ends_with_the_same_bits(labelled, tiny, tmp_path):
-    config = replace(tiny, flip_probability=0.5, workers=1)
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+def test_a_killed_run_ends_with_the_same_bits(labelled, tiny, tmp_path, precision):
+    config = replace(tiny, flip_probability=0.5, workers=1, precision=precision)
     killed_runs_end_with_the_same_bits(labelled, config, tmp_path, kills=2, seed=0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has float16")
+def test_float16_on_a_cpu_is_refused_before_anything_is_trained(labelled, tiny, tmp_path):
+    with Run(tmp_path) as run, pytest.raises(RunError, match="expected a GPU for precision float16, found none"):
+        fit(replace(tiny, precision="float16"), labelled[:SPLIT], labelled[SPLIT:], run)
+    assert not (tmp_path / "history.csv").exists()
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ from monai.networks.nets import SegResNet, SegResNetVAE  # noqa: E402
 
 from common.costs import gflop  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
+from segresnet_monai.inference import build  # noqa: E402
 from segresnet_monai.model import build_segresnet, convolutions  # noqa: E402
-from segresnet_monai.predict import build  # noqa: E402
 
 SIZE = {"initial_filters": 8, "encoder_blocks": (1, 2, 2, 4), "decoder_blocks": (1, 1, 1)}
 

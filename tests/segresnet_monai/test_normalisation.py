@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from segresnet_monai.config import Config  # noqa: E402
+from segresnet_monai.inference import build  # noqa: E402
 from segresnet_monai.normalisation import GroupNorm, InstanceNorm3d, with_fast_backward  # noqa: E402
-from segresnet_monai.predict import build  # noqa: E402
 
 ROUNDING = 3 * 2**-9
 """The scale, the rest and their sum are rounded once each, by 2^-9 of their size at most."""

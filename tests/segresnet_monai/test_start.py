@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from common.files import write_json  # noqa: E402
 from common.runs import Run, RunError  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
-from segresnet_monai.predict import build  # noqa: E402
+from segresnet_monai.inference import build  # noqa: E402
 from segresnet_monai.start import HEAD, find_start  # noqa: E402
 from segresnet_monai.train import Training, fit, save_weights, start_from  # noqa: E402
 from tests.segresnet_monai.test_train import SMALL  # noqa: E402

@@ -18,7 +18,7 @@ from common.augmentation import Augmentation  # noqa: E402
 from common.epochs import Epochs  # noqa: E402
 from common.runs import Run, RunError  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
-from segresnet_monai.predict import load, predict  # noqa: E402
+from segresnet_monai.inference import load, predict  # noqa: E402
 from segresnet_monai.train import LAST, Training, continue_from, fit, learning_rate, validate  # noqa: E402
 from tests.flips import loaded_after_flips  # noqa: E402
 

@@ -12,13 +12,13 @@ pytest.importorskip("monai")
 
 from monai.inferers import sliding_window_inference  # noqa: E402
 
-import segresnet_monai.predict as theirs  # noqa: E402
+import segresnet_monai.inference as theirs  # noqa: E402
 from common.augmentation import OTHER_SCANNERS  # noqa: E402
 from common.runs import Run  # noqa: E402
 from segresnet_monai.config import Config as SegResNet  # noqa: E402
 from segresnet_monai.data import training_loader  # noqa: E402
 from segresnet_monai.train import learning_rate as their_rate  # noqa: E402
-from unet_tf import predict, windows  # noqa: E402
+from unet_tf import inference, windows  # noqa: E402
 from unet_tf.config import Config  # noqa: E402
 from unet_tf.data import Batches, as_input, as_labels  # noqa: E402
 from unet_tf.train import averaged, compiled, fit, learning_rate  # noqa: E402
@@ -171,11 +171,11 @@ def test_probabilities_and_labels_are_the_segresnets(entries, average_flips):
                            minimum_component_voxels=0) for each in (CONFIG, SEGRESNET))  # fmt: skip
     network, volume = Both(), entries[1].open()
     wanted = theirs.probabilities(network, volume, other).numpy()
-    np.testing.assert_allclose(predict.probabilities(network, volume, ours), wanted, atol=1e-5)
-    found, labels = predict.predict_volume(network, volume, ours), theirs.predict_volume(network, volume, other)
+    np.testing.assert_allclose(inference.probabilities(network, volume, ours), wanted, atol=1e-5)
+    found, labels = inference.predict_volume(network, volume, ours), theirs.predict_volume(network, volume, other)
     assert (found != labels).mean() < 1e-4  # rounding, at a threshold
     assert set(np.unique(found)) == {0, 1, 2, 3}
-    ((_, same, views),) = predict.predict(network, entries[1:2], ours)
+    ((_, same, views),) = inference.predict(network, entries[1:2], ours)
     np.testing.assert_array_equal(same, found)
     np.testing.assert_array_equal(views()["before_postprocessing"], found)
     np.testing.assert_array_equal(views()["geometric_ceiling"][volume.box], volume.labels())
@@ -189,7 +189,7 @@ class Interrupted(BaseException):
 def test_an_interrupted_training_ends_with_the_same_bits(entries, config, tmp_path, monkeypatch):
     with Run(tmp_path / "whole") as run:
         chosen = fit(entries[:3], entries[3:], config, run)
-        network = predict.load(config, chosen)
+        network = inference.load(config, chosen)
         rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.history.rows()]
     assert [bool(row["validation_mean_dice"]) for row in rows] == [False, True, False, True, True]
     rename, seen = os.replace, []
@@ -211,11 +211,11 @@ def test_an_interrupted_training_ends_with_the_same_bits(entries, config, tmp_pa
     assert again == rows
     for name in ("best", "last"):
         found, wanted = (
-            predict.load(config, tmp_path / each / "checkpoints" / f"{name}.weights.h5").get_weights()
+            inference.load(config, tmp_path / each / "checkpoints" / f"{name}.weights.h5").get_weights()
             for each in ("killed", "whole")
         )
         assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
-    assert not np.allclose(network.get_weights()[0], predict.build(config).get_weights()[0])
+    assert not np.allclose(network.get_weights()[0], inference.build(config).get_weights()[0])
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,18 @@ from common.files import write_json  # noqa: E402
 from tests.cohorts import LPS_AFFINE, make_subject  # noqa: E402
 from unet_tf.config import Config  # noqa: E402
 from unet_tf.data import network_input  # noqa: E402
-from unet_tf.postprocess import clean  # noqa: E402
-from unet_tf.predict import (  # noqa: E402
+from unet_tf.inference import (  # noqa: E402
     build,
     ceiling,
     load,
     load_run,
-    main,
     on_scan,
     predict,
     predict_volume,
     probabilities,
 )
+from unet_tf.postprocess import clean  # noqa: E402
+from unet_tf.predict import main  # noqa: E402
 
 WEIGHTS = "best.weights.h5"
 

@@ -31,8 +31,8 @@ from tests.flips import loaded_after_flips  # noqa: E402
 from unet_tf import devices, train  # noqa: E402
 from unet_tf.config import Config  # noqa: E402
 from unet_tf.data import Batches, network_input, network_labels  # noqa: E402
+from unet_tf.inference import load, probabilities  # noqa: E402
 from unet_tf.losses import LOSSES  # noqa: E402
-from unet_tf.predict import load, probabilities  # noqa: E402
 from unet_tf.train import LAST, Record, compiled, fit  # noqa: E402
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"

@@ -2,21 +2,23 @@
 
 import os
 
-from common.files import write_text
-from common.runs import Run
-from experiments.base.runs import Found, find, latest, state
+import pytest
+
+from common.files import write_json, write_text
+from common.runs import Run, RunError
+from experiments.base.runs import Found, find, pin, shown, state
 from tests.experiments.page.report_runs import everything, result, write_run
 
 
-def test_latest_is_the_run_that_finished_last(tmp_path):
-    assert latest(tmp_path / "nowhere", "table") is None
+def test_the_run_that_finished_last_is_shown(tmp_path):
+    assert shown(tmp_path / "nowhere", "table") is None
     for name, when in (("b", 200), ("a", 300), ("c", 100)):
         with Run(tmp_path / "table" / name) as run:
             (run.folder / "summary.json").write_text("[]")
             os.utime(run.folder / "summary.json", (when, when))
     with Run(tmp_path / "table" / "started"):
         pass
-    assert latest(tmp_path, "table") == tmp_path / "table" / "a"
+    assert shown(tmp_path, "table") == tmp_path / "table" / "a"
 
 
 def test_state_of_a_run_made_of_several_trainings(tmp_path):
@@ -59,4 +61,41 @@ def test_of_several_finished_runs_the_last_is_shown_and_the_others_are_counted(t
     os.utime(tmp_path / "unet3d" / "old" / "summary.json", (1, 1))
     found = find(tmp_path, "unet3d", None)
     assert found.folder == new
-    assert found.also == ("1 more finished earlier in the same folder",)
+    assert found.also == (
+        "1 more finished in the same folder; this one finished last of those with their preset's own settings",
+    )
+
+
+def test_a_trial_with_other_settings_does_not_replace_the_real_run(tmp_path):
+    real = write_run(tmp_path, "unet3d", [result(key="unet3d.mean_dice", value=0.8)], name="real")
+    trial = write_run(tmp_path, "unet3d", [result(key="unet3d.mean_dice", value=0.1)], name="trial")
+    write_json(trial / "config.json", {"options": {"changed": ["epochs=6"]}})
+    os.utime(real / "summary.json", (1, 1))
+    found = find(tmp_path, "unet3d", None)
+    assert found.folder == real
+    assert found.also == ("1 more finished in the same folder; this one has its preset's own settings",)
+    write_json(real / "config.json", {"options": {"changed": ["filters=2"]}})
+    found = find(tmp_path, "unet3d", None)
+    assert found.folder == trial
+    assert found.also[0].endswith("none has its preset's own settings; this one, with epochs=6, finished last")
+
+
+def test_a_pinned_run_is_shown_until_it_is_no_more(tmp_path):
+    write_run(tmp_path, "unet3d", everything("unet3d"), name="new")
+    old = write_run(tmp_path, "unet3d", everything("unet3d"), name="old")
+    os.utime(old / "summary.json", (1, 1))
+    assert shown(tmp_path, "unet3d").name == "new"
+    pin(tmp_path, [f"unet3d={old}"])
+    found = find(tmp_path, "unet3d", None)
+    assert (found.folder, found.also) == (old, ("1 more finished in the same folder; this one is pinned",))
+    with pytest.raises(RunError, match=r"expected a finished run in .*unet3d, found new, old$"):
+        pin(tmp_path, ["unet3d=nowhere"])
+    with pytest.raises(RunError, match="expected EXPERIMENT=FOLDER, received unet3d"):
+        pin(tmp_path, ["unet3d"])
+    assert shown(tmp_path, "unet3d") == old
+    (old / "summary.json").unlink()
+    assert find(tmp_path, "unet3d", None).state == "failed"
+    with pytest.raises(RunError, match=r"shown\.json: expected a finished run in .*, found no old"):
+        shown(tmp_path, "unet3d")
+    pin(tmp_path, ["unet3d="])
+    assert shown(tmp_path, "unet3d").name == "new"

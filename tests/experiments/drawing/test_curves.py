@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from common.picture import View
 from experiments.drawing import curves as pictures
-from experiments.drawing.scans import Row, View, draw_rows
+from experiments.drawing.scans import Row, draw_rows
 from experiments.drawing.style import save_for_screen
 
 NAN = float("nan")

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from common.files import write_json, write_text
+from common.picture import CLASS_COLOURS
 from experiments import report
 from experiments.base.results import Result, reported
-from experiments.drawing.style import CLASS_COLOURS
 from experiments.page import content, viewer
 from tests.experiments.page.report_runs import everything, write_picture, write_predictions, write_run
 

@@ -12,9 +12,9 @@ from matplotlib.image import imread
 
 from common.files import write_json, write_text
 from common.labels import CLASSES
+from common.picture import CLASS_COLOURS
 from common.subject import Subject
 from experiments.base import runs
-from experiments.drawing.style import CLASS_COLOURS
 from experiments.page import slices, viewer
 from tests.experiments.page.report_runs import page_of, write_predictions
 

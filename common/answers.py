@@ -1,0 +1,94 @@
+"""A folder of patients through a trained network: a segmentation and a picture each, resumed where it was stopped."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from common import nifti
+from common.arguments import PatientArguments
+from common.cohort import find_subjects
+from common.files import file_stem, read_json, write_csv, write_json
+from common.labels import CONVENTIONS
+from common.patient import Trained, answer_for, run_notes
+from common.picture import draw_answer
+from common.subject import Problem
+
+RECORD = "predictions.json"
+VOLUMES = "volumes.csv"
+
+
+def check_folder(arguments: PatientArguments) -> None:
+    """Before any work. Raises ValueError when single scans are given too, or the answers would mix with others.
+
+    Answers of another network or in other labels are never mixed with these, nor is the folder of scans written to.
+    """
+    data, output = arguments.data, arguments.output
+    if arguments.scans:
+        raise ValueError("expected --data or one patient's scans, received both")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output}: expected a folder for the answers of --data, found a file")
+    inside = output.resolve()
+    if inside == data.resolve() or data.resolve() in inside.parents:
+        raise ValueError(f"{output}: expected a folder outside {data}, whose scans would be mixed with the answers")
+    if (output / RECORD).exists():
+        found = read_json(output / RECORD, dict)
+        wanted = {"network": _fingerprint(arguments.run), "labels": arguments.labels}
+        if any(found.get(name) != value for name, value in wanted.items()):
+            raise ValueError(
+                f"{output}: holds answers of {found.get('run')} in labels of {found.get('labels')}; expected a new "
+                "folder, or the same network and labels"
+            )
+
+
+def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Problem, ...]:
+    """Answer every patient of --data that has none yet in --output; returns what kept others from theirs.
+
+    Written there after each: ID.nii.gz, ID.png, volumes.csv (ml of each label and region) and predictions.json (the
+    network, the scans' content and the notes). A patient whose scans have changed since is answered anew.
+    """
+    check_folder(arguments)
+    output = arguments.output
+    cohort = find_subjects(arguments.data, masks=False)
+    for note in (*run_notes(arguments.run, trained.recipe), *cohort.notes):
+        print(f"note: {note}", file=sys.stderr)
+    record = {
+        "run": str(arguments.run),
+        "network": _fingerprint(arguments.run),
+        "labels": arguments.labels,
+        "cases": read_json(output / RECORD, dict)["cases"] if (output / RECORD).exists() else {},
+    }
+    problems = list(cohort.incomplete)
+    for subject in tqdm(cohort.subjects, desc="segmenting", unit="patient", disable=None):
+        file = output / f"{file_stem(subject.id)}.nii.gz"
+        try:
+            content = subject.fingerprint()
+            if file.exists() and record["cases"].get(subject.id, {}).get("scans") == content:
+                continue
+            answer = answer_for(subject, trained)
+        except (ValueError, OSError) as error:
+            problems.append(Problem(subject.id, None, str(error)))
+            continue
+        found = ", ".join(f"{name} {answer.volumes_ml[name]:.1f} ml" for name in ("WT", "TC", "ET"))
+        picture = output / f"{file_stem(subject.id)}.png"
+        draw_answer(picture, answer.scan, answer.labels, title=f"{subject.id}: {found}")
+        nifti.write(file, CONVENTIONS[arguments.labels].from_classes(answer.labels), like=answer.scan)
+        record["cases"][subject.id] = {"scans": content, "volumes_ml": answer.volumes_ml, "notes": answer.notes}
+        write_json(output / RECORD, record)
+        volumes = {case: each["volumes_ml"] for case, each in sorted(record["cases"].items())}
+        write_csv(output / VOLUMES, pd.DataFrame.from_dict(volumes, orient="index").rename_axis("id").reset_index())
+    return tuple(problems)
+
+
+def _fingerprint(run: Path) -> str:
+    """Of a trained network: hexadecimal digest of its weights and of how they are used; of a file, of that."""
+    kept = ("config.json", "networks.json", "decision.json")
+    files = [run] if run.is_file() else [
+        file for file in sorted(run.rglob("*")) if file.name in kept or file.parent.name == "checkpoints"
+    ]  # fmt: skip
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(run)).encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

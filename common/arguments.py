@@ -1,0 +1,35 @@
+"""What the commands that segment patients are told; light, so that they parse before anything heavy is imported."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientArguments:
+    """What every network's command for one's own patients is told: one patient's scans, or --data."""
+
+    run: Path
+    """Folder of the training run, for example runs/<experiment>/..."""
+    flair: Path | None = None
+    """FLAIR scan, .nii or .nii.gz."""
+    t1: Path | None = None
+    """T1 scan."""
+    t1ce: Path | None = None
+    """T1 scan with contrast agent."""
+    t2: Path | None = None
+    """T2 scan."""
+    data: Path | None = None
+    """Folder of many patients in place of one patient's scans, in any layout that the experiments read; masks in it
+    are not looked at."""
+    output: Path
+    """Segmentation to write, .nii or .nii.gz, on the scans' grid; with --data a folder, for ID.nii.gz of each patient,
+    ID.png to look at and volumes.csv. The same command again goes on where it was stopped."""
+    labels: Literal["brats2018", "brats2023", "msd"] = "brats2018"
+    """Label values of the segmentation: NCR/ED/ET are 1/2/4, 1/2/3 or 2/1/3."""
+
+    @property
+    def scans(self) -> dict[str, Path]:
+        """The scans given, by contrast."""
+        given = {"FLAIR": self.flair, "T1": self.t1, "T1ce": self.t1ce, "T2": self.t2}
+        return {name: file for name, file in given.items() if file is not None}

@@ -1,0 +1,57 @@
+"""The commands that segment patients: parsed first, and only then is anything heavy imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import tyro
+
+from common.arguments import PatientArguments
+
+if TYPE_CHECKING:
+    from common.patient import Trained
+
+Arguments = TypeVar("Arguments", bound=PatientArguments)
+
+
+def run_command(kind: type[Arguments], network: Callable[[Arguments], Trained], *, prog: str, extra: str) -> None:
+    """What ``python -m <package>.predict`` does; ends the program with one sentence where the user can mend it.
+
+    network: the trained network that the arguments name; imports its framework itself. extra: of the installation,
+    that brings the framework.
+    """
+    arguments = tyro.cli(kind, prog=prog)
+    try:
+        from common.answers import check_folder, segment_folder
+        from common.patient import check_files, report, segment
+
+        check_run(arguments.run)
+        if arguments.data is None:
+            check_files(arguments)
+            trained = network(arguments)
+            report(segment(arguments, trained.recipe, trained.predict), arguments.output)
+            return
+        check_folder(arguments)
+        problems = segment_folder(arguments, network(arguments))
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is not installed; it comes with: pip install 'glioma-suite[{extra}]'")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"written: {arguments.output}")
+    if problems:
+        listing = "\n".join(f"  {problem}" for problem in problems)
+        sys.exit(f"error: {len(problems)} of the patients have no answer:\n{listing}")
+
+
+def check_run(folder: Path) -> None:
+    """Raises ValueError with the runs that lie in a folder of several, of which one is to be named."""
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return
+    inside = sorted(path.parent for path in folder.glob("*/config.json"))
+    if inside:
+        states = {run: "" if (run / "checkpoints").is_dir() else " (no trained weights)" for run in inside}
+        listing = "\n".join(f"  {run}{state}" for run, state in states.items())
+        raise ValueError(f"{folder}: expected one run, found {len(inside)}; name one of them with --run:\n{listing}")

@@ -1,0 +1,135 @@
+"""Scans as a radiologist looks at them: the patient's left on the right, the front or the head above, voxels true to
+scale. The picture that an answer is checked by, and what every other picture of a scan is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+import matplotlib.image
+import nibabel as nib
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from common.files import atomic_path
+from common.labels import CLASSES
+from common.nifti import Scan, to_axes
+from common.recipe import Volume
+
+CLASS_COLOURS = {"NCR": "#d55e00", "ED": "#56b4e9", "ET": "#f0e442"}
+"""The classes, on grey scans and on white paper; Okabe and Ito's."""
+PROGRESS = "validation.png"
+"""Of a run's figures: one fixed subject as the last validation saw it."""
+BodyPlane = Literal["axial", "coronal", "sagittal"]
+ROWS_AND_COLUMNS: dict[BodyPlane, str] = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}
+"""Where rows and columns run to in a plane's picture: posterior, inferior, left."""
+THROUGH: dict[BodyPlane, str] = {"axial": "S", "coronal": "A", "sagittal": "R"}
+"""Where the positions of a plane's pictures run to: superior, anterior, right."""
+DIRECTIONS = (-1.0, -1.0, 1.0)
+"""Of a prepared subject's axes, which run to the left, back and head, in those of an affine."""
+OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
+
+
+@dataclass(frozen=True)
+class View:
+    """Pictures of one plane. spacing_mm: between rows, between columns. runs_to: the letters of the patient's sides to
+    which the rows and the columns run: "PL" in axial pictures, whose right edge is the patient's left."""
+
+    spacing_mm: tuple[float, float]
+    runs_to: str
+
+    @property
+    def edges(self) -> tuple[str, str, str, str]:
+        """Sides of the patient at the left, right, upper and lower edge."""
+        rows, columns = self.runs_to
+        return OPPOSITE[columns], columns, OPPOSITE[rows], rows
+
+
+def cut(
+    volumes: Sequence[np.ndarray], affine: np.ndarray, plane: BodyPlane = "axial"
+) -> tuple[tuple[np.ndarray, ...], View]:
+    """Volumes (x, y, z) of one grid as stacks of pictures (position, row, column) of a plane, and how they lie.
+
+    affine: (4, 4), from voxels to mm, to the patient's right, front and head as in NIfTI. Axial positions count from
+    the feet, coronal ones from the back to the front, sagittal ones from left to right.
+    """
+    axes = THROUGH[plane] + ROWS_AND_COLUMNS[plane]
+    view = View(spacing_along(affine, axes)[1:], ROWS_AND_COLUMNS[plane])
+    return tuple(to_axes(volume, affine, axes) for volume in volumes), view
+
+
+def spacing_along(affine: np.ndarray, axes: str) -> tuple[float, float, float]:
+    """Voxel sizes in mm along axes that point as the letters say."""
+    order = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes))[:, 0]
+    sizes = dict(zip(order.astype(int), nib.affines.voxel_sizes(affine), strict=True))
+    return float(sizes[0]), float(sizes[1]), float(sizes[2])
+
+
+def window(images: np.ndarray) -> np.ndarray:
+    """Grey values in [0, 1]: black at 0, white at the 99.5th percentile of what is not 0."""
+    shown = images[images != 0]
+    white = np.percentile(shown, 99.5) if shown.size else 1.0
+    return np.clip(images / max(float(white), np.finfo(float).tiny), 0, 1)
+
+
+def overlay(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Labels in the classes' colours over grey values in [0, 1] (row, column): (row, column, rgb)."""
+    rgb = np.repeat(grey[..., None], 3, axis=2)
+    for name, colour in CLASS_COLOURS.items():
+        rgb[labels == CLASSES.index(name)] *= 0.45
+        rgb[labels == CLASSES.index(name)] += 0.55 * np.array(to_rgb(colour))
+    return rgb
+
+
+def draw_answer(path: Path, scan: Scan, labels: np.ndarray, *, title: str) -> None:
+    """Write a PNG: in each plane the slice that crosses most of the tumour, the labels' outlines over the scan.
+
+    labels: classes uint8 (x, y, z) on the scan's grid; where all are background, the slices are those in the middle.
+    """
+    with matplotlib.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        for axis, plane in zip(figure.subplots(1, len(THROUGH)), THROUGH, strict=True):
+            (grey, found), view = cut((scan.data, labels), scan.affine, plane)
+            crossed = np.count_nonzero(found, axis=(1, 2))
+            position = int(crossed.argmax()) if crossed.any() else len(crossed) // 2
+            axis.imshow(window(grey[position]), cmap="gray", aspect=view.spacing_mm[0] / view.spacing_mm[1])
+            for value, name in enumerate(CLASSES):
+                if name in CLASS_COLOURS and (inside := found[position] == value).any():
+                    axis.contour(inside, levels=[0.5], colors=CLASS_COLOURS[name], linewidths=0.9)
+            axis.set_title(f"{plane}, {position + 1} of {len(crossed)}")
+            axis.text(0.02, 0.98, view.edges[0], color="white", va="top", transform=axis.transAxes)
+            axis.axis("off")
+        handles = [Line2D([], [], color=colour, label=name) for name, colour in CLASS_COLOURS.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        figure.suptitle(title, parse_math=False)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
+
+
+def draw_progress(path: Path, volume: Volume, labels: np.ndarray) -> None:
+    """Write a PNG of one prepared subject: the truth above, a prediction below, in three planes through the truth.
+
+    labels: predicted classes uint8 (x, y, z) of the volume's box. Made of voxels alone, in milliseconds, for it is
+    drawn after every validation.
+    """
+    image, truth = volume.image()[0], volume.labels()
+    image = window(np.where(image == 0, 0, image - image.min()))  # z-scores lie on both sides of the background's 0
+    affine = np.diag([*DIRECTIONS, 1.0])
+    rows: list[list[np.ndarray]] = [[], []]
+    for plane in THROUGH:
+        (grey, wanted, found), _ = cut((image, truth, labels), affine, plane)
+        position = int(np.count_nonzero(wanted, axis=(1, 2)).argmax())
+        for row, shown in zip(rows, (wanted, found), strict=True):
+            row.append(overlay(grey[position], shown[position]))
+    size = max(max(picture.shape[:2]) for picture in rows[0])
+    squares = [np.concatenate([_padded(picture, size) for picture in row], axis=1) for row in rows]
+    with atomic_path(path, flush=False) as temporary:
+        matplotlib.image.imsave(temporary, np.kron(np.concatenate(squares), np.ones((2, 2, 1))), format="png")
+
+
+def _padded(picture: np.ndarray, size: int) -> np.ndarray:
+    rows, columns = (size - n for n in picture.shape[:2])
+    return np.pad(picture, ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)))

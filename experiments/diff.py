@@ -1,0 +1,66 @@
+"""In what two runs differ: settings, data, split, environment and, of finished ones, results.
+
+python -m experiments.diff RUN RUN
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.base.options import Refused, refusals, settings_in, wrapped
+from experiments.base.results import aligned, short
+from experiments.base.runs import read
+
+
+@dataclass(frozen=True)
+class Options:
+    """Two runs, each by its folder."""
+
+    first: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    second: Annotated[Path, tyro.conf.Positional]
+    """Folder of another."""
+
+
+def main() -> None:
+    options = tyro.cli(Options, prog="python -m experiments.diff", description=wrapped(__doc__))
+    with refusals():
+        rows = differences(options.first, options.second)
+    print(aligned([("", str(options.first), str(options.second)), *rows]) if rows else "no difference")
+
+
+def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:
+    """What differs, in words, of both. Raises Refused where one is no run's folder."""
+    sides = [_facts(first), _facts(second)]
+    names = [*sides[0], *(name for name in sides[1] if name not in sides[0])]
+    return [
+        (name, *(_said(side.get(name)) for side in sides)) for name in names if sides[0].get(name) != sides[1].get(name)
+    ]
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    config, wrong = read(run, "config.json", dict)
+    if wrong or not config:
+        raise Refused(wrong or f"{run}: expected the folder of a run, found no config.json in it")
+    facts: dict[str, Any] = {"experiment": config.get("experiment")}
+    facts |= settings_in(config.get("model", {}))
+    facts |= {"backend": config.get("backend"), "empty masks": config.get("options", {}).get("empty_masks")}
+    facts["patients"] = read(run, "data.json", dict)[0].get("fingerprint")
+    facts["split"] = read(run, "split.json", dict)[0].get("hash")
+    starts = read(run, "environment.json", list)[0]
+    if starts:
+        facts |= {f"version of {name}": version for name, version in starts[-1].get("packages", {}).items()}
+        facts |= {name: starts[-1].get(name) for name in ("python", "git_commit", "processor", "gpus")}
+    for line in read(run, "summary.json", list)[0]:
+        facts[f"result {line['key']}"] = short(line["value"])
+    return facts
+
+
+def _said(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    main()

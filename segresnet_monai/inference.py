@@ -1,0 +1,205 @@
+"""Whole volumes through a trained SegResNet."""
+
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+
+from common.files import check_archive, read_json, typed
+from common.labels import REGIONS
+from common.precision import resolve_for_prediction
+from common.prepared import Entry
+from common.recipe import Volume
+from common.regions import Decision, decode_regions
+from common.runs import RunError, read_model_config
+from segresnet_monai.config import DECISION, NETWORKS, Config
+from segresnet_monai.model import build_pocket, build_segresnet, build_segresnet_ds
+
+
+def build(config: Config) -> torch.nn.Module:
+    """The network that a configuration describes, with its initial weights."""
+    shared = {
+        "in_channels": len(config.contrasts),
+        "initial_probability": config.initial_probability,
+        "softmax": config.softmax,
+        "seed": config.seed,
+    }
+    blocks = {"encoder_blocks": config.encoder_blocks, "decoder_blocks": config.decoder_blocks}
+    if config.network == "pocket":
+        return build_pocket(
+            filters=config.initial_filters,
+            levels=len(config.encoder_blocks),
+            dropout=config.dropout,
+            supervised_levels=config.supervised_levels,
+            **shared,
+        )
+    if config.network == "segresnet_ds":
+        return build_segresnet_ds(
+            initial_filters=config.initial_filters, supervised_levels=config.supervised_levels, **blocks, **shared
+        )
+    return build_segresnet(
+        initial_filters=config.initial_filters,
+        dropout=config.dropout,
+        vae_crop_voxels=config.crop_voxels if config.vae else None,
+        recompute_activations=config.recompute_activations,
+        **blocks,
+        **shared,
+    )
+
+
+def load(config: Config, weights: str | Path, device: str | torch.device | None = None) -> torch.nn.Module:
+    """The network with trained weights, ready to predict.
+
+    Raises RunError when the file is damaged, holds anything but finite tensors, or fits another network.
+    """
+    try:
+        network = build(config)
+        network.load_state_dict(read_weights(weights))
+        if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+            raise ValueError("NaN or infinity among them")
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise RunError(
+            f"{weights}: expected intact weights of this configuration's SegResNet, found: {error}"
+        ) from None
+    return network.eval().to(device or default_device())
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """A network's parameters by name, on the CPU. Raises what zip, pickle and torch raise of a damaged file."""
+    check_archive(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> torch.Tensor:
+    """Probabilities (NCR/ED/ET, x, y, z), float32 on the network's device, over the volume's brain box.
+
+    Windows of ``crop_voxels`` slide over the brain's bounding box only: outside it every contrast is zero and there is
+    no tumour. Where the box is smaller than a window, the window reaches into that background, as crops do in training.
+    Raises RunError when the network's outputs are not finite.
+    """
+    device = next(network.parameters()).device
+    image = torch.from_numpy(volume.image())[None].to(device)
+    precision = resolve_for_prediction(
+        config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda"
+    )
+    autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+    with torch.inference_mode(), autocast:
+        total = sum(_probabilities(network, image, volume.id, config, flips) for flips in averaged_flips(config))
+        return total / len(averaged_flips(config))
+
+
+def averaged_flips(config: Config) -> list[tuple[int, ...]]:
+    """Axes (0 to 2) of every flip whose prediction counts; the first, without any, is the scan as it is."""
+    axes = [axis for axis, probability in enumerate(config.flip_probabilities) if config.average_flips and probability]
+    return [flips for number in range(len(axes) + 1) for flips in combinations(axes, number)]
+
+
+def _probabilities(
+    network: torch.nn.Module, image: torch.Tensor, case: str, config: Config, flips: tuple[int, ...]
+) -> torch.Tensor:
+    flipped = [axis + 2 for axis in flips]
+    logits = sliding_window_inference(
+        image.flip(flipped) if flips else image,
+        config.crop_voxels,
+        sw_batch_size=1,
+        predictor=network,
+        overlap=config.window_overlap,
+        mode=config.window_weights,
+    )
+    logits = (logits.flip(flipped) if flips else logits)[0].float()
+    if not logits.isfinite().all():
+        raise RunError(f"{case}: expected finite outputs of the network, found NaN or infinity")
+    return logits.softmax(0)[1:] if config.softmax else logits.sigmoid()
+
+
+def decode(probability: np.ndarray, config: Config, decision: Decision | None = None, *, voxel_ml: float) -> np.ndarray:
+    """Probabilities of the network's channels (channel, x, y, z) to classes uint8 (x, y, z).
+
+    decision: of the regions; None takes the configuration's threshold for all three. Labels have no other than that.
+    """
+    if config.targets == "regions":
+        plain = Decision(thresholds=(config.probability_threshold,) * len(REGIONS))
+        return decode_regions(probability, decision or plain, voxel_ml=voxel_ml)
+    return decode_labels(probability, config.label_threshold)
+
+
+def decode_labels(probability: np.ndarray, threshold: float | None) -> np.ndarray:
+    """(NCR/ED/ET, ...) to classes: the most probable label where its probability exceeds the threshold, else 0.
+
+    threshold: None takes the background's probability, which a softmax's three labels leave: the argmax of all four.
+    """
+    labels = probability.argmax(axis=0).astype(np.uint8) + np.uint8(1)
+    labels[probability.max(axis=0) <= (1 - probability.sum(axis=0) if threshold is None else threshold)] = 0
+    return labels
+
+
+def predict_volume(
+    networks: torch.nn.Module | Sequence[torch.nn.Module],
+    volume: Volume,
+    config: Config,
+    decision: Decision | None = None,
+) -> np.ndarray:
+    """Classes 0 to 3, uint8 (x, y, z) on the scan's own grid; of several networks, by the mean of their probabilities.
+
+    Where the network works on another voxel size, its probabilities are interpolated linearly before they are decoded.
+    """
+    networks = [networks] if isinstance(networks, torch.nn.Module) else networks
+    probability = sum(probabilities(network, volume, config).cpu().numpy() for network in networks) / len(networks)
+    probability, region = volume.on_working_grid(probability, volume.box)
+    labels = decode(probability, config, decision, voxel_ml=volume.placement.voxel_ml)
+    return volume.to_source(labels, region)
+
+
+def predict(
+    networks: torch.nn.Module | Sequence[torch.nn.Module],
+    entries: Iterable[Entry],
+    config: Config,
+    decision: Decision | None = None,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Case id and labels uint8 (x, y, z) on the scan's own grid, one prepared subject after the other."""
+    for entry in entries:
+        yield entry.id, predict_volume(networks, entry.open(), config, decision)
+
+
+def load_run(folder: str | Path, *, device: str | torch.device | None = None) -> tuple[torch.nn.Module, Config]:
+    """Network and configuration of a run's folder.
+
+    Raises ValueError when the folder is not a SegResNet's run, or has no trained weights yet.
+    """
+    folder = Path(folder)
+    config = read_model_config(folder, Config)
+    weights = folder / "checkpoints" / f"{config.checkpoint}.pt"
+    if not weights.exists():
+        raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
+    return load(config, weights, device), config
+
+
+def load_runs(
+    folder: str | Path, *, device: str | torch.device | None = None
+) -> tuple[list[torch.nn.Module], Config, Decision | None]:
+    """The networks of a run's folder, which predict as one, their configuration and how their regions are decided.
+
+    Of a single network's run, that one and no decision. Raises ValueError as :func:`load_run`, and RunError when the
+    networks are not of one configuration or the decision is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / NETWORKS).exists():
+        network, config = load_run(folder, device=device)
+        return [network], config, None
+    loaded = [load_run(folder / name, device=device) for name in read_json(folder / NETWORKS, list)]
+    configs = [config for _, config in loaded]
+    if not configs or any(config != configs[0] for config in configs):
+        raise RunError(f"{folder / NETWORKS}: expected networks of one configuration, found others or none")
+    try:
+        decision = typed(Decision, read_json(folder / DECISION, dict))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{folder / DECISION}: expected how regions are decided, found: {error}") from error
+    return [network for network, _ in loaded], configs[0], decision

@@ -1,0 +1,169 @@
+"""A folder of patients through a rule in a network's place: what is written, what is resumed, who is counted."""
+
+import json
+import sys
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from common.answers import check_folder, segment_folder
+from common.arguments import PatientArguments
+from common.command import check_run, run_command
+from common.patient import Trained
+from common.recipe import Recipe
+from tests.cohorts import LPS_AFFINE, make_subject
+
+CONTRASTS = ("flair", "t1", "t1ce", "t2")
+
+
+def bright(volume):
+    """Class 3 where T1ce, divided by its maximum, exceeds 0.6; on the scan's own grid."""
+    values, region = volume.on_working_grid(volume.image(), volume.box)
+    return volume.to_source(np.where(values[2] > 0.6, 3, 0), region)
+
+
+class Counted:
+    """The rule as a trained network, and whom it was asked about."""
+
+    def __init__(self):
+        self.asked = []
+        recipe = Recipe(crop=((4, 30), (6, 40), (3, 33)), extent=(40, 48, 36), intensity="maximum")
+        self.trained = Trained(recipe, self.predict)
+
+    def predict(self, volume):
+        self.asked.append(volume.id)
+        return bright(volume)
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Arguments for three patients: A and C good, B with a negative T2; and the voxels of A and C."""
+    voxels = {}
+    for seed, name in enumerate("ABC", start=3):
+        images, mask = make_subject(seed)
+        voxels[name] = images
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for contrast in CONTRASTS:
+            data = -images["t2"] if (name, contrast) == ("B", "t2") else images[contrast]
+            nib.save(nib.Nifti1Image(data, LPS_AFFINE), tmp_path / "scans" / name / f"{name}_{contrast}.nii.gz")
+        # 7 is no label of any convention; a prediction does not look at masks.
+        foreign = np.where(mask, 7, 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(foreign, LPS_AFFINE), tmp_path / "scans" / name / f"{name}_seg.nii.gz")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "checkpoints" / "last.pt").write_bytes(b"weights")
+    return PatientArguments(run=tmp_path / "run", data=tmp_path / "scans", output=tmp_path / "out"), voxels
+
+
+def test_each_patient_gets_an_answer_and_the_bad_one_is_named(asked):
+    arguments, voxels = asked
+    network = Counted()
+    (problem,) = segment_folder(arguments, network.trained)
+    assert problem.subject == "B"
+    assert "no voxel is above 0" in problem.what
+    assert network.asked == ["A", "C"]
+    volumes = pd.read_csv(arguments.output / "volumes.csv").set_index("id")
+    assert list(volumes.index) == ["A", "C"]
+    inside = np.zeros((40, 48, 36), bool)
+    inside[4:30, 6:40, 3:33] = True
+    for name in "AC":
+        t1ce = voxels[name]["t1ce"]
+        expected = (t1ce / t1ce.max() > 0.6) & inside
+        written = np.asarray(nib.load(arguments.output / f"{name}.nii.gz").dataobj)
+        np.testing.assert_array_equal(written, np.where(expected, 4, 0))
+        assert volumes.loc[name, "ET"] == pytest.approx(expected.sum() / 1000)
+        picture = np.asarray(Image.open(arguments.output / f"{name}.png").convert("RGB")).astype(int)
+        assert (np.abs(picture - (240, 228, 66)).sum(-1) < 30).any()  # ET's yellow
+
+
+def test_only_what_has_no_answer_is_answered_and_changed_scans_are_answered_anew(asked):
+    arguments, voxels = asked
+    network = Counted()
+    segment_folder(arguments, network.trained)
+    (arguments.output / "C.nii.gz").unlink()
+    segment_folder(arguments, network.trained)
+    assert network.asked == ["A", "C", "C"]
+    brighter = voxels["A"]["flair"] * 2
+    nib.save(nib.Nifti1Image(brighter, LPS_AFFINE), arguments.data / "A" / "A_flair.nii.gz")
+    segment_folder(arguments, network.trained)
+    assert network.asked == ["A", "C", "C", "A"]
+
+
+def test_answers_of_two_networks_or_labels_are_never_mixed(asked, tmp_path):
+    arguments, _ = asked
+    segment_folder(arguments, Counted().trained)
+    check_folder(arguments)
+    with pytest.raises(ValueError, match=r"holds answers of .* in labels of brats2018; expected a new folder"):
+        check_folder(replace(arguments, labels="msd"))
+    (arguments.run / "checkpoints" / "last.pt").write_bytes(b"others")
+    with pytest.raises(ValueError, match="expected a new folder, or the same network"):
+        check_folder(arguments)
+    with pytest.raises(ValueError, match="received both"):
+        check_folder(replace(arguments, flair=tmp_path / "flair.nii.gz"))
+    with pytest.raises(ValueError, match="expected a folder outside"):
+        check_folder(replace(arguments, output=arguments.data / "answers"))
+    with pytest.raises(ValueError, match="found a file"):
+        check_folder(replace(arguments, output=arguments.run / "config.json"))
+
+
+def test_the_command_ends_with_whom_it_could_not_answer(asked, monkeypatch, capsys):
+    arguments, _ = asked
+    given = ["--run", arguments.run, "--data", arguments.data, "--output", arguments.output, "--labels", "brats2023"]
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, given)])
+    with pytest.raises(SystemExit, match=r"^error: 1 of the patients have no answer:\n  B: "):
+        run_command(PatientArguments, lambda _: Counted().trained, prog="predict", extra="none")
+    assert f"written: {arguments.output}" in capsys.readouterr().out
+    assert set(np.unique(nib.load(arguments.output / "A.nii.gz").dataobj)) == {0, 3}
+
+
+def test_a_framework_that_is_missing_is_one_sentence(asked, monkeypatch):
+    arguments, _ = asked
+
+    def network(_):
+        import a_framework_that_nobody_has  # noqa: F401
+
+    given = ["--run", arguments.run, "--data", arguments.data, "--output", arguments.output]
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, given)])
+    with pytest.raises(SystemExit, match=r"a_framework_that_nobody_has is not installed; .*glioma-suite\[segresnet\]"):
+        run_command(PatientArguments, network, prog="predict", extra="segresnet")
+
+
+def test_a_folder_of_runs_lists_them(tmp_path):
+    for name in ("demo_seed0", "demo_seed1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({}))
+    (tmp_path / "demo_seed0" / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"found 2; .*\n.*demo_seed0\n.*demo_seed1 \(no trained weights\)$"):
+        check_run(tmp_path)
+    check_run(tmp_path / "demo_seed0")
+
+
+def test_the_picture_of_a_validation_holds_truth_above_and_prediction_below(asked, tmp_path):
+    from common.cohort import find_subjects
+    from common.picture import CLASS_COLOURS, draw_progress
+    from common.prepared import prepare
+
+    arguments, _ = asked
+    for name in "ABC":
+        (arguments.data / name / f"{name}_seg.nii.gz").unlink()
+        mask = make_subject(3)[1]
+        nib.save(nib.Nifti1Image(mask, LPS_AFFINE), arguments.data / name / f"{name}_seg.nii.gz")
+    subjects = [s for s in find_subjects(arguments.data).subjects if s.id != "B"]
+    volume = prepare(subjects, Recipe(), tmp_path / "store", n_jobs=1).entries["A"].open()
+    draw_progress(tmp_path / "seen.png", volume, np.where(volume.labels() > 0, 2, 0).astype(np.uint8))
+    seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB")).astype(int)
+
+    def share(half, name):
+        colour = np.array([int(CLASS_COLOURS[name][i : i + 2], 16) for i in (1, 3, 5)])
+        # overlay mixes 0.55 of the colour with a grey value
+        grey = (half - 0.55 * colour) / 0.45
+        return ((grey >= -1).all(-1) & (np.ptp(grey, axis=-1) < 8)).sum()
+
+    above, below = np.split(seen, 2)
+    assert min(share(above, name) for name in ("NCR", "ED", "ET")) > 0
+    assert share(below, "ED") > 0
+    assert share(below, "ET") == share(below, "NCR") == 0

@@ -1,0 +1,67 @@
+"""The commands by one name, the list of what they have come to, and two runs side by side."""
+
+import sys
+
+import pytest
+
+from common.files import write_json
+from experiments import __main__ as listing
+from experiments import diff
+from experiments.base import console
+from experiments.base.options import Refused
+from experiments.base.runs import available, commands, pin
+from tests.experiments.conftest import ROOT
+from tests.experiments.page.report_runs import result, write_run
+
+
+def test_every_command_is_found_by_looking():
+    files = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "__main__"}
+    assert set(commands()) == files | {"figures"}
+    lines = listing.listing(ROOT / "nowhere")
+    for command in commands():
+        assert sum(line.split("\n")[0] == command for line in lines) == 1
+    assert sum("no run yet" in line for line in lines) == len(available())
+
+
+def test_every_run_is_listed_with_what_is_not_its_presets(tmp_path):
+    real = write_run(tmp_path, "unet3d", [result(key="unet3d.mean_dice", value=0.8125)], name="real")
+    trial = write_run(tmp_path, "unet3d", [result(key="unet3d.dice_WT", value=0.5)], name="trial")
+    write_json(trial / "config.json", {"options": {"changed": ["epochs=6", "filters=2"]}})
+    pin(tmp_path, [f"unet3d={real}"])
+    head, *rows = listing.every_run(tmp_path)
+    assert head[0] == "experiment"
+    assert rows == [
+        ("unet3d", "real (pinned)", f"finished: {real}", "mean_dice 0.812", "-"),
+        ("unet3d", "trial", f"finished: {trial}", "-", "epochs=6, filters=2"),
+    ]
+
+
+def test_two_runs_differ_in_what_was_set_and_found(tmp_path):
+    runs = [
+        write_run(tmp_path, "unet3d", [result(key="unet3d.mean_dice", value=value)], name=name)
+        for name, value in (("a", 0.8), ("b", 0.7))
+    ]
+    for run, epochs in zip(runs, (3, 4), strict=True):
+        write_json(run / "config.json", {"experiment": "unet3d", "model": {"epochs": epochs, "deep": {"filters": 8}}})
+    assert diff.differences(*runs) == [("epochs", "3", "4"), ("result unet3d.mean_dice", "0.800", "0.700")]
+    assert diff.differences(runs[0], runs[0]) == []
+    with pytest.raises(Refused, match="expected the folder of a run, found no config"):
+        diff.differences(runs[0], tmp_path / "nowhere")
+
+
+def test_one_name_for_all_commands(monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["glioma-suite", *words])
+        console.main()
+
+    run()
+    said = capsys.readouterr().out
+    assert "table1-baseline\n" in said
+    assert "figures\n" in said
+    with pytest.raises(SystemExit, match=r"error: there is no command table1-baselin; table1-baseline\?"):
+        run("table1-baselin")
+    monkeypatch.delitem(sys.modules, "experiments.status", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        run("status", "--help")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m experiments.status")
