@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -208,7 +209,11 @@ def _alone_in(near: Path | None) -> Iterator[None]:
     try:
         near.mkdir(parents=True, exist_ok=True)
         lock = (near / "copy.lock").open("a")
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+        except BlockingIOError:
+            print(f"waiting for another process that copies to {near}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         remove_leftovers(near)
     except OSError as error:
         raise _no_copies(near, error) from error

@@ -22,7 +22,7 @@ and are counted. Subjects that cannot be used are listed. The same command does 
 import importlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -101,8 +101,9 @@ def refuse_contradictions(options: Options) -> None:
         raise Refused(f"expected --mgmt-data beside --mgmt-labels {options.mgmt_labels}, received none")
     if options.data is None and options.mgmt_data is not None and (options.convention or options.max_subjects):
         raise Refused("expected --data beside --convention or --max-subjects, which say nothing of --mgmt-data")
-    if not options.prepare and (options.on != "local" or options.experiments or options.preset):
-        raise Refused("expected --prepare beside --on, --experiments or --preset: the claims are checked here")
+    placed = any(getattr(options, field.name) != getattr(Placement(), field.name) for field in fields(Placement))
+    if not options.prepare and (placed or options.experiments or options.preset):
+        raise Refused("expected --prepare beside --on, --at-once, --experiments or --preset: claims are checked here")
     if options.prepare and options.fresh:
         raise Refused("expected --fresh without --prepare: a damaged entry is noticed and made again")
 

@@ -1,7 +1,9 @@
 """experiments.cohort --prepare: the stores are those that the experiments look for, in shards, counted, resumed."""
 
+import contextlib
 import importlib
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -12,7 +14,9 @@ from experiments import cohort
 from experiments.base.trainings import State
 from experiments.mgmt import shards as mgmt_shards
 from experiments.segmentation import shards as segmentation_shards
+from tests.clusters import slurm
 from tests.cohorts import write_cohort
+from tests.experiments.conftest import environment
 
 
 @pytest.fixture
@@ -79,6 +83,26 @@ def test_every_subject_is_in_the_store_and_counted_and_what_is_missing_is_made(c
     assert entries(tmp_path / "prepared") == whole
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("on", ["local", "ray", "slurm"])
+def test_processes_that_fill_it_together_make_the_same_store(call, cohort_folder, tmp_path, capsys, on):
+    words = ("--data", cohort_folder, "--experiments", "unet3d", "table1_baseline", "--shards", 3)
+    call(*words)
+    alone, words = entries(tmp_path / "prepared"), (*words, "--prepare", "--preset", "demo", "--on", on)
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "prepared")
+    command = [sys.executable, "-m", "experiments.cohort", *words, "--runs", tmp_path / "runs"]
+    command += ["--prepared", tmp_path / "prepared", *(("--slurm.mem", "1500M") if on == "slurm" else ())]
+    with slurm(tmp_path / "slurm") if on == "slurm" else contextlib.nullcontext({}) as variables:
+        own = {"cwd": tmp_path, "env": environment() | variables, "text": True, "stdout": subprocess.PIPE}
+        both = [subprocess.Popen(list(map(str, command)), **own) for _ in range(2)]  # two commands at once
+        said = [each.communicate(timeout=400)[0] for each in both]
+    assert [each.returncode for each in both] == [0, 0]
+    assert entries(tmp_path / "prepared") == alone
+    for each in said:
+        assert each.count("): 6 of 6 prepared: 6 made, 0 found intact") == 2
+
+
 def test_series_are_counted_too(call, competition, capsys):
     call("--mgmt-data", competition, "--experiments", "mgmt_slice_choice")
     shown = capsys.readouterr().out
@@ -114,7 +138,8 @@ def cohort_folder(request):
     ("words", "message"),
     [
         (("--on", "ray"), "expected --prepare beside --on"),
-        (("--experiments", "unet3d"), "expected --prepare beside --on, --experiments"),
+        (("--at-once", "2"), "expected --prepare beside --on, --at-once"),
+        (("--experiments", "unet3d"), "expected --prepare beside --on, --at-once, --experiments"),
         (("--prepare", "--fresh"), "expected --fresh without --prepare"),
         (
             ("--prepare", "--experiments", "mgmt_grid"),
