@@ -65,6 +65,10 @@ def test_every_subject_is_in_the_store_and_counted_and_what_is_missing_is_made(c
     assert len(whole) == 6
     assert call(*words) == []
     assert "2 shards, 2 of them finished before" in capsys.readouterr().out
+    (finished,) = (tmp_path / "runs").glob("prepare/*/data/2of2/prepared.json")
+    counted = finished.read_text()
+    segmentation_shards.prepare(finished.parent)  # as another command does that has begun it in the same moment
+    assert finished.read_text() == counted
     # Of the second shard BraTS_001, whose entry somebody has deleted, and a kill before it was finished.
     lost = next((tmp_path / "prepared").glob("*/BraTS_001-*.npy"))
     lost.unlink()
