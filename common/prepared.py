@@ -61,8 +61,14 @@ def prepare(
 
     All subjects are read to the end, and the problems of all bad ones are returned; nothing of a bad subject is stored.
     local_copy: folder of this machine to which the entries are copied, where they are not there, and in which they are
-    found. Raises StoreError when a disk is full or a folder cannot be written.
+    found. Raises StoreError when a disk is full or a folder cannot be written, ValueError where RC is a class of a
+    mask's own: what becomes of the cavity is decided when the subjects are found.
     """
+    subjects = list(subjects)
+    if own := [subject.id for subject in subjects if subject.convention is not None and subject.convention.has_cavity]:
+        raise ValueError(
+            f"expected masks of NCR, ED and ET, found {len(own)} in which RC is a class: {', '.join(own[:5])}"
+        )
     kind = store.Kind(
         number=FORMAT, recipe=recipe, entry=Entry, fingerprint=_fingerprint, make=partial(_make, recipe=recipe)
     )

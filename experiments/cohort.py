@@ -1,7 +1,8 @@
 """What the report says about its data, of both tasks, checked on the cohorts given.
 
     python -m experiments.cohort                          the embedded phantoms of both tasks
-    python -m experiments.cohort --data FOLDER            BraTS, MSD or nnU-Net folder with masks
+    python -m experiments.cohort --data FOLDER            BraTS, MSD, nnU-Net, UCSF-PDGM or UPENN-GBM, with masks
+    python -m experiments.cohort --data FOLDER --layout mapping.toml      a folder as the mapping file describes it
     python -m experiments.cohort --mgmt-data FOLDER       RSNA-MICCAI folder (DICOM); also together with --data
     python -m experiments.cohort --data FOLDER --prepare --on slurm    the prepared stores, filled by many machines
 
@@ -29,7 +30,7 @@ from typing import Literal
 import pandas as pd
 import tyro
 
-from common.cohort import Cohort, audit, find_subjects
+from common.cohort import Cohort, audit
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import file_stem, write_csv, write_json
@@ -37,6 +38,7 @@ from common.runs import Run, configuration_hash, environment
 from experiments.base import results
 from experiments.base.engines import run as run_trainings
 from experiments.base.options import BothTasks, Refused, at_least, refusals, refuse_phantoms, wrapped
+from experiments.base.reading import refuse_cavity
 from experiments.base.shards import counts
 from experiments.base.trainings import Placement, require
 from experiments.mgmt import cohort as cohort_mgmt
@@ -65,8 +67,6 @@ class Options(BothTasks, Placement):
 
     mgmt_labels: Path | None = None
     """MGMT label table (BraTS21ID, MGMT_value); by default train_labels.csv beside train."""
-    convention: str | None = None
-    """Name of the masks' label convention, where the folder cannot tell it for certain."""
     max_subjects: int | None = None
     """Check at most so many subjects, the first by id."""
     fresh: bool = False
@@ -99,8 +99,10 @@ def refuse_contradictions(options: Options) -> None:
     --prepare."""
     if options.mgmt_data is None and options.mgmt_labels is not None:
         raise Refused(f"expected --mgmt-data beside --mgmt-labels {options.mgmt_labels}, received none")
-    if options.data is None and options.mgmt_data is not None and (options.convention or options.max_subjects):
-        raise Refused("expected --data beside --convention or --max-subjects, which say nothing of --mgmt-data")
+    of_data = ("layout", "convention", "cavity", "max_subjects")
+    given = ["--" + name.replace("_", "-") for name in of_data if getattr(options, name)]
+    if options.data is None and options.mgmt_data is not None and given:
+        raise Refused(f"expected --data beside {' and '.join(given)}, which say nothing of --mgmt-data")
     placed = any(getattr(options, field.name) != getattr(Placement(), field.name) for field in fields(Placement))
     if not options.prepare and (placed or options.experiments or options.preset):
         raise Refused("expected --prepare beside --on, --at-once, --experiments or --preset: claims are checked here")
@@ -136,7 +138,7 @@ def cohorts(options: Options) -> tuple[Cohort | None, MgmtCohort | None, bool]:
         mgmt_folder = phantom_patients(MgmtOptions(phantoms=options.phantoms_mgmt, jobs=options.jobs))
     subjects = patients = None
     if folder is not None:
-        subjects = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
+        subjects = options.find(folder, max_subjects=options.max_subjects)
     if mgmt_folder is not None:
         patients = find_patients(mgmt_folder, options.mgmt_labels)
     if options.data is not None and subjects.subjects:
@@ -152,6 +154,8 @@ def prepare(options: Options) -> None:
     Raises Refused for an experiment that has no recipe for these cohorts, RunError when a shard fails.
     """
     subjects, patients, synthetic = cohorts(options)
+    if subjects is not None:
+        refuse_cavity(subjects)
     preset = options.preset or ("demo" if synthetic else "paper")
     given = {"--data": subjects, "--mgmt-data": patients}
     known = [name for option, names in PREPARED_FOR.items() if given[option] is not None for name in names]
@@ -167,7 +171,7 @@ def prepare(options: Options) -> None:
     parts = {}
     if scans := of["--data"]:
         parts["--data"] = segmentation_shards.shards_of(
-            subjects, scans, number, folder / "data", convention=options.convention, **place
+            subjects, scans, number, folder / "data", reading=options, **place
         )
     if series := of["--mgmt-data"]:
         parts["--mgmt-data"] = mgmt_shards.shards_of(
@@ -213,8 +217,8 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
     equal = [
         f"{' = '.join(ids)}: equal scans under several ids, kept on one side of every split" for ids in found.equal
     ]
-    write_json(folder / NOTES, [*cohort.notes, *found.notes, *equal])
     rows = cohort_segmentation.measure_all(cohort, found.problems, n_jobs=options.jobs)
+    write_json(folder / NOTES, [*cohort.notes, *cohort_segmentation.cavity_note(rows), *found.notes, *equal])
     write_csv(folder / SUBJECTS, rows)
     n_bad, n_copies = len({problem.subject for problem in found.problems}), sum(len(ids) - 1 for ids in found.equal)
     return cohort_segmentation.claims(rows, n_bad, n_copies, synthetic=synthetic)

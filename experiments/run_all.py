@@ -81,7 +81,9 @@ def commands(options: Options) -> dict[str, list[str] | str]:
     cohorts += ["--phantoms", options.phantoms, "--phantoms-mgmt", options.phantoms_mgmt]
     both = ["--preset", options.preset, "--prepared", options.prepared, "--local-copy", options.local_copy]
     both += [*common, *placed(options)]
-    segmentation = ["--data", options.data, "--phantoms", options.phantoms, *both]
+    read = ["--layout", options.layout, "--convention", options.convention, "--cavity", options.cavity]
+    cohorts += read
+    segmentation = ["--data", options.data, *read, "--phantoms", options.phantoms, *both]
     mgmt = ["--data", options.mgmt_data, "--labels", options.mgmt_labels, "--phantoms", options.phantoms_mgmt, *both]
     flags = ["--leave-out-bad"] if options.leave_out_bad else []
     if options.on == "slurm" and options.slurm.options:
