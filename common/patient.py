@@ -60,6 +60,11 @@ def check_files(arguments: PatientArguments) -> None:
     for name, file in arguments.scans.items():
         if _same(file, output):
             raise ValueError(f"{output}: expected another file to write to, this one is the {name} scan")
+    check_output(output)
+
+
+def check_output(output: Path) -> None:
+    """That a file can be written, or replaced. Raises ValueError or OSError as :func:`check_files`."""
     if output.is_dir():
         raise ValueError(f"{output}: expected the name of a file to write, found a folder")
     if output.exists() and not output.is_file():

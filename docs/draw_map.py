@@ -27,6 +27,7 @@ ROWS = (
     ("experiments.drawing", "experiments.base"),
     ("segresnet_monai", "unet_tf", "mgmt_classifier"),
     ("common.phantom",),
+    ("common.preprocess",),
     ("common.dicom",),
     ("common.cohort",),
     ("common",),
@@ -34,7 +35,7 @@ ROWS = (
 """Rooms from top to bottom; every arrow points down."""
 FORMER = {"common.mgmt_cohort": "common.dicom"}
 """Names that are kept for old commands -> the room to which what they name has moved."""
-ABOVE = ("common.answers", "common.command")
+ABOVE = ("common.answers",)
 """Modules that stand above a room of their package, and what they import of it is not drawn."""
 FILLS = {"experiments": "#e3eef9", "common": "#e6f2e6"}
 MODEL_FILL = "#fbeedd"

@@ -43,7 +43,8 @@ from experiments.base.shards import counts
 from experiments.base.trainings import Placement, require
 from experiments.mgmt import cohort as cohort_mgmt
 from experiments.mgmt import shards as mgmt_shards
-from experiments.mgmt.study import MgmtOptions, phantom_patients
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.phantoms import phantom_patients
 from experiments.segmentation import cohort as cohort_segmentation
 from experiments.segmentation import shards as segmentation_shards
 from experiments.segmentation.study import phantom_cohort

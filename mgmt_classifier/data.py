@@ -97,12 +97,8 @@ def make(patient: Patient, recipe: SliceRecipe) -> tuple[np.ndarray, dict]:
         indices, images, notes = _choose(series, recipe)
     except (DicomError, OSError) as error:
         raise UnusableError(Problem(patient.id, folder, str(error))) from error
-    largest = float(np.abs(images).max())
-    resized = volumes.resize(images, (len(images), *recipe.image_size))
-    resized *= np.float32(STEPS / largest if largest > 0 else 0)
-    stored = np.rint(resized, out=resized).astype(np.int16)
-    mean, sd = volumes.nonzero_mean_and_sd(stored) if stored.any() else (0.0, 0.0)
-    if sd == 0 or stored.max() <= 0:
+    stored, statistics = stored_images(images, recipe)
+    if statistics is None:
         raise UnusableError(
             Problem(
                 patient.id,
@@ -116,12 +112,23 @@ def make(patient: Patient, recipe: SliceRecipe) -> tuple[np.ndarray, dict]:
         "series_images": len(series),
         "plane": series.plane,
         "spacing_mm": series.spacing_mm,
-        "mean": float(mean),
-        "sd": float(sd),
-        "maximum": float(stored.max()),
+        **statistics,
         "notes": notes,
     }
     return stored, geometry
+
+
+def stored_images(images: np.ndarray, recipe: SliceRecipe) -> tuple[np.ndarray, dict[str, float] | None]:
+    """Chosen grey values (images, rows, columns) as they are kept, int16, with mean, sd and maximum of those that are
+    not zero; None for them where the images show nothing."""
+    largest = float(np.abs(images).max())
+    resized = volumes.resize(images, (len(images), *recipe.image_size))
+    resized *= np.float32(STEPS / largest if largest > 0 else 0)
+    stored = np.rint(resized, out=resized).astype(np.int16)
+    mean, sd = volumes.nonzero_mean_and_sd(stored) if stored.any() else (0.0, 0.0)
+    if sd == 0 or stored.max() <= 0:
+        return stored, None
+    return stored, {"mean": float(mean), "sd": float(sd), "maximum": float(stored.max())}
 
 
 def network_input(images: np.ndarray, geometry: dict, *, intensity: Intensity) -> np.ndarray:

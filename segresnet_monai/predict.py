@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.arguments import PatientArguments
-from common.command import run_command
+from common.preprocess.command import run_command
 
 if TYPE_CHECKING:
     from common.patient import Trained

@@ -20,7 +20,7 @@ import tyro
 from experiments import run_all
 from experiments.base.results import reported
 from experiments.base.trainings import Slurm
-from experiments.mgmt.study import MgmtOptions
+from experiments.mgmt.options import MgmtOptions
 from experiments.run_all import Options, commands
 from experiments.segmentation import study as segmentation
 from tests.clusters import slurm as slurm_of_two
