@@ -30,6 +30,8 @@ KINDS = {
     "model": "experiments.comparison.models:train",
     "backend": "experiments.comparison.backends:measure",
     "mgmt": "experiments.mgmt.training:train",
+    "prepare": "experiments.segmentation.shards:prepare",
+    "prepare_mgmt": "experiments.mgmt.shards:prepare",
 }
 """What a folder's config.json names as its kind -> the function that does it, which is given the folder."""
 

@@ -55,12 +55,20 @@ class Entry(store.StoredArray):
         return self.array()
 
 
-def prepare(patients: Iterable[Patient], recipe: SliceRecipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:
+def prepare(
+    patients: Iterable[Patient],
+    recipe: SliceRecipe,
+    folder: str | Path,
+    *,
+    n_jobs: int = -1,
+    local_copy: Path | None = None,
+) -> Store[Entry]:
     """Bring every patient into the store at ``folder``, in parallel processes, with a progress bar.
 
     All patients are read, and the problems of all bad ones are returned: contrast missing, series refused by
     :func:`common.dicom.series.read_series`, too few images, pixels that cannot be decoded or show nothing. Nothing of a
-    bad patient is stored. Raises StoreError when the disk is full or the folder cannot be written.
+    bad patient is stored. local_copy: as for :func:`common.prepared.prepare`.
+    Raises StoreError when a disk is full or a folder cannot be written.
     """
     kind = store.Kind(
         number=FORMAT,
@@ -70,7 +78,7 @@ def prepare(patients: Iterable[Patient], recipe: SliceRecipe, folder: str | Path
         make=partial(make, recipe=recipe),
     )
     # Processes: DICOM headers are parsed by Python code, which threads would take in turns.
-    return store.fill(kind, patients, folder, n_jobs=n_jobs, prefer="processes")
+    return store.fill(kind, patients, folder, n_jobs=n_jobs, prefer="processes", local_copy=local_copy)
 
 
 def make(patient: Patient, recipe: SliceRecipe) -> tuple[np.ndarray, dict]:

@@ -97,8 +97,10 @@ class Slurm:
     """GPUs of each training, as 1 or a100:1; by default none is asked for."""
     mem: str | None = None
     """Memory of each training, as 16G; by default what the training says it needs."""
+    launcher: str | None = None
+    """What starts Python in a job, as "apptainer exec --nv /shared/glioma.sif"; by default nothing."""
     options: tuple[str, ...] = ()
-    """Further options of sbatch, as --slurm.options --constraint=a100 --exclude=n7."""
+    """Further options of sbatch without their dashes, as --slurm.options constraint=a100 exclude=n7 exclusive."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,8 @@ class MgmtOptions(FromPreset, Placement):
     """Folder of the run folders."""
     prepared: Path = Path("prepared")
     """Folder of the prepared store."""
+    local_copy: Path | None = None
+    """Folder on a disk of the training machine's own, to which prepared entries are copied once to be read there."""
     phantoms: Path = Path("phantoms_mgmt")
     """Folder of the embedded cohorts."""
     jobs: int = -1

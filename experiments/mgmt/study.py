@@ -18,7 +18,7 @@ from common.store import Store
 from common.subject import Problem
 from experiments.base import results
 from experiments.base.engines import run
-from experiments.base.options import Refused, leave_out, refusals, refuse_phantoms
+from experiments.base.options import Refused, absolute, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
 from experiments.base.trainings import Training, given, python, require, shared_by
 from experiments.mgmt.cohort import notes_on_series
@@ -158,6 +158,7 @@ def model_training(
     if not training.is_finished and not is_in_use(folder):
         table = None if options.labels is None else options.labels.resolve()
         given_options = {"labels": table, "prepared": options.prepared.resolve(), "jobs": options.jobs}
+        given_options["local_copy"] = absolute(options.local_copy)
         settings = {"experiment": experiment, "kind": "mgmt", "name": name, "options": given_options}
         describe(folder, config=settings | {"model": asdict(config)}, data=data, split=split.as_dict())
     return training

@@ -34,7 +34,9 @@ def train(folder: Path) -> None:
         entries = {}
         if (place := described.get("folder")) is not None:
             patients = [patient for patient in find_patients(place, options.labels).patients if patient.id in used]
-            entries |= data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs).entries
+            entries |= data.prepare(
+                patients, config.recipe, options.prepared, n_jobs=options.jobs, local_copy=options.local_copy
+            ).entries
         if sites := described.get("sites"):
             entries |= site_entries(sites, config, used, options.prepared, jobs=options.jobs)
         if lost := sorted(used - set(entries)):
