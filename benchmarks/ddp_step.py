@@ -20,9 +20,9 @@ from benchmarks import basis
 from common.prepared import prepare
 from common.processes import together
 from common.runs import History, Run
-from experiments.table1_baseline import DEMO
+from experiments.table1_baseline import SMALL
 
-CONFIG = replace(DEMO, batch_size=2, epochs=3, crops_per_epoch=16, validate_every=3)
+CONFIG = replace(SMALL, batch_size=2, epochs=3, crops_per_epoch=16, validate_every=3)
 SUBJECTS = 3
 
 
