@@ -1,16 +1,26 @@
 """Pictures of the page, each inside it as a data address: the report's figures, and what runs have drawn themselves."""
 
+import io
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.Image
+from matplotlib.figure import Figure
+
 from experiments.base.runs import read
+from experiments.drawing.style import written
 
 FIGURES = "figures.json"
 MOST_SVG_BYTES = 400_000
 """A larger vector figure (a scan inside it, or thousands of points) is shown as PNG."""
+MOST_PNG_BYTES = 100_000
+WIDEST = 1600
+"""A larger PNG is shown as WebP of at most so many pixels across, a tenth as large to the eye's satisfaction."""
 KNOWN = {
     "overlays": "Scans, truth and prediction of the best, the worst and the cases between them by WT Dice",
+    "label_size": "Label size against its Dice, class by class, and what was missed",
+    "validation": "One fixed case as the last validation saw it",
     "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023",
     "history": "Learning curves of training and validation by epoch",
     "history_FLAIR": "Learning curves of the FLAIR model by epoch",
@@ -46,19 +56,43 @@ class ReportFigure:
 
 
 def data_address(path: Path) -> str:
-    """The file as ``data:image/...;base64,...``. Raises OSError where it cannot be read, ValueError for other files."""
-    kinds = {".png": "image/png", ".svg": "image/svg+xml"}
+    """The picture as ``data:image/...;base64,...``, a large PNG as WebP.
+
+    Raises OSError where it cannot be read, ValueError for other files.
+    """
+    kinds = {".png": "png", ".svg": "svg+xml"}
     if path.suffix not in kinds:
         raise ValueError(f"{path}: expected a picture in {' or '.join(kinds)}")
-    return f"data:{kinds[path.suffix]};base64,{b64encode(path.read_bytes()).decode('ascii')}"
+    content = path.read_bytes()
+    if path.suffix == ".png" and len(content) > MOST_PNG_BYTES:
+        with PIL.Image.open(path) as picture:
+            shown = picture.convert("RGB")
+        shown.thumbnail((WIDEST, shown.height))
+        return address("webp", webp(shown, quality=80))
+    return address(kinds[path.suffix], content)
+
+
+def address(kind: str, content: bytes) -> str:
+    """``data:image/<kind>;base64,...``"""
+    return f"data:image/{kind};base64,{b64encode(content).decode('ascii')}"
+
+
+def webp(picture: PIL.Image.Image, *, quality: int) -> bytes:
+    """The picture as a lossy WebP. quality: 0 to 100."""
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=quality)
+    return file.getvalue()
+
+
+def drawn(figure: Figure) -> str:
+    """A figure's data address."""
+    return address("svg+xml", written(figure, "svg"))
 
 
 def of_run(folder: Path) -> list[Picture]:
-    """What a run has drawn, by file name."""
-    return [
-        Picture(KNOWN.get(path.stem, path.stem.replace("_", " ")), data_address(path))
-        for path in sorted((folder / "figures").glob("*.png"))
-    ]
+    """What a run has drawn, by file name; of a run over seeds, with the first one's learning curves."""
+    paths = [*sorted((folder / "figures").glob("*.png")), *sorted((folder / "seed0" / "figures").glob("history.png"))]
+    return [Picture(KNOWN.get(path.stem, path.stem.replace("_", " ")), data_address(path)) for path in paths]
 
 
 def of_report(folder: Path) -> tuple[list[ReportFigure], str]:
