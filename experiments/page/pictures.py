@@ -12,7 +12,7 @@ from experiments.base.runs import read
 from experiments.drawing.style import written
 
 FIGURES = "figures.json"
-MOST_SVG_BYTES = 400_000
+MOST_SVG_BYTES = 200_000
 """A larger vector figure (a scan inside it, or thousands of points) is shown as PNG."""
 MOST_PNG_BYTES = 100_000
 WIDEST = 1600

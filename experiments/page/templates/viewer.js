@@ -47,7 +47,9 @@
       sagittal: [height, depth, mmY, mmZ, (row, column) => place(depth - 1 - row, column, at[2]), depth - 1 - at[0], at[1]],
     };
     for (const [name, plane] of Object.entries(planes)) paint(document.getElementById(`viewer-${name}`), labels, grey, ...plane);
-    sliders.forEach((slider, axis) => { slider.nextElementSibling.value = `${at[axis] + 1} of ${view.shape[axis]}`; });
+    sliders.forEach((slider, axis) => {
+      slider.nextElementSibling.value = slider.ariaValueText = `${at[axis] + 1} of ${view.shape[axis]}`;
+    });
   }
 
   function paint(canvas, labels, grey, columns, rows, mmColumn, mmRow, index, crossRow, crossColumn) {
