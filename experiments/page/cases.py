@@ -23,17 +23,16 @@ def of_run(experiment: str, found: Found) -> tuple[list[Picture], str]:
         return [], ""
     try:
         cases = read_cases(folder)
-        return [
-            Picture(
-                f"Dice of each of {len(cases)} test cases; the line is the median, a cross a label that was missed or "
-                "invented (Dice 0)",
-                drawn(draw_dice(cases)),
-            ),
-            Picture(
-                "Volume agreement (Bland and Altman 1986): predicted less true volume against the mean of both; solid "
-                "the mean difference, dashed the 95 % limits of agreement (from three cases on)",
-                drawn(draw_volumes(cases)),
-            ),
-        ], ""
+        n = f"{len(cases)} test {'case' if len(cases) == 1 else 'cases'}"
+        where = "" if folder == found.folder else f" ({folder.relative_to(found.folder)})"
+        dice = (
+            f"Dice of each of {n}{where}; the line is the median, a cross a Dice of 0: a label that was missed, "
+            "invented, or found elsewhere only"
+        )
+        volumes = (
+            f"Volume agreement (Bland and Altman 1986) of {n}{where}: predicted less true volume against the mean of "
+            "both; solid the mean difference, dashed the 95 % limits of agreement, from three cases on"
+        )
+        return [Picture(dice, drawn(draw_dice(cases))), Picture(volumes, drawn(draw_volumes(cases)))], ""
     except (ValueError, KeyError, OSError) as error:
         return [], f"{folder / 'cases.csv'}: expected a row of scores per case, found: {error!r}"

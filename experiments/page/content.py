@@ -165,7 +165,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None) -> E
         further=further,
         settings=settings(name, config.get("model", {}), parts),
         cases=drawn,
-        pictures=[] if found.folder is None else pictures.of_run(found.folder),
+        pictures=[] if found.folder is None else pictures.of_run(found.folder, cases.part(name, found.folder)),
         verdicts=_verdicts(found.folder),
         environment=[_environment(name, start) for start in starts],
         problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, undrawn))),

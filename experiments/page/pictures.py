@@ -34,12 +34,17 @@ KNOWN = {
 """What runs draw, by file name; a name that is not here is its own caption."""
 
 
+FIRST = ("history", "history_FLAIR", "history_T1w", "label_size", "lesions")
+"""Of what runs draw, what is looked at first: how it learned, and what it finds."""
+
+
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its caption. address: a data address with the whole file in it."""
+    """A picture with its caption. address: a data address with the whole file in it. first: to be seen at once."""
 
     caption: str
     address: str
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,15 @@ def drawn(figure: Figure) -> str:
     return address("svg+xml", written(figure, "svg"))
 
 
-def of_run(folder: Path) -> list[Picture]:
-    """What a run has drawn, by file name; of a run over seeds, with the first one's learning curves."""
-    paths = [*sorted((folder / "figures").glob("*.png")), *sorted((folder / "seed0" / "figures").glob("history.png"))]
-    return [Picture(KNOWN.get(path.stem, path.stem.replace("_", " ")), data_address(path)) for path in paths]
+def of_run(folder: Path, part: Path) -> list[Picture]:
+    """What a run has drawn, by file name. part: its folder of scored cases, which may be another below it; of a run
+    over seeds the first one's learning curves are shown too."""
+    places = dict.fromkeys((folder, folder / "seed0", part))
+    paths = [path for place in places for path in sorted((place / "figures").glob("*.png"))]
+    return [
+        Picture(KNOWN.get(path.stem, path.stem.replace("_", " ")), data_address(path), path.stem in FIRST)
+        for path in paths
+    ]
 
 
 def of_report(folder: Path) -> tuple[list[ReportFigure], str]:

@@ -201,6 +201,13 @@ def test_the_viewer_is_used_with_keyboard_and_mouse(opened):
     assert page.evaluate(PLACES) == [0, 0, before[2]]
 
 
+def test_what_was_not_run_opens_where_a_link_leads_to_it(opened):
+    page = opened()
+    assert page.locator("#mgmt_backbones").is_hidden()
+    page.locator("#summary a[href='#mgmt_backbones']").click()
+    assert page.locator("#mgmt_backbones").is_visible()
+
+
 def test_the_forest_plot_stands_where_its_numbers_are(opened):
     row = opened().locator(".forest li", has_text="mgmt_ensemble")
     said = reported()["mgmt_ensemble"]["ensemble__auc"].value
