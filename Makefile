@@ -1,4 +1,5 @@
 # Each target sets up what it needs: a virtual environment with the tested versions, then the command itself.
+# What follows ## is what `make help` says of a target.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
@@ -15,21 +16,24 @@ COHORTS = $(addprefix --data ,$(DATA)) $(addprefix --mgmt-data ,$(MGMT_DATA))
 AT_ONCE ?= 2
 OF_DATA = $(if $(DATA),-$(notdir $(DATA:/=)))$(if $(MGMT_DATA),-$(notdir $(MGMT_DATA:/=)))
 
-.PHONY: demo demo-unet demo-mgmt report test lint clean
+.PHONY: demo demo-unet demo-mgmt report test lint docs help clean
 
-demo: $(VENV)/demo.done
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/demo.done ## no data, no GPU: a SegResNet that learns synthetic patients
 	$(BIN)/python -m experiments.table1_baseline
 
-demo-unet: $(VENV)/unet.done
+demo-unet: $(VENV)/unet.done ## the same with both U-Nets, on TensorFlow
 	$(BIN)/python -m experiments.unet25d
 	$(BIN)/python -m experiments.unet3d
 
-demo-mgmt: $(VENV)/demo.done
+demo-mgmt: $(VENV)/demo.done ## MGMT from synthetic DICOM series, and where the models look
 	$(BIN)/python -m experiments.mgmt_ensemble
 	$(BIN)/python -m experiments.mgmt_explain
 
 # An experiment that failed is shown as such in figures and page, and in the exit status at the end.
-report: $(VENV)/demo.done $(VENV)/unet.done
+report: $(VENV)/demo.done $(VENV)/unet.done ## every experiment, all figures and the written report; DATA=, MGMT_DATA=, PRESET=, AT_ONCE=
 	status=0; \
 	$(BIN)/python -m experiments.run_all --at-once $(AT_ONCE) --runs runs$(OF_DATA) --preset $(PRESET) $(COHORTS) || status=1; \
 	$(BIN)/python -m experiments.figures --runs runs$(OF_DATA) --output figures$(OF_DATA) $(COHORTS) || status=1; \
@@ -38,13 +42,16 @@ report: $(VENV)/demo.done $(VENV)/unet.done
 	exit $$status
 
 # Two processes of one thread each: more threads than cores only wait for each other.
-test: lint
+test: lint ## lint, import contracts and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-lint: $(VENV)/test.done
+lint: $(VENV)/test.done ## ruff and the import contracts alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+docs: $(VENV)/docs.done ## the documentation as a site: build/docs/index.html
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
@@ -61,9 +68,13 @@ $(VENV)/unet.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[unet]'
 	touch $@
 
+$(VENV)/docs.done: $(VENV)/demo.done
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 $(VENV)/test.done: $(VENV)/demo.done
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt,unet,test,benchmarks]'
 	touch $@
 
-clean:
+clean: ## remove the virtual environment
 	rm -rf $(VENV)

@@ -51,7 +51,7 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
     """
     check_folder(arguments)
     output = arguments.output
-    cohort = find_subjects(arguments.data, masks=False)
+    cohort = find_subjects(arguments.data, layout=arguments.layout, masks=False)
     for note in (*run_notes(arguments.run, trained.recipe), *cohort.notes):
         print(f"note: {note}", file=sys.stderr)
     record = {

@@ -22,11 +22,17 @@ class PatientArguments:
     data: Path | None = None
     """Folder of many patients in place of one patient's scans, in any layout that the experiments read; masks in it
     are not looked at."""
+    layout: Path | None = None
+    """Beside --data: mapping file (TOML, six lines: see common.cohort.mapping) of a folder in none of those layouts."""
     output: Path
     """Segmentation to write, .nii or .nii.gz, on the scans' grid; with --data a folder, for ID.nii.gz of each patient,
     ID.png to look at and volumes.csv. The same command again goes on where it was stopped."""
     labels: Literal["brats2018", "brats2023", "msd"] = "brats2018"
     """Label values of the segmentation: NCR/ED/ET are 1/2/4, 1/2/3 or 2/1/3."""
+
+    def __post_init__(self) -> None:
+        if self.layout is not None and self.data is None:
+            raise ValueError(f"expected --data beside --layout {self.layout}, received none")
 
     @property
     def scans(self) -> dict[str, Path]:

@@ -1,4 +1,7 @@
-"""Label conventions of brain-tumour masks and the one used inside: 0 background, 1 NCR, 2 ED, 3 ET.
+"""Label conventions of brain-tumour masks and the one used inside: 0 background, 1 NCR, 2 ED, 3 ET, 4 RC.
+
+RC, the resection cavity, is in masks made after treatment only (BraTS 2024). It is part of no region, and no network
+here knows it; scores do.
 
 The same numbers mean different tissue in different releases (1 is NCR in BraTS and ED in the Medical Segmentation
 Decathlon), so a mask is only read under a convention that the file names, a dataset.json or the user settles.
@@ -10,10 +13,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
 CLASSES = ("background", "NCR", "ED", "ET")
+"""What networks tell apart."""
+RC = "RC"
+CLASSES_WITH_CAVITY = (*CLASSES, RC)
+Cavity = Literal["background", "leave-out"]
+"""What becomes of the resection cavity where RC cannot be a class: background, or subjects with one take no part."""
 REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})
 ROUNDING = 0.01
 """How far a mask's value may lie from a whole number: 8 bits scaled to 0..4 leave 0.008, interpolation any distance."""
@@ -26,33 +35,53 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class LabelConvention:
-    """The values that NCR, ED and ET have in a mask; background is always 0.
+    """The values that NCR, ED and ET, and where masks have it RC, have in a mask; background is always 0.
 
-    Raises ValueError unless the three are distinct whole numbers from 1 to 254.
+    rc_is_background: RC is read as background. Raises ValueError unless the values are distinct whole numbers from 1 to
+    254.
     """
 
     name: str
     ncr: int
     ed: int
     et: int
+    rc: int | None = None
+    rc_is_background: bool = False
 
     def __post_init__(self) -> None:
-        values = (self.ncr, self.ed, self.et)
-        if not all(type(v) is int and 0 < v < _UNKNOWN for v in values) or len(set(values)) < 3:
-            raise ValueError(f"{self.name}: NCR, ED, ET need distinct whole numbers from 1 to 254, received {values}")
+        values = self.values[1:]
+        if not all(type(v) is int and 0 < v < _UNKNOWN for v in values) or len(set(values)) < len(values):
+            names = ", ".join(self.classes[1:])
+            raise ValueError(f"{self.name}: {names} need distinct whole numbers from 1 to 254, received {values}")
 
     def __str__(self) -> str:
-        by_value = sorted(zip((self.ncr, self.ed, self.et), CLASSES[1:], strict=True))
-        return f"{self.name} ({', '.join(f'{value} {name}' for value, name in by_value)})"
+        by_value = sorted(zip(self.values[1:], self.classes[1:], strict=True))
+        named = ", ".join(f"{value} {name}" for value, name in by_value)
+        return f"{self.name} ({named}{', which is read as background' if self.rc_is_background else ''})"
 
     @property
-    def values(self) -> tuple[int, int, int, int]:
-        """Mask values in the order of CLASSES."""
-        return 0, self.ncr, self.ed, self.et
+    def values(self) -> tuple[int, ...]:
+        """Mask values in the order of :attr:`classes`."""
+        return (0, self.ncr, self.ed, self.et) + (() if self.rc is None else (self.rc,))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """CLASSES, and RC where masks have it."""
+        return CLASSES if self.rc is None else CLASSES_WITH_CAVITY
+
+    @property
+    def has_cavity(self) -> bool:
+        """Whether masks may give class RC."""
+        return self.rc is not None and not self.rc_is_background
+
+    @property
+    def reading(self) -> tuple[int | str, ...]:
+        """What makes the same classes of the same mask: the values, and that RC is none."""
+        return (*self.values, "RC is background") if self.rc_is_background else self.values
 
     def to_classes(self, mask: np.ndarray) -> np.ndarray:
-        """Classes 0..3 (uint8, any shape) of a mask of whole numbers, stored as integers or, to within ROUNDING, as
-        floats.
+        """Classes, indices of :attr:`classes` (uint8, any shape), of a mask of whole numbers, stored as integers or, to
+        within ROUNDING, as floats.
 
         Raises ValueError naming the values that this convention lacks and the conventions that have them.
         """
@@ -73,31 +102,36 @@ class LabelConvention:
                 f"mask values {_shorten(unknown)} are not in {self}; "
                 f"the mask as a whole holds {_shorten([_plain(v) for v in found])}, which {_readings(found)}"
             )
+        if self.rc_is_background:
+            classes[classes == CLASSES_WITH_CAVITY.index(RC)] = 0
         return classes
 
     def from_classes(self, labels: np.ndarray) -> np.ndarray:
-        """Mask values (uint8) of whole-number classes 0..3, any shape. Raises ValueError for anything else."""
+        """Mask values (uint8) of whole-number classes, any shape. Raises ValueError for what is no class here."""
         if labels.dtype.kind not in "iu":
             raise ValueError(f"expected classes of an integer type, found {labels.dtype}")
-        if labels.size and not (labels.min() >= 0 and labels.max() < len(CLASSES)):
-            raise ValueError(f"expected classes 0 to {len(CLASSES) - 1}, found {labels.min()} to {labels.max()}")
+        if labels.size and not (labels.min() >= 0 and labels.max() < len(self.values)):
+            raise ValueError(f"expected classes 0 to {len(self.values) - 1}, found {labels.min()} to {labels.max()}")
         return np.array(self.values, np.uint8)[labels]
 
 
 BRATS_2018 = LabelConvention("brats2018", ncr=1, ed=2, et=4)
 BRATS_2023 = LabelConvention("brats2023", ncr=1, ed=2, et=3)
 MSD = LabelConvention("msd", ncr=2, ed=1, et=3)
-CONVENTIONS: Mapping[str, LabelConvention] = MappingProxyType({c.name: c for c in (BRATS_2018, BRATS_2023, MSD)})
+BRATS_2024 = LabelConvention("brats2024", ncr=1, ed=2, et=3, rc=4)
+CONVENTIONS: Mapping[str, LabelConvention] = MappingProxyType(
+    {c.name: c for c in (BRATS_2018, BRATS_2023, MSD, BRATS_2024)}
+)
 # What the file names of a release promise; MSD and nnU-Net folders need their dataset.json.
 BY_FILE_NAMES: Mapping[str, LabelConvention] = MappingProxyType(
-    {"BraTS 2018-2021": BRATS_2018, "BraTS 2023": BRATS_2023}
+    {"UCSF-PDGM": BRATS_2018, "UPENN-GBM": BRATS_2018, "BraTS 2018-2021": BRATS_2018, "BraTS 2023": BRATS_2023}
 )
 # Since 2023 the file names are shared by collections whose ids tell which one it is, and with which values.
 _COLLECTION = re.compile(r"BraTS-([A-Z]+(?:-RT)?)-\d+(?:-(\d+))?", re.IGNORECASE)
 _TUMOURS = MappingProxyType(
     {
         "GLI": "glioma",
-        "SSA": "glioma, Sub-Saharan Africa",
+        "SSA": "Sub-Saharan Africa",
         "MEN": "meningioma, whose classes have the same values",
         "MET": "metastases, whose classes have the same values",
     }
@@ -126,7 +160,7 @@ def convention_of_id(layout: str, name: str) -> tuple[LabelConvention, str]:
             f"ids like {name} are of BraTS 2023, {BRATS_2023}, and the file names of {layout}, {BY_FILE_NAMES[layout]}"
         )
     if collection == "GLI" and int(time_point or 0) >= _POST_TREATMENT:
-        return BRATS_2023, "BraTS-GLI after treatment, in which 4 is the resection cavity (RC)"
+        return BRATS_2024, "BraTS-GLI after treatment, in which 4 is the resection cavity (RC)"
     return BRATS_2023, f"BraTS-{collection} ({_TUMOURS[collection]})"
 
 
@@ -139,13 +173,10 @@ def infer_convention(
     Raises ValueError naming every possible reading when the three together do not settle it.
     """
     seen = set(values) - {0}
-    if {3, 4} <= seen:
+    convention = convention_from_names(names) if names is not None else BY_FILE_NAMES.get(layout)
+    if {3, 4} <= seen and (convention is None or convention.rc is None):
         raise ValueError(f"mask values {sorted(seen)} hold both 3 and 4, which {_readings(seen)}")
-    if names is not None:
-        convention = convention_from_names(names)
-    elif layout in BY_FILE_NAMES:
-        convention = BY_FILE_NAMES[layout]
-    else:
+    if convention is None:
         raise ValueError(f"{layout} folder without labels in a dataset.json: its mask values {_readings(seen or {3})}")
     if unknown := sorted(seen - set(convention.values)):
         raise ValueError(f"mask values {unknown} are not in {convention}; {sorted(seen)} {_readings(seen)}")
@@ -157,7 +188,7 @@ def convention_from_names(names: Mapping[str, object]) -> LabelConvention:
 
     names: {"1": "edema", ...} (MSD), {"edema": 1, ...} (nnU-Net) or regions {"whole tumor": [1, 2, 3], ...} (nnU-Net).
     `regions_class_order` is not needed: a mask stores the labels that the regions are made of.
-    Raises ValueError when a name is not known, is not one class, or a class is missing.
+    RC may be among them. Raises ValueError when a name is not known, is not one class, or a class is missing.
     """
     by_name = {str(v): int(k) for k, v in names.items()} if all(str(k).isdecimal() for k in names) else dict(names)
     sets: dict[str, frozenset[int]] = {}
@@ -171,17 +202,20 @@ def convention_from_names(names: Mapping[str, object]) -> LabelConvention:
         sets[meaning] = frozenset(values)
     if sets.pop("background", frozenset([0])) != {0}:
         raise ValueError(f"expected background to be 0, found {dict(names)}")
-    if set(sets) == {"WT", "TC", "ET"}:
+    if set(sets) - {RC} == {"WT", "TC", "ET"}:
         if not sets["ET"] < sets["TC"] < sets["WT"]:
             raise ValueError(f"expected the regions ET, TC and WT to lie inside one another, found {dict(names)}")
-        sets = {"NCR": sets["TC"] - sets["ET"], "ED": sets["WT"] - sets["TC"], "ET": sets["ET"]}
-    if set(sets) != {"NCR", "ED", "ET"} or any(len(s) != 1 for s in sets.values()):
+        whole, core = sets.pop("WT"), sets.pop("TC")
+        sets |= {"NCR": core - sets["ET"], "ED": whole - core}
+    cavity = sets.pop(RC, None)
+    if set(sets) != {"NCR", "ED", "ET"} or any(len(s) != 1 for s in (*sets.values(), cavity or {RC})):
         raise ValueError(
-            f"expected one label each for NCR, ED and ET (or the regions WT, TC and ET), found {dict(names)}"
+            "expected one label each for NCR, ED and ET (or the regions WT, TC and ET), and at most one for RC, found "
+            f"{dict(names)}"
         )
     ncr, ed, et = (next(iter(sets[name])) for name in CLASSES[1:])
-    known = {c.values: c for c in CONVENTIONS.values()}
-    return known.get((0, ncr, ed, et)) or LabelConvention("dataset.json", ncr=ncr, ed=ed, et=et)
+    named = LabelConvention("dataset.json", ncr=ncr, ed=ed, et=et, rc=None if cavity is None else next(iter(cavity)))
+    return {c.values: c for c in CONVENTIONS.values()}.get(named.values, named)
 
 
 def _meaning(name: str) -> str:
@@ -203,13 +237,13 @@ def _meaning(name: str) -> str:
             ("ET", enhancing),
             ("WT", "whole" in words or "wt" in words),
             ("TC", ("core" in words or "tc" in words) and not (necrotic or enhancing)),
+            (RC, "cavity" in words or "rc" in words),
         )
         if holds
     ]
     if len(found) != 1:
-        what = (
-            f"could mean {' or '.join(found)}" if found else "is not a known name of background, NCR, ED, ET, WT or TC"
-        )
+        known = "background, NCR, ED, ET, WT, TC or RC"
+        what = f"could mean {' or '.join(found)}" if found else f"is not a known name of {known}"
         raise ValueError(f"label name {name!r} {what}")
     return found[0]
 
@@ -228,8 +262,10 @@ def _whole_numbers(mask: np.ndarray) -> np.ndarray:
 
 def _readings(found: Iterable[float]) -> str:
     """Which known conventions allow a set of mask values, as the end of an error's sentence."""
-    fitting = [str(c) for c in CONVENTIONS.values() if set(found) <= set(c.values)]
-    others = f"; {_OTHERS}" if 4 in set(found) else ""
+    found = set(found)
+    # A mask without the value of RC says nothing for the one convention that has it.
+    fitting = [str(c) for c in CONVENTIONS.values() if found <= set(c.values) and c.rc in (None, *found)]
+    others = f"; {_OTHERS}" if 4 in found else ""
     if not fitting:
         return f"no known convention allows ({'; '.join(map(str, CONVENTIONS.values()))}){others}"
     return f"could be read as {' or '.join(fitting)}: name the convention to settle it{others}"

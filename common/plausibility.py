@@ -30,7 +30,11 @@ class Layers:
 
 
 def layers(labels: np.ndarray) -> Layers:
-    """How the classes (x, y, z) lie in each other, by the faces between voxels of different classes."""
+    """How the classes (x, y, z) lie in each other, by the faces between voxels of different classes.
+
+    The resection cavity counts as background, of which it holds fluid or air.
+    """
+    labels = np.where(labels < len(CLASSES), labels, np.uint8(_BACKGROUND))
     box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in bounding_box(labels != _BACKGROUND))
     inside = labels[box]
     faces = np.zeros((len(CLASSES), len(CLASSES)), int)

@@ -58,8 +58,14 @@ def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, 
     """Bring every subject into the store at ``folder``, in parallel threads, with a progress bar.
 
     All subjects are read to the end, and the problems of all bad ones are returned; nothing of a bad subject is stored.
-    Raises StoreError when the disk is full or the folder cannot be written.
+    Raises StoreError when the disk is full or the folder cannot be written, ValueError where RC is a class of a mask's
+    own: what becomes of the cavity is decided when the subjects are found.
     """
+    subjects = list(subjects)
+    if own := [subject.id for subject in subjects if subject.convention is not None and subject.convention.has_cavity]:
+        raise ValueError(
+            f"expected masks of NCR, ED and ET, found {len(own)} in which RC is a class: {', '.join(own[:5])}"
+        )
     kind = store.Kind(
         number=FORMAT, recipe=recipe, entry=Entry, fingerprint=_fingerprint, make=partial(_make, recipe=recipe)
     )

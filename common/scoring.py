@@ -10,6 +10,9 @@ brats     Dice 1, Hausdorff 0                 Dice 0, Hausdorff ``MISSED_HAUSDOR
 ignore    the case leaves that mean           Dice 0, Hausdorff left out of its mean and counted
 ========  ==================================  =======================================================
 
+The resection cavity of masks made after treatment (RC) is a mask of its own where it is asked for (``cavity``); it is
+part of no region and of no mean.
+
 Surface Dice follows Dice. ``mean_dice`` (NCR, ED, ET) and ``mean_dice_with_background`` are the means within a case
 under the policy; under ``ignore`` they run over the classes that count, and a case without any leaves the mean.
 
@@ -25,7 +28,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from common.labels import CLASSES, REGIONS
+from common.labels import CLASSES, CLASSES_WITH_CAVITY, RC, REGIONS
 from common.lesions import DEFINITIONS, Lesion, LesionScores, lesion_scores
 from common.metrics import (
     check_label_maps,
@@ -48,6 +51,8 @@ MEMBERS: dict[str, tuple[int, ...]] = {
     name: REGIONS[name] if name in REGIONS else (CLASSES.index(name),) for name in MASKS
 }
 """The classes that make up each mask."""
+CAVITY: dict[str, tuple[int, ...]] = {RC: (CLASSES_WITH_CAVITY.index(RC),)}
+"""The mask that comes on top where the resection cavity is scored."""
 
 _MEANS = {"mean_dice": ("NCR", "ED", "ET"), "mean_dice_with_background": ("background", "NCR", "ED", "ET")}
 _HIGHER_IS_BETTER = {"dice": True, "surface_dice": True, "hd": False, "hd95": False}
@@ -59,14 +64,23 @@ _LESION_SCORES = {"dice": True, "hd95": False, "sensitivity": True, "tp": None, 
 """Lesion-wise Dice and HD95 (mm), TP / (TP + FN), numbers of lesions found, missed and invented: higher is better?"""
 _LESION_STEMS = {f"lesion_{score}_{name}": better for name in DEFINITIONS for score, better in _LESION_SCORES.items()}
 
-LESION_METRICS = tuple(f"{stem}_{name}" for stem in _LESION_STEMS for name in MASKS)
-METRICS = (
-    *_MEANS,
-    "dice_background",
-    *(f"{stem}_{name}" for stem in (*_HIGHER_IS_BETTER, _FALSE_POSITIVES, *_VOLUMES) for name in MASKS),
-    *LESION_METRICS,
-)
-"""Every metric of a summary, in its order."""
+_OF_MASKS = (*_HIGHER_IS_BETTER, _FALSE_POSITIVES, *_VOLUMES)
+
+
+def _lesion_metrics(masks: Iterable[str]) -> tuple[str, ...]:
+    masks = tuple(masks)
+    return tuple(f"{stem}_{name}" for stem in _LESION_STEMS for name in masks)
+
+
+def _metrics(masks: Iterable[str]) -> tuple[str, ...]:
+    """Those of masks' voxels, in the order of a summary."""
+    masks = tuple(masks)
+    return (*_MEANS, "dice_background", *(f"{stem}_{name}" for stem in _OF_MASKS for name in masks))
+
+
+LESION_METRICS = _lesion_metrics(MASKS)
+METRICS = (*_metrics(MASKS), *LESION_METRICS)
+"""Every metric of a summary, in its order, without those of RC."""
 
 
 class Scores(NamedTuple):
@@ -85,31 +99,33 @@ def score_case(
     *,
     spacing_mm: Sequence[float],
     surface_tolerance_mm: float = 1.0,
+    cavity: bool = False,
 ) -> dict[str, float]:
     """Every score of one case: dice_*, hd_*, hd95_* (mm), surface_dice_*, false_positive_voxels_* (in the prediction
     only), volume_truth_ml_*, volume_predicted_ml_*.
 
-    prediction, truth: uint8 classes (x, y, z) on the same grid. ``*`` runs over MASKS; Dice also over background.
-    Raises ValueError when the shapes differ, a class is not one of CLASSES or spacing_mm is not one positive number
-    per axis; TypeError when a label map is not uint8.
+    prediction, truth: uint8 classes (x, y, z) on the same grid. ``*`` runs over MASKS, with cavity over RC too; Dice
+    also over background. Raises ValueError when the shapes differ, a class is not one of CLASSES (with cavity of
+    CLASSES_WITH_CAVITY) or spacing_mm is not one positive number per axis; TypeError when a label map is not uint8.
     """
     check_label_maps(prediction, truth)
+    masks = MEMBERS | CAVITY if cavity else MEMBERS
     voxel_ml = voxel_volume_ml(spacing_mm)
     n_voxels = truth.size
     prediction, truth = crop_to_foreground(prediction, truth)
-    together = _count_pairs(prediction, truth)
+    together = _count_pairs(prediction, truth, CLASSES_WITH_CAVITY if cavity else CLASSES)
     together[0, 0] += n_voxels - truth.size
     lowest = _LOWEST_PERCENTILE if surface_tolerance_mm <= near_mm(spacing_mm) else 0.0
-    surfaces = label_surface_distances(prediction, truth, masks=MEMBERS, spacing_mm=spacing_mm, from_percentile=lowest)
+    surfaces = label_surface_distances(prediction, truth, masks=masks, spacing_mm=spacing_mm, from_percentile=lowest)
 
     row = {"dice_background": _dice(together, (0,))}
-    row |= {f"dice_{name}": _dice(together, members) for name, members in MEMBERS.items()}
+    row |= {f"dice_{name}": _dice(together, members) for name, members in masks.items()}
     for name, distances in surfaces.items():
         absent = all(direction.size == 0 for direction in distances)
         row[f"hd_{name}"] = float("nan") if absent else distances.hausdorff()
         row[f"hd95_{name}"] = float("nan") if absent else distances.hausdorff(_LOWEST_PERCENTILE)
         row[f"surface_dice_{name}"] = distances.surface_dice(surface_tolerance_mm)
-    for name, members in MEMBERS.items():
+    for name, members in masks.items():
         right = together[np.ix_(members, members)].sum()
         row[f"{_FALSE_POSITIVES}_{name}"] = float(together[members, :].sum() - right)
         row[f"volume_truth_ml_{name}"] = float(together[:, members].sum() * voxel_ml)
@@ -123,16 +139,17 @@ def score_cases(
     n_jobs: int = 1,
     surface_tolerance_mm: float = 1.0,
     lesions_of: Callable[[str], bool] = lambda case: True,
+    cavity: bool = False,
 ) -> Scores:
     """:func:`score_case` and the lesion-wise scores of each (case, prediction, truth, spacing_mm), in the order given.
 
     cases is consumed lazily, so a generator that loads its volumes keeps few of them in memory; n_jobs threads score.
     lesions_of: says by its name whether a case's lesions are scored, which takes longer than all the rest; the columns
-    of the others are nan.
+    of the others are nan. cavity: RC is scored too.
     Raises ValueError when a case occurs twice, and what score_case raises with the case named.
     """
     scored = Parallel(n_jobs=n_jobs, prefer="threads")(
-        delayed(_score)(*case, surface_tolerance_mm, lesions=lesions_of(case[0])) for case in cases
+        delayed(_score)(*case, surface_tolerance_mm, lesions=lesions_of(case[0]), cavity=cavity) for case in cases
     )
     if not scored:
         raise ValueError("At least one case must be given to score, received none.")
@@ -155,7 +172,7 @@ def apply_empty_policy(cases: pd.DataFrame, policy: EmptyPolicy) -> pd.DataFrame
     if policy not in get_args(EmptyPolicy):
         raise ValueError(f"policy must be one of {get_args(EmptyPolicy)}, received {policy!r}.")
     valued = cases.copy()
-    for name in MASKS:
+    for name in masks_of(cases):
         in_truth, predicted = _presence(cases, name)
         _require_finite(cases, f"{_FALSE_POSITIVES}_{name}", np.ones(len(cases), bool))
         neither, one = ~in_truth & ~predicted, in_truth != predicted
@@ -167,7 +184,7 @@ def apply_empty_policy(cases: pd.DataFrame, policy: EmptyPolicy) -> pd.DataFrame
                 best, worst = float("nan"), worst if higher else float("nan")
             valued.loc[neither, column] = best
             valued.loc[one, column] = worst
-    for column in LESION_METRICS if has_lesions(cases) else ():
+    for column in _lesion_metrics(masks_of(cases)) if has_lesions(cases) else ():
         _require_finite(cases, column, _is_defined(cases, column))
     if policy == "brats":
         valued["dice_background"] = valued["dice_background"].fillna(1.0)  # nan only if every voxel is tumour in both
@@ -211,9 +228,15 @@ def summarise(
     return pd.DataFrame(rows).astype({"higher_is_better": object})
 
 
+def masks_of(cases: pd.DataFrame) -> tuple[str, ...]:
+    """MASKS, and RC where it was scored."""
+    return (*MASKS, *(name for name in CAVITY if f"dice_{name}" in cases))
+
+
 def metrics_of(cases: pd.DataFrame) -> tuple[str, ...]:
-    """METRICS; without the lesion-wise ones where none were scored."""
-    return METRICS if has_lesions(cases) else METRICS[: -len(LESION_METRICS)]
+    """METRICS, with those of RC where it was scored; without the lesion-wise ones where none were."""
+    masks = masks_of(cases)
+    return _metrics(masks) + (_lesion_metrics(masks) if has_lesions(cases) else ())
 
 
 def has_lesions(cases: pd.DataFrame) -> bool:
@@ -226,7 +249,7 @@ def higher_is_better(metric: str) -> bool | None:
 
     Raises ValueError when the name is not one that the summary has.
     """
-    if metric not in METRICS:
+    if metric not in METRICS and metric not in _metrics(CAVITY) + _lesion_metrics(CAVITY):
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, received {metric!r}.")
     stem = metric.rpartition("_")[0]
     return metric in _MEANS or (_HIGHER_IS_BETTER | _LESION_STEMS | {_FALSE_POSITIVES: False}).get(stem)
@@ -240,11 +263,15 @@ def _score(
     surface_tolerance_mm: float,
     *,
     lesions: bool,
+    cavity: bool,
 ) -> tuple[dict[str, str | float], list[tuple]]:
     """A row of cases and the rows of its lesions."""
     try:
-        row = score_case(prediction, truth, spacing_mm=spacing_mm, surface_tolerance_mm=surface_tolerance_mm)
-        found = lesion_scores(prediction, truth, spacing_mm=spacing_mm, regions=MASKS) if lesions else {}
+        row = score_case(
+            prediction, truth, spacing_mm=spacing_mm, surface_tolerance_mm=surface_tolerance_mm, cavity=cavity
+        )
+        regions = (*MASKS, *CAVITY) if cavity else MASKS
+        found = lesion_scores(prediction, truth, spacing_mm=spacing_mm, regions=regions) if lesions else {}
     except (TypeError, ValueError) as error:
         raise type(error)(f"Case {case}: {error}") from error
     for name, regions in found.items():
@@ -272,12 +299,12 @@ def _is_defined(cases: pd.DataFrame, column: str) -> pd.Series:
     return (cases[counts].sum(axis=1) > 0) | ("_sensitivity_" not in column)
 
 
-def _count_pairs(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _count_pairs(prediction: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Voxels per pair of classes (predicted, true)."""
-    n = len(CLASSES)
+    n = len(classes)
     highest = max(int(prediction.max(initial=0)), int(truth.max(initial=0)))
     if highest >= n:
-        raise ValueError(f"Classes must lie between 0 and {n - 1} ({', '.join(CLASSES)}), received {highest}.")
+        raise ValueError(f"Classes must lie between 0 and {n - 1} ({', '.join(classes)}), received {highest}.")
     return np.bincount((prediction * np.uint8(n) + truth).ravel(), minlength=n * n).reshape(n, n)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from common import background, geometry, nifti
 from common.identity import contents, copied_contrasts, masks_among, sketch
-from common.labels import CLASSES, LabelConvention
+from common.labels import LabelConvention
 from common.nifti import Scan, ScanError
 from common.plausibility import Layers, layers
 from common.volumes import bounding_box
@@ -30,6 +30,16 @@ _TIME_POINT = re.compile(
     r"|(UCSF-PDGM-\d+)(?:_FU\d+d)?(?:_nifti)?|(UPENN-GBM-\d+)_\d+|(PatientID_\d+)_Timepoint_\d+"
     r"|(sub-[A-Za-z0-9]+)_ses-[A-Za-z0-9]+.*"
 )
+# Scans of UCSF-PDGM that its first two versions list under numbers of their own: later ones rename them, as
+# UCSF-PDGM-0391_FU016d.
+_SAME_PATIENT = {
+    "UCSF-PDGM-0138": "UCSF-PDGM-0429",
+    "UCSF-PDGM-0175": "UCSF-PDGM-0396",
+    "UCSF-PDGM-0181": "UCSF-PDGM-0409",
+    "UCSF-PDGM-0278": "UCSF-PDGM-0431",
+    "UCSF-PDGM-0289": "UCSF-PDGM-0391",
+    "UCSF-PDGM-0315": "UCSF-PDGM-0433",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,8 @@ class Subject:
         if self.known_patient is not None:
             return self.known_patient
         match = _TIME_POINT.fullmatch(self.id)
-        return self.id if match is None else match[match.lastindex]
+        patient = self.id if match is None else match[match.lastindex]
+        return _SAME_PATIENT.get(patient, patient)
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of the content of all files and of how it is read, wherever the files lie."""
@@ -73,7 +84,7 @@ class Subject:
             [c, nifti.content_fingerprint(p), (self.channels or {}).get(c)] for c, p in sorted(self.images.items())
         ]
         if self.label is not None:
-            parts.append([LABEL, nifti.content_fingerprint(self.label), self.convention and self.convention.values])
+            parts.append([LABEL, nifti.content_fingerprint(self.label), self.convention and self.convention.reading])
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def read(self, contrasts: Sequence[str] = CONTRASTS) -> tuple[dict[str, Scan], Scan | None]:
@@ -96,7 +107,7 @@ class Subject:
         return stack_images(self, scans)
 
     def load_labels(self) -> np.ndarray:
-        """Classes 0..3, uint8 (x, y, z).
+        """Classes 0..3, or 0..4 where the convention has RC, uint8 (x, y, z).
 
         Raises ScanError when the mask cannot be trusted, holds values that its convention lacks or lies on another
         grid than the first contrast; ValueError when the subject has no mask or no convention.
@@ -202,7 +213,9 @@ def examine(subject: Subject) -> Findings:
     own = there = None
     if looked.labels is not None:
         own = layers(looked.labels)
-        there = frozenset(name for value, name in enumerate(CLASSES) if value and (looked.labels == value).any())
+        there = frozenset(
+            name for value, name in enumerate(subject.convention.classes) if value and (looked.labels == value).any()
+        )
     return Findings(problems, values, digests, own, there, tuple(f"{subject.id}: {note}" for note in notes), sketches)
 
 

@@ -1,7 +1,8 @@
 """What the report says about its data, of both tasks, checked on the cohorts given.
 
     python -m experiments.cohort                          the embedded phantoms of both tasks
-    python -m experiments.cohort --data FOLDER            BraTS, MSD or nnU-Net folder with masks
+    python -m experiments.cohort --data FOLDER            BraTS, MSD, nnU-Net, UCSF-PDGM or UPENN-GBM, with masks
+    python -m experiments.cohort --data FOLDER --layout mapping.toml      a folder as the mapping file describes it
     python -m experiments.cohort --mgmt-data FOLDER       RSNA-MICCAI folder (DICOM); also together with --data
 
 Every file of every subject is read and checked, and everything wrong is listed, with how the masks are read and which
@@ -22,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from common.cohort import Cohort, audit, find_subjects
+from common.cohort import Cohort, audit
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import file_stem, write_csv, write_json
@@ -48,8 +49,6 @@ class Options(BothTasks):
 
     mgmt_labels: Path | None = None
     """MGMT label table (BraTS21ID, MGMT_value); by default train_labels.csv beside train."""
-    convention: str | None = None
-    """Name of the masks' label convention, where the folder cannot tell it for certain."""
     max_subjects: int | None = None
     """Check at most so many subjects, the first by id."""
     fresh: bool = False
@@ -66,8 +65,10 @@ def refuse_contradictions(options: Options) -> None:
     """Raises Refused when an option belongs to a task of which no cohort is given, though the other's is."""
     if options.mgmt_data is None and options.mgmt_labels is not None:
         raise Refused(f"expected --mgmt-data beside --mgmt-labels {options.mgmt_labels}, received none")
-    if options.data is None and options.mgmt_data is not None and (options.convention or options.max_subjects):
-        raise Refused("expected --data beside --convention or --max-subjects, which say nothing of --mgmt-data")
+    of_data = ("layout", "convention", "cavity", "max_subjects")
+    given = ["--" + name.replace("_", "-") for name in of_data if getattr(options, name)]
+    if options.data is None and options.mgmt_data is not None and given:
+        raise Refused(f"expected --data beside {' and '.join(given)}, which say nothing of --mgmt-data")
 
 
 def check(options: Options) -> None:
@@ -80,7 +81,7 @@ def check(options: Options) -> None:
         mgmt_folder = phantom_patients(MgmtOptions(phantoms=options.phantoms_mgmt, jobs=options.jobs))
     subjects = patients = None
     if folder is not None:
-        subjects = find_subjects(folder, convention=options.convention, max_subjects=options.max_subjects)
+        subjects = options.find(folder, max_subjects=options.max_subjects)
     if mgmt_folder is not None:
         patients = find_patients(mgmt_folder, options.mgmt_labels)
     if options.data is not None and subjects.subjects:
@@ -111,8 +112,8 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
     equal = [
         f"{' = '.join(ids)}: equal scans under several ids, kept on one side of every split" for ids in found.equal
     ]
-    write_json(folder / NOTES, [*cohort.notes, *found.notes, *equal])
     rows = cohort_segmentation.measure_all(cohort, found.problems, n_jobs=options.jobs)
+    write_json(folder / NOTES, [*cohort.notes, *cohort_segmentation.cavity_note(rows), *found.notes, *equal])
     write_csv(folder / SUBJECTS, rows)
     n_bad, n_copies = len({problem.subject for problem in found.problems}), sum(len(ids) - 1 for ids in found.equal)
     return cohort_segmentation.claims(rows, n_bad, n_copies, synthetic=synthetic)

@@ -78,7 +78,9 @@ def commands(options: Options) -> dict[str, list[str] | str]:
     cohorts = ["--data", options.data, "--mgmt-data", options.mgmt_data, "--mgmt-labels", options.mgmt_labels]
     cohorts += ["--phantoms", options.phantoms, "--phantoms-mgmt", options.phantoms_mgmt]
     both = ["--preset", options.preset, "--prepared", options.prepared, *common, *placed(options)]
-    segmentation = ["--data", options.data, "--phantoms", options.phantoms, *both]
+    read = ["--layout", options.layout, "--convention", options.convention, "--cavity", options.cavity]
+    cohorts += read
+    segmentation = ["--data", options.data, *read, "--phantoms", options.phantoms, *both]
     mgmt = ["--data", options.mgmt_data, "--labels", options.mgmt_labels, "--phantoms", options.phantoms_mgmt, *both]
     flags = ["--leave-out-bad"] if options.leave_out_bad else []
     embedded = options.data is None and options.mgmt_data is None

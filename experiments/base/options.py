@@ -17,6 +17,7 @@ from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError
 from common.subject import Problem
+from experiments.base.reading import Reading
 from experiments.base.results import aligned
 from experiments.base.trainings import given
 
@@ -32,7 +33,7 @@ class FromPreset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BothTasks:
+class BothTasks(Reading):
     """What commands that know both tasks are told on their command lines."""
 
     data: Path | None = None

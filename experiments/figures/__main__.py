@@ -18,7 +18,6 @@ from pathlib import Path
 
 import tyro
 
-from common.cohort import find_subjects
 from common.dicom.mgmt_cohort import find_patients
 from common.files import write_json
 from experiments.base.options import BothTasks, refusals, refuse_phantoms, wrapped
@@ -67,7 +66,7 @@ def main() -> None:
             f"error: expected figures from 1 to {max(FIGURES)} after --only, received {', '.join(map(str, unknown))}"
         )
     with refusals():
-        if options.data is not None and (subjects := find_subjects(options.data).subjects):
+        if options.data is not None and (subjects := options.find(options.data).subjects):
             refuse_phantoms(options.data, next(iter(subjects[0].images.values())))
         if options.mgmt_data is not None:
             refuse_phantoms(options.mgmt_data, find_patients(options.mgmt_data).any_series)

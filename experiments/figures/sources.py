@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common import nifti
-from common.cohort import Cohort, find_subjects
+from common.cohort import Cohort
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.runs import RunError
 from common.subject import Subject
 from experiments.base import runs
 from experiments.base.options import BothTasks, Refused
+from experiments.base.reading import kept
 from experiments.base.runs import shown
 from experiments.mgmt.study import MgmtOptions, phantom_patients
 from experiments.segmentation.study import phantom_cohort
@@ -56,7 +57,9 @@ class Sources(BothTasks):
         """The segmentation cohort. Raises MissingError when it cannot be used."""
         self._require("--data", self.data, beside=self.mgmt_data)
         with readable("python -m experiments.cohort"):
-            return find_subjects(phantom_cohort(self.phantoms, jobs=self.jobs) if self.data is None else self.data)
+            folder = phantom_cohort(self.phantoms, jobs=self.jobs) if self.data is None else self.data
+            # Figures have colours for NCR, ED and ET.
+            return replace(self, cavity=self.cavity or "background").find(folder)
 
     @cached_property
     def patients(self) -> MgmtCohort:
@@ -160,7 +163,7 @@ class FinishedRun:
             raise MissingError(f"the run {self.folder} shows scans in {folder}, which are not there; {name} names them")
         options = self.entry("config.json", "options")
         with self.readable():
-            cohort = find_subjects(places[0], convention=options.get("convention"))
+            cohort = kept(options).find(places[0])
         return {subject.id: subject for subject in cohort.subjects}
 
     def subject(self, case: str) -> Subject:

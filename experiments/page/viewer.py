@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import nifti
-from common.cohort import CohortError, find_subjects
+from common.cohort import CohortError
 from common.nifti import ScanError
 from common.runs import RunError
+from experiments.base.reading import kept
 from experiments.base.results import read_cases
 from experiments.base.runs import read, shown
 from experiments.page import slices
@@ -72,7 +73,7 @@ def _of_run(experiment: str, root: Path, folder: Path) -> Viewers:
     scans = Path(data["folder"])
     if not scans.is_dir():
         raise ViewerError(f"the folder of its scans, {scans}, is gone (or is not where this command was started)")
-    cohort = find_subjects(scans, convention=config["options"]["convention"])
+    cohort = kept(config["options"]).find(scans)
     subjects = {subject.id: subject for subject in cohort.subjects}
     cases = read_cases(folder)
     cases = cases.assign(mean=cases[[f"dice_{name}" for name in RANK_BY]].mean(axis=1)).dropna(subset="mean")

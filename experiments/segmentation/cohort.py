@@ -14,7 +14,7 @@ from tqdm import tqdm
 from common import geometry
 from common.cohort import Cohort, CohortError
 from common.grid import BRATS_EXTENT, Grid, bring
-from common.labels import CLASSES
+from common.labels import CLASSES, RC
 from common.nifti import ScanError
 from common.statistics import bootstrap_interval
 from common.subject import Problem, Subject
@@ -24,6 +24,7 @@ from experiments.base.results import Result
 EXPERIMENT = "cohort"
 # The 1 % rule is applied to the part of the volume that the 3D U-Net sees (see the protocol of the 3D U-Net).
 UNET3D_CROP = (slice(56, 184), slice(56, 184), slice(13, 141))
+CAVITY = f"voxels_{RC}"
 COUNTED = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")  # on BraTS's grid
 
 
@@ -41,16 +42,18 @@ def measure_all(cohort: Cohort, problems: Iterable[Problem], *, n_jobs: int) -> 
 
 
 def measure(subject: Subject) -> dict[str, object]:
-    """One subject's row: voxels per class, labelled fraction of the crop, slices that hold brain and tumour.
+    """One subject's row: voxels per class, where masks have it of RC too, labelled fraction of the crop, slices that
+    hold brain and tumour.
 
     Crop and slices are counted on BraTS's grid, to which the scan is brought; ``grid`` tells how, and where that cannot
     be done, why the row holds no such counts.
     """
     images, scan = subject.load_images(("FLAIR",))
     labels = subject.load_labels()
-    voxels = {
-        f"voxels_{name}": int(n) for name, n in zip(CLASSES, np.bincount(labels.ravel(), minlength=4), strict=True)
-    }
+    names = subject.convention.classes if subject.convention.has_cavity else CLASSES
+    counts = np.bincount(labels.ravel(), minlength=len(names))
+    voxels = {f"voxels_{name}": int(n) for name, n in zip(names, counts, strict=True)}
+    labels[labels == len(CLASSES)] = 0  # the resection cavity is no tumour
     notes = geometry.notes(scan)
     try:
         brought = bring({"FLAIR": replace(scan, data=images[0])}, labels, Grid(extent=BRATS_EXTENT))
@@ -71,6 +74,16 @@ def measure(subject: Subject) -> dict[str, object]:
         "tumour_in_slices": inside / n_tumour if n_tumour else np.nan,
         "grid": "; ".join(filter(None, [*notes, str(brought.placement)])),
     }
+
+
+def cavity_note(rows: pd.DataFrame) -> list[str]:
+    """How many of the masks that may hold the resection cavity do, and how large it is."""
+    if CAVITY not in rows:
+        return []
+    own = rows[CAVITY].dropna()
+    there = own[own > 0]
+    size = f", of {int(there.min())} to {int(there.max())} voxels" if len(there) else ""
+    return [f"{len(there)} of {len(own)} masks that may hold the resection cavity (RC) do{size}"]
 
 
 def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) -> list[Result]:

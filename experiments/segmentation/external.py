@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from common import nifti, prepared
-from common.cohort import Cohort, find_subjects
+from common.cohort import Cohort
 from common.files import file_stem, write_csv
 from common.identity import equal_content
 from common.phantom.folder import embedded_cohort
@@ -23,6 +23,7 @@ from common.statistics import bootstrap_interval, unpaired_difference
 from common.subject import Problem, Subject
 from experiments.base import results
 from experiments.base.options import Refused, at_least, leave_out
+from experiments.base.reading import Reading, refuse_cavity
 from experiments.base.results import Result
 from experiments.segmentation.fine_tuning import seen_by
 from experiments.segmentation.finished import Finished, Networks, load, read_run, require_finished
@@ -37,7 +38,7 @@ SHOWN = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class CohortOptions:
+class CohortOptions(Reading):
     """How another cohort is read."""
 
     data: Path
@@ -46,8 +47,6 @@ class CohortOptions:
     """Go on without subjects that cannot be used, or that the networks were trained on; they are named and counted."""
     max_subjects: int | None = None
     """Use at most so many subjects, the first by id."""
-    convention: str | None = None
-    """Name of the masks' label convention, where the folder cannot tell it for certain."""
     prepared: Path = Path("prepared")
     """Folder of the prepared store."""
     jobs: int = -1
@@ -63,7 +62,7 @@ class CohortOptions:
         """The cohort that an experiment's --test-data names; None where it names none."""
         if options.test_data is None:
             return None
-        shared = {name: getattr(options, name) for name in ("leave_out_bad", "prepared", "jobs", "fresh")}
+        shared = {name: getattr(options, name) for name in ("leave_out_bad", "cavity", "prepared", "jobs", "fresh")}
         return cls(data=options.test_data, **shared)
 
 
@@ -87,9 +86,10 @@ def check(run: Finished, options: CohortOptions) -> Checked:
 
     Raises Refused when there are bad subjects, or such that the networks are trained on, unless they may be left out.
     """
-    cohort = find_subjects(options.data, convention=options.convention, max_subjects=options.max_subjects)
+    cohort = options.find(options.data, max_subjects=options.max_subjects)
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
+    refuse_cavity(cohort)
     store = prepared.prepare(cohort.subjects, run.recipe, options.prepared, n_jobs=options.jobs)
     good = [subject for subject in cohort.subjects if subject.id in store.entries]
     problems = (*cohort.incomplete, *store.problems, *_seen(run, good, store, options))
@@ -151,7 +151,7 @@ def _contents(run: Finished, options: CohortOptions) -> dict[str, dict[str, str]
         )
         return {}
     seen = set(run.seen)
-    subjects = [subject for subject in find_subjects(folder, convention=run.convention).subjects if subject.id in seen]
+    subjects = [subject for subject in run.reading.find(folder).subjects if subject.id in seen]
     store = prepared.prepare(subjects, run.recipe, options.prepared, n_jobs=options.jobs)
     return {id: entry.contents for id, entry in store.entries.items()}
 
@@ -172,6 +172,7 @@ def score(run: Finished, checked: Checked, options: CohortOptions) -> Path:
                 "subjects": prints,
                 "left_out": [str(problem) for problem in checked.problems],
                 "masks": checked.cohort.notes,
+                "left_out_for_their_cavity": checked.cohort.cavities,
                 "excluded": checked.excluded,
             }
             settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": asdict(options)}

@@ -14,6 +14,7 @@ from common.prepared import Entry
 from common.recipe import Recipe, Volume
 from common.runs import RunError
 from common.scoring import EmptyPolicy, apply_empty_policy
+from experiments.base.reading import Reading, kept
 from experiments.base.trainings import given
 from experiments.segmentation.study import DEFAULT_BACKEND
 from segresnet_monai.config import Config as SegResNet
@@ -31,7 +32,7 @@ class Finished:
     """A run's folder and what it says of itself.
 
     experiment: by which it was made. kind: of network. policy: what its scores took empty masks for. data: data.json.
-    split: subjects' ids by part. convention: that its masks were read by, where the user named it.
+    split: subjects' ids by part. reading: how its scans were read.
     recipe: what is made of a scan for its networks.
     """
 
@@ -41,7 +42,7 @@ class Finished:
     policy: EmptyPolicy
     data: dict
     split: dict[str, list[str]]
-    convention: str | None
+    reading: Reading
     recipe: Recipe
 
     @property
@@ -99,7 +100,7 @@ def read_run(folder: Path) -> Finished:
         policy=policy,
         data=given(folder, "data", folder=str, subjects=dict),
         split={part: split[part] for part in parts},
-        convention=settings["options"].get("convention"),
+        reading=kept(settings["options"]),
         recipe=_config(folder, UNet if kind == "unet" else SegResNet, model).recipe,
     )
 

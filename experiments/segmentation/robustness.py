@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.cohort import find_subjects
 from common.files import write_csv, write_json
 from common.grid import bring
 from common.nifti import Scan
@@ -77,7 +76,7 @@ def _subjects(run: Finished, options: ChangeOptions) -> list[Subject]:
     folder = options.data or Path(run.data["folder"])
     if not folder.is_dir():
         raise RunError(f"{folder}: expected the scans that the run has scored, found no folder; --data names it")
-    there = {subject.id: subject for subject in find_subjects(folder, convention=run.convention).subjects}
+    there = {subject.id: subject for subject in run.reading.find(folder).subjects}
     wanted = sorted(run.split["test"])[: options.cases]
     if lost := [id for id in wanted if id not in there or there[id].fingerprint() != run.data["subjects"].get(id)]:
         raise RunError(f"{folder}: expected the test cases as {run.folder} has scored them, which differ: {lost}")

@@ -6,14 +6,14 @@ import sys
 from collections import ChainMap, Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from common import prepared, splits
-from common.cohort import Cohort, find_subjects
+from common.cohort import Cohort
 from common.files import file_stem
 from common.identity import as_one_patient, equal_content
 from common.phantom.randomised import Kind
@@ -25,6 +25,7 @@ from common.subject import Subject
 from experiments.base import results
 from experiments.base.options import FromPreset, Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
 from experiments.base.progress import begin, step
+from experiments.base.reading import Reading, refuse_cavity
 from experiments.base.trainings import Placement, Training, given
 from experiments.segmentation import added, fine_tuning
 from segresnet_monai.config import Config as SegResNet
@@ -37,19 +38,18 @@ DEFAULT_BACKEND = "tensorflow"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FromPreset, Placement):
+class Options(Reading, FromPreset, Placement):
     """What every segmentation experiment is told on its command line."""
 
     data: Path | None = None
-    """Folder of scans: BraTS 2018-2023, MSD Task01 or nnU-Net raw. Without it the embedded phantoms are used."""
+    """Folder of scans: BraTS 2018-2024, UCSF-PDGM, UPENN-GBM, MSD Task01, nnU-Net raw, or as --layout says. Without it
+    the embedded phantoms are used."""
     preset: Literal["paper", "demo"] | None = None
     """The report's settings, or small ones for two CPU cores; by default paper with --data and demo without."""
     leave_out_bad: bool = False
     """Go on without subjects that cannot be used; they are named in the run's folder and counted in the table."""
     max_subjects: int | None = None
     """Use at most so many subjects, the first by id."""
-    convention: str | None = None
-    """Name of the masks' label convention, where the folder cannot tell it for certain."""
     patients: Path | None = None
     """CSV with the columns id and patient, where the ids do not tell which scans are one patient's."""
     split_seed: int = 0
@@ -112,6 +112,8 @@ def refuse_contradictions(options: Options) -> None:
         others = {"--folds": options.folds, "--max-subjects": options.max_subjects, "--split-seed": options.split_seed}
         if found := [name for name, value in others.items() if value]:
             raise Refused(f"{options.subjects} (--subjects) says who is in which part: leave out {' and '.join(found)}")
+    if options.layout is not None and options.data is None:
+        raise Refused(f"expected --data beside --layout {options.layout}, received none")
     if options.synthetic_without and not options.synthetic:
         raise Refused("expected --synthetic beside --synthetic-without, received none")
     if isinstance(options, SegResNetOptions) and options.control and options.start_from is None:
@@ -293,19 +295,20 @@ def _open(
     network: SegResNet,
 ) -> Study:
     refuse_contradictions(options)
+    if options.layout is not None:  # the run is read again, from whatever folder
+        options = replace(options, layout=options.layout.resolve())
     start, seen = None, []
     if isinstance(options, SegResNetOptions) and options.start_from is not None:
         start, seen = find_start(options.start_from, network), fine_tuning.seen_by(options.start_from)
         print(fine_tuning.described(start), file=sys.stderr)
     with step(1):
         folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
-        cohort = find_subjects(
-            folder, convention=options.convention, max_subjects=options.max_subjects, patients=options.patients
-        )
+        cohort = options.find(folder, max_subjects=options.max_subjects, patients=options.patients)
     if options.data is not None and cohort.subjects:
         refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
+    refuse_cavity(cohort)
     with step(2):
         stores = [
             prepared.prepare(cohort.subjects, recipe, options.prepared, n_jobs=options.jobs)
@@ -363,6 +366,7 @@ def _open(
         "left_out": [str(problem) for problem in problems],
         "brought_to_grid": brought,
         "masks": cohort.notes,
+        "left_out_for_their_cavity": cohort.cavities,
         "equal_content": equal,
         "excluded": {"minimum_mask_fraction": minimum_mask_fraction, "labelled_fraction": excluded},
     }
@@ -426,7 +430,7 @@ def restored(run: Run, config: Any) -> Study:
     data = given(run.folder, "data", folder=str, subjects=dict)
     written = given(run.folder, "split", name=str, **dict.fromkeys(splits.PARTS, list))
     options = options_in(run.folder, Options)
-    cohort = find_subjects(Path(data["folder"]), convention=options.convention, max_subjects=options.max_subjects)
+    cohort = options.find(Path(data["folder"]), max_subjects=options.max_subjects)
     split = splits.Split(written["name"], *(tuple(written[part]) for part in splits.PARTS))
     used = {*split.train, *split.validation, *split.test}
     subjects = [subject for subject in cohort.subjects if subject.id in used]

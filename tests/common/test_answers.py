@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,9 +14,11 @@ from PIL import Image
 from common.answers import check_folder, segment_folder
 from common.arguments import PatientArguments
 from common.command import check_run, run_command
+from common.labels import BRATS_2018
 from common.patient import Trained
 from common.recipe import Recipe
 from tests.cohorts import LPS_AFFINE, make_subject
+from tests.layouts import write_bids, write_upenn
 
 CONTRASTS = ("flair", "t1", "t1ce", "t2")
 
@@ -57,6 +60,35 @@ def asked(tmp_path):
     (tmp_path / "run" / "config.json").write_text("{}")
     (tmp_path / "run" / "checkpoints" / "last.pt").write_bytes(b"weights")
     return PatientArguments(run=tmp_path / "run", data=tmp_path / "scans", output=tmp_path / "out"), voxels
+
+
+def test_a_folder_in_any_layout_is_answered_without_its_masks(asked, tmp_path):
+    arguments, _ = asked
+    mapping = tmp_path / "own.toml"
+    words = {"FLAIR": "FLAIR", "T1": "T1w", "T1ce": "ce-gadolinium_T1w", "T2": "T2w"}
+    own = "{patient}/{session}/anat/{patient}_{session}_"
+    mapping.write_text(
+        "\n".join(
+            [
+                *(f'{contrast} = "{own}{word}.nii.gz"' for contrast, word in words.items()),
+                'label = "{patient}_{session}.nii.gz"',
+                'labels = "msd"',
+            ]
+        ),
+        encoding="utf-8",
+    )
+    shape = (40, 48, 36)
+    for data, layout, ids in (
+        (write_bids(tmp_path / "bids", {("sub-7", "ses-1"): 7}, BRATS_2018, shape=shape), mapping, ["sub-7_ses-1"]),
+        (write_upenn(tmp_path / "upenn", {"00007_21": "none"}, shape=shape), None, ["UPENN-GBM-00007_21"]),
+    ):
+        network = Counted()
+        told = replace(arguments, data=data, layout=layout, output=tmp_path / f"answers_{data.name}")
+        assert segment_folder(told, network.trained) == ()
+        assert network.asked == ids
+        assert (told.output / f"{ids[0]}.nii.gz").exists()
+    with pytest.raises(ValueError, match=r"expected --data beside --layout own\.toml"):
+        replace(arguments, data=None, layout=Path("own.toml"))
 
 
 def test_each_patient_gets_an_answer_and_the_bad_one_is_named(asked):

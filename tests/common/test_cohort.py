@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common import layouts, walk
+from common import walk
 from common.cohort import CohortError, audit, find_subjects
-from common.labels import BRATS_2018, BRATS_2023, BY_FILE_NAMES, MSD
+from common.labels import BRATS_2018, BRATS_2023, MSD
 from common.nifti import ScanError
 from common.subject import CONTRASTS, Subject, examine, examine_arrays, stack_images
 
@@ -91,10 +91,6 @@ def check_content(found, layout, ids, convention):
         np.testing.assert_array_equal(some, np.stack([volume("T2"), volume("T1")]))
         np.testing.assert_array_equal(first.data, volume("T2"))
     assert audit(found, n_jobs=2).problems == ()
-
-
-def test_layout_names_are_those_of_the_label_conventions():
-    assert set(layouts.FILE_NAMES) == set(BY_FILE_NAMES)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -547,17 +543,6 @@ def test_a_paediatric_subject_among_adults_is_a_problem_of_its_own(tmp_path):
     found = find_subjects(tmp_path)
     assert [s.id for s in found.subjects] == ["BraTS-GLI-00002-000"]
     assert [p.subject for p in found.incomplete] == ["BraTS-PED-00002-000"]
-
-
-def test_masks_after_treatment_are_named_as_such(tmp_path):
-    cohort_2023(tmp_path, ["BraTS-GLI-00020-101"])
-    cohort_2023(tmp_path, ["BraTS-GLI-00021-100"], (0, 1, 2, 4))
-    cohort_2023(tmp_path, ["BraTS-GLI-00022-100"], (0, 1, 2, 3, 4))
-    found = find_subjects(tmp_path)
-    assert "after treatment, in which 4 is the resection cavity (RC)" in found.notes[0]
-    problems = audit(found).problems
-    assert [p.subject[10:] for p in problems] == ["00021-100", "00022-100"]
-    assert all("4 for the resection cavity, RC" in p.what for p in problems)
 
 
 def test_an_id_of_2023_under_names_of_2018_settles_nothing(tmp_path):

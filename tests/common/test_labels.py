@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from common.labels import (
     BRATS_2018,
     BRATS_2023,
-    CLASSES,
+    BRATS_2024,
+    CLASSES_WITH_CAVITY,
     CONVENTIONS,
     MSD,
     REGIONS,
@@ -14,7 +17,7 @@ from common.labels import (
 )
 
 # What each release's documentation says its values mean: NCR, ED, ET.
-DOCUMENTED = {"brats2018": (1, 2, 4), "brats2023": (1, 2, 3), "msd": (2, 1, 3)}
+DOCUMENTED = {"brats2018": (1, 2, 4), "brats2023": (1, 2, 3), "msd": (2, 1, 3), "brats2024": (1, 2, 3, 4)}
 
 
 def test_regions_are_the_brats_definition():
@@ -27,9 +30,9 @@ def test_regions_are_the_brats_definition():
 @pytest.mark.parametrize("name", DOCUMENTED)
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int64, np.float32, np.float64, ">i2"])
 def test_to_classes_follows_the_documented_values_voxel_by_voxel(name, dtype):
-    ncr, ed, et = DOCUMENTED[name]
-    tissue = {0: 0, ncr: CLASSES.index("NCR"), ed: CLASSES.index("ED"), et: CLASSES.index("ET")}
-    mask = np.random.default_rng(3).choice([0, ncr, ed, et], size=(4, 3, 5)).astype(dtype)
+    values = (0, *DOCUMENTED[name])
+    tissue = dict(zip(values, map(CLASSES_WITH_CAVITY.index, ("background", "NCR", "ED", "ET", "RC")), strict=False))
+    mask = np.random.default_rng(3).choice(values, size=(4, 3, 5)).astype(dtype)
     classes = CONVENTIONS[name].to_classes(mask)
     assert classes.dtype == np.uint8
     for index in np.ndindex(mask.shape):
@@ -37,9 +40,9 @@ def test_to_classes_follows_the_documented_values_voxel_by_voxel(name, dtype):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("convention", [*CONVENTIONS.values(), LabelConvention("own", ncr=7, ed=254, et=1)], ids=str)
+@pytest.mark.parametrize("convention", [*CONVENTIONS.values(), LabelConvention("own", 7, 254, 1)], ids=str)
 def test_round_trip(convention, seed):
-    classes = np.random.default_rng(seed).integers(0, 4, size=(5, 6, 7))
+    classes = np.random.default_rng(seed).integers(0, len(convention.values), size=(5, 6, 7))
     mask = convention.from_classes(classes)
     assert set(np.unique(mask)) == set(convention.values)
     np.testing.assert_array_equal(convention.to_classes(mask), classes)
@@ -76,10 +79,24 @@ def test_a_3_in_a_brats_2018_mask_names_both_readings():
     assert "brats2023 (1 NCR, 2 ED, 3 ET) or msd (1 ED, 2 NCR, 3 ET)" in str(raised.value)
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=str)
-def test_a_mask_with_3_and_4_is_refused_by_all(convention):
-    with pytest.raises(ValueError, match="no known convention allows"):
+@pytest.mark.parametrize("convention", [BRATS_2018, BRATS_2023, MSD], ids=str)
+def test_a_mask_with_3_and_4_can_be_read_with_a_cavity_only(convention):
+    with pytest.raises(ValueError, match=r"could be read as brats2024 \(1 NCR, 2 ED, 3 ET, 4 RC\): name"):
         convention.to_classes(np.array([0, 1, 2, 3, 4]))
+
+
+def test_the_cavity_is_a_class_or_background_as_the_reading_says():
+    mask = np.array([0, 1, 2, 3, 4, 4], np.int16)
+    background = replace(BRATS_2024, rc_is_background=True)
+    assert BRATS_2024.to_classes(mask).tolist() == [0, 1, 2, 3, 4, 4]
+    assert background.to_classes(mask).tolist() == [0, 1, 2, 3, 0, 0]
+    assert (BRATS_2024.has_cavity, background.has_cavity, BRATS_2023.has_cavity) == (True, False, False)
+    assert len({BRATS_2024.reading, background.reading, BRATS_2023.reading}) == 3
+    assert str(background) == "brats2024 (1 NCR, 2 ED, 3 ET, 4 RC, which is read as background)"
+    with pytest.raises(ValueError, match="expected classes 0 to 4, found 5 to 5"):
+        background.from_classes(np.array([5]))
+    with pytest.raises(ValueError, match=r"\[5\] are not in brats2024"):
+        background.to_classes(np.array([4, 5]))
 
 
 @pytest.mark.parametrize("classes", [np.array([0, 4]), np.array([-1]), np.array([1.0]), np.array([True])])
@@ -116,6 +133,9 @@ def test_impossible_conventions_are_refused(values):
         ({"background": 0, "whole_tumor": [1, 2, 3], "tumor_core": [1, 3], "enhancing_tumor": [3]}, BRATS_2023),
         ({"background": 0, "WT": [1, 2, 4], "TC": [1, 4], "ET": [4]}, BRATS_2018),
         ({"ED": 3, "NCR": 2, "ET": 1}, LabelConvention("dataset.json", ncr=2, ed=3, et=1)),
+        ({"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}, BRATS_2024),
+        ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": 3, "resection cavity": 4}, BRATS_2024),
+        ({"ET": 1, "NCR": 2, "ED": 4, "cavity": 3}, LabelConvention("dataset.json", ncr=2, ed=4, et=1, rc=3)),
     ],
 )
 def test_names_of_a_dataset_json(names, expected):
@@ -129,10 +149,9 @@ def test_names_of_a_dataset_json(names, expected):
     [
         ({"background": 0, "tumor": 1}, "'tumor' is not a known name"),
         ({"background": 0, "NCR": 1, "ED": 2}, "one label each"),
-        (
-            {"background": 0, "NCR": 1, "ED": 2, "ET": 3, "resection cavity": 4},
-            "'resection cavity' is not a known name",
-        ),
+        ({"background": 0, "NCR": 1, "ED": 2, "ET": 3, "cyst": 4}, "'cyst' is not a known name"),
+        ({"background": 0, "NCR": 1, "ED": 2, "ET": 3, "cavity": [3, 4]}, "one label each"),
+        ({"background": 0, "WT": [1, 2, 3, 4], "TC": [1, 3], "ET": 3, "RC": 4}, "one label each"),
         ({"background": 0, "edema and necrosis": 1, "ET": 2}, "could mean NCR or ED"),
         ({"background": 1, "NCR": 0, "ED": 2, "ET": 3}, "background to be 0"),
         ({"background": 0, "NCR": 1, "necrosis": 2, "ED": 3, "ET": 4}, "two labels mean NCR"),
@@ -171,6 +190,7 @@ BOTH = r"brats2023 \(1 NCR, 2 ED, 3 ET\) or msd \(1 ED, 2 NCR, 3 ET\)"
     [
         ("BraTS 2018-2021", (0, 1, 2, 3), BOTH),
         ("BraTS 2018-2021", (0, 1, 2, 3, 4), "both 3 and 4"),
+        ("BraTS 2018-2021", (0, 1, 2, 3, 4), r"could be read as brats2024 \(1 NCR, 2 ED, 3 ET, 4 RC\)"),
         ("BraTS 2018-2021", (0, 7), "no known convention"),
         ("BraTS 2023", (0, 1, 2, 4), r"could be read as brats2018"),
         ("BraTS 2023", (3, 4), "both 3 and 4"),

@@ -300,3 +300,39 @@ def test_lesions_are_scored_of_the_cases_that_are_asked_for():
     assert view[list(scoring.LESION_METRICS)].isna().all(axis=None)
     with_lesions, without = (set(scoring.summarise(part, policy="brats")["metric"]) for part in (own, view))
     assert with_lesions - without == set(scoring.LESION_METRICS)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_resection_cavity_is_scored_as_a_mask_of_its_own(seed):
+    rng = np.random.default_rng([seed, 4])
+    prediction, truth = (rng.integers(0, 5, (6, 5, 7)).astype(np.uint8) for _ in range(2))
+    row = scoring.score_case(prediction, truth, spacing_mm=SPACING_MM, cavity=True)
+    for name, members in {"RC": [4], "WT": [1, 2, 3], "TC": [1, 3]}.items():  # RC is in no region
+        pair = np.isin(prediction, members), np.isin(truth, members)
+        assert row[f"dice_{name}"] == pytest.approx(metrics.dice(*pair))
+        expected = metrics.hausdorff(*pair, spacing_mm=SPACING_MM, percentile=95)
+        assert row[f"hd95_{name}"] == pytest.approx(expected)
+        assert row[f"volume_truth_ml_{name}"] == pytest.approx(pair[1].sum() * VOXEL_ML)
+    with pytest.raises(ValueError, match=r"between 0 and 3 \(background, NCR, ED, ET\), received 4"):
+        scoring.score_case(prediction, truth, spacing_mm=SPACING_MM)
+    frame, lesions = scoring.score_cases([("a", prediction, truth, SPACING_MM)], cavity=True)
+    assert set(frame) - set(scoring.METRICS) == {"case", *(m for m in scoring.metrics_of(frame) if m.endswith("_RC"))}
+    assert "RC" in set(lesions["region"])
+
+
+def test_the_summary_has_the_cavity_where_it_was_scored_and_no_mean_has_it():
+    nothing, cavity = np.zeros((8, 8, 8), np.uint8), np.zeros((8, 8, 8), np.uint8)
+    cavity[2:6, 2:6, 2:6] = 4
+    cases = [("found", cavity, cavity), ("missed", nothing, cavity), ("invented", cavity, nothing)]
+    frame, _ = scoring.score_cases([(*case, (1, 1, 1)) for case in cases], cavity=True)
+    assert scoring.masks_of(frame) == ("NCR", "ED", "ET", "TC", "WT", "RC")
+    summary = scoring.summarise(frame, n_resamples=200).set_index("metric")
+    assert tuple(summary.index) == scoring.metrics_of(frame)
+    rc = summary.loc["dice_RC"]
+    assert (rc["mean"], rc["n_missed"], rc["n_false"]) == (pytest.approx(1 / 3), 1, 1)
+    assert summary.loc["hd95_RC", "mean"] == pytest.approx(2 * scoring.MISSED_HAUSDORFF_MM / 3)
+    assert summary.loc["lesion_dice_brats2024_RC", "mean"] == pytest.approx(1 / 3)
+    assert summary.loc["mean_dice", "mean"] == 1  # NCR, ED and ET are in neither
+    assert (scoring.higher_is_better("hd95_RC"), scoring.higher_is_better("lesion_dice_brats2024_RC")) == (False, True)
+    with pytest.raises(ValueError, match="metric must be one of"):
+        scoring.higher_is_better("dice_CC")

@@ -105,7 +105,7 @@ def test_odd_folders_and_copies_are_named(tmp_path, cohort_folder, capsys):
     [
         (("--mgmt-labels", "x.csv"), "expected --mgmt-data beside --mgmt-labels x.csv"),
         (("--mgmt-data", "x", "--convention", "msd"), "expected --data beside --convention"),
-        (("--mgmt-data", "x", "--max-subjects", "3"), "expected --data beside --convention"),
+        (("--mgmt-data", "x", "--max-subjects", "3"), "expected --data beside --max-subjects"),
     ],
 )
 def test_options_without_effect_are_refused(tmp_path, options, why):

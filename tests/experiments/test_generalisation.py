@@ -4,12 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
+from common.cohort import CohortError
 from common.runs import RunError
 from common.scanner import changes_of
 from experiments.base.options import Refused
@@ -20,6 +22,7 @@ from experiments.segmentation.finished import read_run
 from experiments.segmentation.robustness import ChangeOptions, measure
 from tests.cohorts import make_subject, write_cohort, write_subject
 from tests.experiments.conftest import TINY, environment
+from tests.layouts import write_2023, write_upenn
 
 pytest.importorskip("torch")
 N_OTHERS = 3
@@ -95,6 +98,19 @@ def test_training_with_test_data_leaves_the_scores_of_both_cohorts(trained, othe
     assert score_on(run, options) == folder
     assert capsys.readouterr().out.rstrip().splitlines()[-8:-1] == printed.rstrip().splitlines()[-8:-1]
     assert files_of(run) == before
+
+
+def test_a_cohort_of_another_layout_is_taken_and_its_cavity_is_the_users_decision(run, options, tmp_path):
+    data = write_2023(tmp_path / "data", "GLI", {f"{n:05d}-100": 200 + n for n in range(3)}, resected=("00001-100",))
+    other = replace(options, data=data)
+    for refused in (other, replace(other, leave_out_bad=True)):
+        with pytest.raises(CohortError, match=r"3 of 3 that may hold the resection cavity \(RC\)"):
+            external.check(read_run(run), refused)
+    assert len(external.check(read_run(run), replace(other, cavity="background")).ids) == 3
+    left = external.check(read_run(run), replace(other, cavity="leave-out"))
+    assert left.ids == ("BraTS-GLI-00000-100", "BraTS-GLI-00002-100")
+    upenn = write_upenn(tmp_path / "upenn", {"00001_11": "automated", "00001_21": "none"})
+    assert external.check(read_run(run), replace(options, data=upenn)).ids == ("UPENN-GBM-00001_11",)
 
 
 def test_a_killed_call_goes_on_and_ends_with_the_same_scores(trained, run, options):

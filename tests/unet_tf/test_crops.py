@@ -185,7 +185,9 @@ class Interrupted(BaseException):
     pass
 
 
-@pytest.mark.parametrize("config", [CONFIG, SLICES], ids=["3D", "2.5D"])
+@pytest.mark.parametrize(
+    "config", [pytest.param(CONFIG, id="3D"), pytest.param(SLICES, id="2.5D", marks=pytest.mark.slow)]
+)
 def test_an_interrupted_training_ends_with_the_same_bits(entries, config, tmp_path, monkeypatch):
     with Run(tmp_path / "whole") as run:
         chosen = fit(entries[:3], entries[3:], config, run)

@@ -1,0 +1,39 @@
+"""What becomes of subjects whose masks may hold the resection cavity, where RC cannot be a class of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from common import nifti
+from common.labels import ROUNDING, Cavity
+from common.nifti import ScanError
+from common.subject import Subject
+
+
+def decided(subjects: Sequence[Subject], cavity: Cavity) -> tuple[list[Subject], list[str]]:
+    """The subjects without class RC, and the ids of those left out, as a user has decided; reads masks for leave-out.
+
+    A mask that cannot be read stays, to be met as a problem of its subject.
+    """
+    concerned = [subject for subject in subjects if subject.convention is not None and subject.convention.has_cavity]
+    left_out: set[str] = set()
+    if cavity == "leave-out":
+        looks = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(delayed(_holds)(s) for s in concerned)
+        shown = tqdm(looks, total=len(concerned), desc="looking for cavities", unit="mask", leave=False)
+        left_out = {subject.id for subject, holds in zip(concerned, shown, strict=True) if holds}
+    without = {s.id: replace(s, convention=replace(s.convention, rc_is_background=True)) for s in concerned}
+    return [without.get(s.id, s) for s in subjects if s.id not in left_out], sorted(left_out)
+
+
+def _holds(subject: Subject) -> bool:
+    try:
+        mask = nifti.read(subject.label).data
+    except (ScanError, OSError):
+        return False
+    value = subject.convention.rc
+    return bool((np.abs(mask - value) <= ROUNDING if mask.dtype.kind == "f" else mask == value).any())

@@ -1,0 +1,80 @@
+"""Layouts that a dataset.json describes: MSD Task01 and nnU-Net raw (`imagesTr`, `labelsTr`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.cohort.found import SCANS, Claims, CohortError, Found, listing, stem
+from common.cohort.names import problem_of
+from common.labels import BRATS_2023, MSD
+from common.subject import CONTRASTS, LABEL
+from common.walk import walk
+
+_CHANNEL_NAMES = {
+    "FLAIR": {"flair", "t2flair", "t2f"},
+    "T1": {"t1", "t1w", "t1n", "t1pre"},
+    "T1ce": {"t1ce", "t1c", "t1gd", "t1wce", "t1wgd", "t1cew", "t1post", "t1km"},
+    "T2": {"t2", "t2w"},
+}
+
+
+def find_by_table(folder: Path, convention: str | None) -> Found:
+    """MSD or nnU-Net, as its dataset.json says."""
+    walked, labels = walk(folder / "imagesTr", suffixes=SCANS), None
+    if os.path.lexists(folder / "labelsTr"):
+        labels = walk(folder / "labelsTr", suffixes=SCANS)
+    images = walked.files
+    numbered = [re.fullmatch(r"(.+)_(\d{4})\.nii(?:\.gz)?", file.name, re.IGNORECASE) for file in images]
+    if any(numbered) and not all(numbered):
+        raise CohortError(
+            f"{folder}: imagesTr mixes nnU-Net names (*_0000.nii.gz) with others, as {listing(folder / 'imagesTr')}"
+        )
+    layout = "nnU-Net" if any(numbered) else "MSD"
+    table = folder / "dataset.json"
+    described: dict = {}
+    channels = dict(zip(CONTRASTS, range(4), strict=True))
+    if table.is_file():
+        try:
+            described = json.loads(table.read_text(encoding="utf-8-sig"))
+            if not (isinstance(described, dict) and isinstance(described.get("labels", {}), dict)):
+                raise ValueError("expected an object with an object of labels")
+            channels = _channels(described.get("channel_names", described.get("modality", {})))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CohortError(f"{table}: {error}") from error
+    elif layout == "nnU-Net" or convention != MSD.name:
+        raise CohortError(
+            f"{folder}: {layout} folder without a dataset.json, which says what its contrasts and labels are; "
+            f"mask values 1, 2, 3 could be read as {BRATS_2023} or {MSD}"
+        )
+    claims: Claims = {}
+    left_out = []
+    for file, match in zip(images, numbered, strict=True):
+        if match is None:
+            contrasts, name = CONTRASTS, stem(file)
+        else:
+            contrasts, name = [c for c, index in channels.items() if index == int(match[2])], match[1]
+        left_out += [] if contrasts else [file]
+        for contrast in contrasts:
+            claims.setdefault(name, {}).setdefault(contrast, []).append(file)
+    for file in labels.files if labels else ():
+        claims.setdefault(stem(file), {}).setdefault(LABEL, []).append(file)
+    troubles = walked.troubles + (labels.troubles if labels else ())
+    problems = tuple(map(problem_of, troubles))
+    return Found(layout, claims, problems, None if layout == "nnU-Net" else channels, described, tuple(left_out))
+
+
+def _channels(names: object) -> dict[str, int]:
+    """Place of each contrast by the names of a dataset.json: {"0": "T1", ...} or a list. Raises ValueError unless each
+    occurs exactly once."""
+    if not isinstance(names, Mapping | Sequence):
+        raise ValueError(f"expected the names of its channels by number, found {names!r}")
+    items = names.items() if isinstance(names, Mapping) else enumerate(names)
+    plain = {int(index): re.sub(r"[^a-z0-9]", "", str(name).lower()) for index, name in items}
+    places = {c: [index for index, name in plain.items() if name in known] for c, known in _CHANNEL_NAMES.items()}
+    if any(len(place) != 1 or place[0] < 0 for place in places.values()):
+        raise ValueError(f"expected each of {', '.join(CONTRASTS)} once among its channel names, found {names}")
+    return {contrast: place[0] for contrast, place in places.items()}
