@@ -78,6 +78,8 @@ def _of_run(experiment: str, root: Path, folder: Path) -> Viewers:
     cases = read_cases(folder)
     cases = cases.assign(mean=cases[[f"dice_{name}" for name in RANK_BY]].mean(axis=1)).dropna(subset="mean")
     ranked = cases.sort_values("mean", ascending=False, kind="stable")
+    if ranked.empty:
+        raise ViewerError(f"expected a case with Dice of {', '.join(RANK_BY)} in cases.csv, found none")
     views = []
     for position, rank in chosen(len(ranked)).items():
         row = ranked.iloc[position]

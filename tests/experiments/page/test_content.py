@@ -12,7 +12,7 @@ from matplotlib.image import imsave
 from common.files import write_json, write_text
 from experiments.base import runs
 from experiments.base.results import reported
-from experiments.page import content, pictures, reading, rows
+from experiments.page import content, pictures, reading, rows, tables
 from experiments.page.headlines import NAMED
 from tests.experiments.conftest import ROOT
 from tests.experiments.page.report_runs import everything, page_of, result, write_picture, write_predictions, write_run
@@ -228,6 +228,7 @@ def test_a_fine_tuned_run_is_shown_as_one(tmp_path):
     page = Page(page_of(tmp_path))
     (row,) = page.tables[HEADLINES][1:]
     assert "fine-tuned" in row[0]
+    assert "(finished; fine-tuned, not" in tables.markdown(content.experiment(tmp_path, "unet3d", None))
     assert any("started from the weights of runs/unet3d/a (weights 0123)" in text for text in page.text)
 
 

@@ -252,9 +252,10 @@ def test_headings_landmarks_and_names(opened):
     assert len(identifiers) == len(set(identifiers)) > len(reported())
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", "dark", "print"])
 def test_contrast_is_at_least_4_5_to_1(opened, scheme):
-    page = opened(color_scheme=scheme)
+    page = opened(color_scheme="dark" if scheme == "print" else scheme)
+    page.emulate_media(media="print" if scheme == "print" else None)
     for detail in page.locator("details").all():
         detail.evaluate("element => { element.open = true; }")
     found = page.evaluate(LOW_CONTRAST)

@@ -9,7 +9,9 @@ import pandas as pd
 import PIL.Image
 import pytest
 
+from common.cohort import find_subjects
 from common.files import write_json, write_text
+from common.picture import cut, window
 from common.subject import Subject
 from experiments.base import runs
 from experiments.page import slices, viewer
@@ -101,6 +103,21 @@ def test_every_label_voxel_is_in_the_viewer_once_and_in_its_place(tmp_path, axes
     assert found.at == (4, 3, 3)  # the largest area of one class; of its two voxels the first
 
 
+def test_a_real_case_is_small_enough_for_a_page_with_three_and_looks_like_its_scans(real_data):
+    subject = find_subjects(real_data / "brats").subjects[0]
+    found = slices.draw(subject, subject.load_labels(), subject.load_labels())
+    assert len(found.contrasts) == 4
+    assert len(found.labels) + sum(map(len, found.contrasts.values())) < 1.5e6  # of 8 MB in all
+    (flair,), scan = subject.load_images(("FLAIR",))
+    head = cut((flair,), scan.affine)[0][0]
+    at = [np.flatnonzero(head.any(axis=tuple({0, 1, 2} - {axis})))[0] for axis in range(3)]
+    own = window(head)[tuple(slice(low, low + n) for low, n in zip(at, found.shape, strict=True))]
+    shown = untiled(decoded(found.contrasts["FLAIR"]), found) / 255
+    assert np.abs(shown - own)[own > 0].mean() < 0.03
+    counts = np.bincount(decoded(found.labels).ravel() // 20, minlength=13)  # 16 x (4 + 1) x class
+    assert [counts[4 * value] for value in (1, 2, 3)] == [(subject.load_labels() == value).sum() for value in (1, 2, 3)]
+
+
 def test_it_opens_where_most_classes_are_and_of_these_slices_in_the_largest():
     labels = np.zeros((5, 6, 7), np.uint8)
     assert slices.start(labels) == (2, 3, 3)
@@ -136,6 +153,11 @@ def test_why_there_is_no_viewer_is_said(tmp_path, cohort):
         write_json(folder / "data.json", data | change)
         assert reason in viewer.viewers(tmp_path).reason
         assert reason in page_of(tmp_path)
+    write_json(folder / "data.json", data)
+    cases = pd.read_csv(folder / "cases.csv", dtype={"case": str})
+    cases.assign(dice_NCR=np.nan, dice_ED=np.nan, dice_ET=np.nan).to_csv(folder / "cases.csv", index=False)
+    assert viewer.viewers(tmp_path).reason.endswith("expected a case with Dice of NCR, ED, ET in cases.csv, found none")
+    cases.to_csv(folder / "cases.csv", index=False)
     write_json(folder / "data.json", {name: data[name] for name in data if name != "folder"})
     assert viewer.viewers(tmp_path).reason.endswith("expected 'folder' in its files, found no such entry")
     write_text(folder / "data.json", "{")
