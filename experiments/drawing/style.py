@@ -3,6 +3,7 @@
 Colours are Okabe and Ito's. Letters in vector files are outlines, which look the same where no font is installed.
 """
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -79,9 +80,17 @@ def save(figure: Figure, path: Path, *, dpi: int = DPI) -> None:
 
     Made without pyplot it has no window, no global state and no leak.
     """
-    kind = path.suffix.removeprefix(".")
+    content = written(figure, path.suffix.removeprefix("."), dpi=dpi)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+        temporary.write_bytes(content)
+
+
+@styled
+def written(figure: Figure, kind: str, *, dpi: int = DPI) -> bytes:
+    """A picture as the content of a file. kind: its ending."""
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    return file.getvalue()
 
 
 def save_for_screen(figure: Figure, path: Path) -> None:

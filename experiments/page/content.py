@@ -9,7 +9,8 @@ from pathlib import Path
 
 from common.splits import PARTS
 from experiments.base import results, runs
-from experiments.page import pictures, reading, rows
+from experiments.page import cases, pictures, reading, rows
+from experiments.page.headlines import Headline, headline
 from experiments.page.pictures import Picture, ReportFigure
 from experiments.page.rows import Row
 from experiments.page.settings import Setting, settings
@@ -34,6 +35,7 @@ class Experiment:
     """One experiment: what it is, what became of it, and its results beside the report's.
 
     data: sentences on the data and its split. beside: rows with a reported value; further: the run's other results.
+    fine_tuned: whose weights it started from, empty where from random ones. cases: pictures drawn of its test cases.
     """
 
     name: str
@@ -41,10 +43,12 @@ class Experiment:
     command: str
     found: runs.Found
     synthetic: bool
+    fine_tuned: str
     data: tuple[str, ...]
     beside: list[Row]
     further: list[Row]
     settings: list[Setting]
+    cases: list[Picture]
     pictures: list[Picture]
     verdicts: tuple[str, ...]
     environment: list[Environment]
@@ -53,6 +57,11 @@ class Experiment:
     @property
     def finished(self) -> bool:
         return self.found.state == "finished"
+
+    @property
+    def headline(self) -> Headline | None:
+        """The result that says most."""
+        return headline(self.name, [*self.beside, *self.further])
 
     @property
     def value(self) -> dict[str, float | str | None]:
@@ -78,6 +87,15 @@ class Content:
     @property
     def finished(self) -> list[Experiment]:
         return [experiment for experiment in self.experiments if experiment.finished]
+
+    @property
+    def tried(self) -> list[Experiment]:
+        """Those of which there is anything to say: finished, failed, or not finished yet."""
+        return [experiment for experiment in self.experiments if experiment.found.state != "not run"]
+
+    @property
+    def not_run(self) -> list[Experiment]:
+        return [experiment for experiment in self.experiments if experiment.found.state == "not run"]
 
     @property
     def synthetic(self) -> str:
@@ -133,6 +151,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None) -> E
     attempted = rows.command(name) if attempt is None else str(attempt["command"])
     command = _command(starts[-1]) if starts else attempted
     beside, further = rows.rows(name, found.results, command)
+    drawn, undrawn = cases.of_run(name, found)
     parts = tuple(len(split.get(part, ())) for part in PARTS) if split else ()
     return Experiment(
         name=name,
@@ -140,15 +159,23 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None) -> E
         command=command,
         found=found,
         synthetic=any(result.synthetic for result in found.results),
+        fine_tuned=_fine_tuned(config),
         data=_data(config, data, parts),
         beside=beside,
         further=further,
         settings=settings(name, config.get("model", {}), parts),
-        pictures=[] if found.folder is None else pictures.of_run(found.folder),
+        cases=drawn,
+        pictures=[] if found.folder is None else pictures.of_run(found.folder, cases.part(name, found.folder)),
         verdicts=_verdicts(found.folder),
         environment=[_environment(name, start) for start in starts],
-        problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong))),
+        problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, undrawn))),
     )
+
+
+def _fine_tuned(config: Mapping) -> str:
+    """Whose weights a training started from, as its config.json says."""
+    start = config.get("start")
+    return "" if start is None else f"{start['run']} (weights {start['digest']})"
 
 
 def _data(config: Mapping, data: Mapping, parts: tuple[int, ...]) -> tuple[str, ...]:

@@ -1,16 +1,26 @@
 """Pictures of the page, each inside it as a data address: the report's figures, and what runs have drawn themselves."""
 
+import io
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.Image
+from matplotlib.figure import Figure
+
 from experiments.base.runs import read
+from experiments.drawing.style import written
 
 FIGURES = "figures.json"
-MOST_SVG_BYTES = 400_000
+MOST_SVG_BYTES = 200_000
 """A larger vector figure (a scan inside it, or thousands of points) is shown as PNG."""
+MOST_PNG_BYTES = 100_000
+WIDEST = 1600
+"""A larger PNG is shown as WebP of at most so many pixels across, a tenth as large to the eye's satisfaction."""
 KNOWN = {
     "overlays": "Scans, truth and prediction of the best, the worst and the cases between them by WT Dice",
+    "label_size": "Label size against its Dice, class by class, and what was missed",
+    "validation": "One fixed case as the last validation saw it",
     "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023",
     "history": "Learning curves of training and validation by epoch",
     "history_FLAIR": "Learning curves of the FLAIR model by epoch",
@@ -24,12 +34,17 @@ KNOWN = {
 """What runs draw, by file name; a name that is not here is its own caption."""
 
 
+FIRST = ("history", "history_FLAIR", "history_T1w", "label_size", "lesions")
+"""Of what runs draw, what is looked at first: how it learned, and what it finds."""
+
+
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its caption. address: a data address with the whole file in it."""
+    """A picture with its caption. address: a data address with the whole file in it. first: to be seen at once."""
 
     caption: str
     address: str
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,18 +61,47 @@ class ReportFigure:
 
 
 def data_address(path: Path) -> str:
-    """The file as ``data:image/...;base64,...``. Raises OSError where it cannot be read, ValueError for other files."""
-    kinds = {".png": "image/png", ".svg": "image/svg+xml"}
+    """The picture as ``data:image/...;base64,...``, a large PNG as WebP.
+
+    Raises OSError where it cannot be read, ValueError for other files.
+    """
+    kinds = {".png": "png", ".svg": "svg+xml"}
     if path.suffix not in kinds:
         raise ValueError(f"{path}: expected a picture in {' or '.join(kinds)}")
-    return f"data:{kinds[path.suffix]};base64,{b64encode(path.read_bytes()).decode('ascii')}"
+    content = path.read_bytes()
+    if path.suffix == ".png" and len(content) > MOST_PNG_BYTES:
+        with PIL.Image.open(path) as picture:
+            shown = picture.convert("RGB")
+        shown.thumbnail((WIDEST, shown.height))
+        return address("webp", webp(shown, quality=80))
+    return address(kinds[path.suffix], content)
 
 
-def of_run(folder: Path) -> list[Picture]:
-    """What a run has drawn, by file name."""
+def address(kind: str, content: bytes) -> str:
+    """``data:image/<kind>;base64,...``"""
+    return f"data:image/{kind};base64,{b64encode(content).decode('ascii')}"
+
+
+def webp(picture: PIL.Image.Image, *, quality: int) -> bytes:
+    """The picture as a lossy WebP. quality: 0 to 100."""
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=quality)
+    return file.getvalue()
+
+
+def drawn(figure: Figure) -> str:
+    """A figure's data address."""
+    return address("svg+xml", written(figure, "svg"))
+
+
+def of_run(folder: Path, part: Path) -> list[Picture]:
+    """What a run has drawn, by file name. part: its folder of scored cases, which may be another below it; of a run
+    over seeds the first one's learning curves are shown too."""
+    places = dict.fromkeys((folder, folder / "seed0", part))
+    paths = [path for place in places for path in sorted((place / "figures").glob("*.png"))]
     return [
-        Picture(KNOWN.get(path.stem, path.stem.replace("_", " ")), data_address(path))
-        for path in sorted((folder / "figures").glob("*.png"))
+        Picture(KNOWN.get(path.stem, path.stem.replace("_", " ")), data_address(path), path.stem in FIRST)
+        for path in paths
     ]
 
 

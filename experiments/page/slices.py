@@ -1,122 +1,97 @@
-"""An interactive viewer of one case's slices: nilearn's, as a page for a sandboxed frame that loads nothing.
+"""One case's voxels for the page's slice viewer: contrasts, truth and prediction, as pictures that a browser decodes.
 
-To nilearn's page are added: truth and prediction to switch between without losing the place, and sliders for the
-keyboard. Its link to an icon on the network is taken out.
+A volume is one picture: its axial slices beside each other, row by row. Grey values are 8 bits of lossy WebP; labels
+are exact.
 """
 
-import re
+import io
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import nibabel as nib
 import numpy as np
+import PIL.Image
 
-from common import nifti
 from common.labels import CLASSES
-from common.picture import CLASS_COLOURS, window
+from common.picture import cut, spacing_along, window
 from common.subject import Subject
-from experiments.page.template import render
+from experiments.page.pictures import address, webp
 
-BACKGROUND = "FLAIR"
-OPACITY = 0.6
-ICON = re.compile(r'<link rel="icon"[^>]*>')
-OVERLAY = re.compile(r'<img id="overlayImg[^"]*"[^>]*src="(data:image/png;base64,[^"]*)"')
-VIEWER_MADE = "brain = brainsprite("
+QUALITY = 45
+"""Of the grey values, of 100: what is lost is not seen at the size of a screen."""
+LABEL_STEP = 16
+"""A pixel of the labels is this times (4 × truth + prediction): browsers that add noise against tracking add less."""
 
 
 @dataclass(frozen=True)
-class Boxed:
-    """Arrays (x, y, z) of one case, x to the right, y to the front, z up, cut to the head. spacing_mm: of x, y, z."""
-
-    grey: np.ndarray
-    truth: np.ndarray
-    predicted: np.ndarray
-    spacing_mm: tuple[float, ...]
-
-
-def draw(subject: Subject, truth: np.ndarray, predicted: np.ndarray) -> str:
-    """HTML of the viewer: FLAIR, and over it the labels of truth or prediction; opens where most of the tumour is.
-
-    truth, predicted: classes 0..3 (x, y, z) on the subject's grid, shown voxel by voxel. Raises ScanError as
-    `Subject.load_images` does; ValueError where nilearn's page is not what is expected here.
+class Sprites:
+    """One case. shape: slices from the feet up, rows from front to back, columns to the patient's left; spacing_mm
+    along the same axes. columns: slices beside each other in a picture. at: slice, row and column to open at. labels,
+    contrasts: data addresses.
     """
-    (grey,), scan = subject.load_images((BACKGROUND,))
-    case = boxed(grey, truth, predicted, scan.affine)
-    page, overlays = "", {}
-    for name, labels in (("prediction", case.predicted), ("truth", case.truth)):
-        page = _nilearn(case, labels)
-        overlays[name] = _one(OVERLAY, page)
-    x, y, z = start(case)
-    # Radiological: the patient's left is on the right, so nilearn's slices run from right to left.
-    sizes = dict(zip("XYZ", case.grey.shape, strict=True))
-    controls = render(
-        "viewer.html",
-        overlays=overlays,
-        opacity=OPACITY,
-        colours=CLASS_COLOURS,
-        sliders=[
-            ("X", "right to left", sizes["X"], sizes["X"] - 1 - x),
-            ("Y", "back to front", sizes["Y"], y),
-            ("Z", "bottom to top", sizes["Z"], z),
-        ],
-    )
-    if page.count(VIEWER_MADE) != 1 or page.count("</body>") != 1:
-        raise ValueError(f"expected one {VIEWER_MADE!r} in nilearn's viewer, found {page.count(VIEWER_MADE)}")
-    page = page.replace(VIEWER_MADE, f"window.{VIEWER_MADE}").replace("</body>", f"{controls}</body>")
-    return ICON.sub("", page)
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    columns: int
+    at: tuple[int, int, int]
+    labels: str
+    contrasts: Mapping[str, str]
 
 
-def boxed(grey: np.ndarray, truth: np.ndarray, predicted: np.ndarray, affine: np.ndarray) -> Boxed:
-    """The case turned to the nearest axes of the body, without resampling, and cut to all that is not background."""
-    turned = [nifti.to_axes(volume, affine, "RAS") for volume in (grey, truth, predicted)]
-    inside = np.nonzero(np.any([volume != 0 for volume in turned], axis=0))
+def draw(subject: Subject, truth: np.ndarray, predicted: np.ndarray) -> Sprites:
+    """The subject's contrasts with truth and prediction, cut to the head; opens where most of the tumour is.
+
+    truth, predicted: classes 0..3 (x, y, z) on the subject's grid. Raises ScanError as `Subject.load_images` does.
+    """
+    images, scan = subject.load_images(tuple(subject.images))
+    (true, guess, *grey), _ = cut((truth, predicted, *images), scan.affine)
+    inside = np.nonzero(np.any([volume != 0 for volume in (true, guess, *grey)], axis=0))
     box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in inside)
-    order = nib.io_orientation(affine)[:, 0].argsort()
-    return Boxed(*(volume[box] for volume in turned), tuple(nib.affines.voxel_sizes(affine)[order].tolist()))
-
-
-def start(case: Boxed) -> tuple[int, int, int]:
-    """Index of the axial slice with the largest tumour area of the truth, and of its voxel nearest to the centre in it.
-
-    The centre itself may lie between two tumours.
-    """
-    tumour = (case.truth if case.truth.any() else case.predicted) > 0
-    z = int(np.count_nonzero(tumour, axis=(0, 1)).argmax())
-    inside = np.nonzero(tumour[:, :, z])
-    if not inside[0].size:
-        return tumour.shape[0] // 2, tumour.shape[1] // 2, z
-    offsets = np.stack([at - at.mean() for at in inside])
-    nearest = (offsets**2).sum(axis=0).argmin()
-    return int(inside[0][nearest]), int(inside[1][nearest]), z
-
-
-def _nilearn(case: Boxed, labels: np.ndarray) -> str:
-    # Slow to import, and not needed for a page without a viewer.
-    from matplotlib.colors import ListedColormap
-    from nilearn.plotting import view_img
-
-    affine = np.diag([*case.spacing_mm, 1.0])
-    view = view_img(
-        nib.Nifti1Image(labels.astype(np.uint8), affine),
-        bg_img=nib.Nifti1Image(window(case.grey).astype(np.float32), affine),
-        cut_coords=(0, 0, 0),
-        # Background is a colour without any opacity, so that a case without labels needs no threshold.
-        cmap=ListedColormap(["#00000000", *CLASS_COLOURS.values()]),
-        vmin=0,
-        vmax=len(CLASSES) - 1,
-        threshold=None,
-        symmetric_cmap=False,
-        resampling_interpolation="nearest",
-        colorbar=False,
-        annotate=False,
-        black_bg=True,
-        dim=0,
-        radiological=True,
+    true, guess, *grey = (volume[box] for volume in (true, guess, *grey))
+    columns = math.ceil(math.sqrt(len(true)))
+    labels = LABEL_STEP * (len(CLASSES) * true + guess).astype(np.uint8)
+    return Sprites(
+        shape=true.shape,
+        spacing_mm=spacing_along(scan.affine, "SPL"),
+        columns=columns,
+        at=start(true if true.any() else guess),
+        labels=address("png", _png(tiled(labels, columns))),
+        contrasts={
+            name: address("webp", webp(PIL.Image.fromarray(tiled(_eight_bits(volume), columns)), quality=QUALITY))
+            for name, volume in zip(subject.images, grey, strict=True)
+        },
     )
-    return view.get_standalone()
 
 
-def _one(pattern: re.Pattern[str], page: str) -> str:
-    found = pattern.findall(page)
-    if len(found) != 1:
-        raise ValueError(f"expected one {pattern.pattern!r} in nilearn's viewer, found {len(found)}")
-    return found[0]
+def tiled(volume: np.ndarray, columns: int) -> np.ndarray:
+    """Slices (slice, row, column) as one picture, so many beside each other; what is left over is 0."""
+    n, height, width = volume.shape
+    rows = math.ceil(n / columns)
+    padded = np.zeros((rows * columns, height, width), volume.dtype)
+    padded[:n] = volume
+    return padded.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+
+
+def start(labels: np.ndarray) -> tuple[int, int, int]:
+    """Slice with the most classes, of these with the largest area, and its tumour voxel nearest to the tumour's centre.
+
+    labels: classes (slice, row, column). The centre itself may lie between two tumours; without any, the middle.
+    """
+    classes = sum((labels == value).any(axis=(1, 2)).astype(int) for value in range(1, len(CLASSES)))
+    areas = np.count_nonzero(labels, axis=(1, 2))
+    if not areas.any():
+        return labels.shape[0] // 2, labels.shape[1] // 2, labels.shape[2] // 2
+    position = int(np.lexsort((areas, classes))[-1])
+    inside = np.argwhere(labels[position])
+    nearest = inside[((inside - inside.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    return position, int(nearest[0]), int(nearest[1])
+
+
+def _eight_bits(volume: np.ndarray) -> np.ndarray:
+    return (255 * window(volume)).round().astype(np.uint8)
+
+
+def _png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(picture).save(file, "PNG", optimize=True)
+    return file.getvalue()

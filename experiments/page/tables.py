@@ -84,7 +84,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _about(experiment: Experiment) -> str:
     state = experiment.found.state if experiment.finished else f"{experiment.found.state}; {experiment.command}"
     synthetic = "; synthetic patients: no test of the report" if experiment.synthetic else ""
-    return f"{experiment.purpose} ({state}{synthetic})"
+    tuned = "; fine-tuned, not from random weights" if experiment.fine_tuned else ""
+    return f"{experiment.purpose} ({state}{tuned}{synthetic})"
 
 
 def _in_markdown(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Which cases the page's slice viewers show: the best, the median and the worst of a segmentation run."""
+"""Which cases the page's slice viewer shows: the best, the median and the worst of a segmentation run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,14 @@ from experiments.base.reading import kept
 from experiments.base.results import read_cases
 from experiments.base.runs import read, shown
 from experiments.page import slices
+from experiments.page.cases import part
+from experiments.page.slices import Sprites
 
-# The first of these with label maps is shown: the final model before its forerunners.
-SOURCES = (("table2_final", "seed0/test"), ("table1_baseline", ""), ("unet3d", ""), ("unet25d", ""))
-RANK_BY = "dice_WT"
-SHOWN_DICE = ("WT", "TC", "NCR", "ED", "ET")
+SOURCES = ("table2_final", "table1_baseline", "unet3d", "unet25d", "beyond")
+"""The first of these with label maps is shown: the final model before its forerunners."""
+RANK_BY = ("NCR", "ED", "ET")
+"""Cases are ranked by the mean Dice of these, of those that a case has."""
+SHOWN_DICE = (*RANK_BY, "TC", "WT")
 
 
 class ViewerError(Exception):
@@ -24,17 +27,18 @@ class ViewerError(Exception):
 
 @dataclass(frozen=True)
 class CaseView:
-    """A viewer of one case. rank: ``best``, ``median`` or ``worst``; dice: mask -> value; page: HTML of its frame."""
+    """One case. rank: ``best``, ``median`` or ``worst``; mean: Dice by which it is ranked; dice: mask -> value."""
 
     rank: str
     case: str
+    mean: float
     dice: dict[str, float]
-    page: str
+    sprites: Sprites
 
 
 @dataclass(frozen=True)
 class Viewers:
-    """The viewers of one run, or the reason for having none. n: cases that were ranked."""
+    """The cases of one run, or the reason for having none. n: cases that were ranked."""
 
     experiment: str = ""
     n: int = 0
@@ -45,20 +49,20 @@ class Viewers:
 
 def viewers(runs: Path) -> Viewers:
     """Viewers of the first run of SOURCES that has label maps, or why it cannot be shown."""
-    for experiment, part in SOURCES:
+    for experiment in SOURCES:
         try:
             root = shown(runs, experiment)
         except RunError as error:
             return Viewers(experiment, reason=str(error))
-        if root is None or not (root / part / "predictions").is_dir():
+        if root is None or not (folder := part(experiment, root)).joinpath("predictions").is_dir():
             continue
         try:
-            return _of_run(experiment, root, root / part)
+            return _of_run(experiment, root, folder)
         except (ViewerError, CohortError, ScanError, OSError, ValueError) as error:
-            return Viewers(experiment, reason=f"{root / part}: {error}")
+            return Viewers(experiment, reason=f"{folder}: {error}")
         except KeyError as error:
-            return Viewers(experiment, reason=f"{root / part}: expected {error} in its files, found no such entry")
-    return Viewers(reason=f"no finished run with label maps of {', '.join(name for name, _ in SOURCES)}")
+            return Viewers(experiment, reason=f"{folder}: expected {error} in its files, found no such entry")
+    return Viewers(reason=f"no finished run with label maps of {', '.join(SOURCES)}")
 
 
 def _of_run(experiment: str, root: Path, folder: Path) -> Viewers:
@@ -71,7 +75,11 @@ def _of_run(experiment: str, root: Path, folder: Path) -> Viewers:
         raise ViewerError(f"the folder of its scans, {scans}, is gone (or is not where this command was started)")
     cohort = kept(config["options"]).find(scans)
     subjects = {subject.id: subject for subject in cohort.subjects}
-    ranked = read_cases(folder).dropna(subset=RANK_BY).sort_values(RANK_BY, ascending=False, kind="stable")
+    cases = read_cases(folder)
+    cases = cases.assign(mean=cases[[f"dice_{name}" for name in RANK_BY]].mean(axis=1)).dropna(subset="mean")
+    ranked = cases.sort_values("mean", ascending=False, kind="stable")
+    if ranked.empty:
+        raise ViewerError(f"expected a case with Dice of {', '.join(RANK_BY)} in cases.csv, found none")
     views = []
     for position, rank in chosen(len(ranked)).items():
         row = ranked.iloc[position]
@@ -79,9 +87,9 @@ def _of_run(experiment: str, root: Path, folder: Path) -> Viewers:
         if subject is None or subject.fingerprint() != data["subjects"][row["case"]]:
             raise ViewerError(f"the scans of {row['case']} in {scans} are no longer those that the run has seen")
         stored = nifti.read(folder / "predictions" / f"{subject.id}.nii.gz").data
-        page = slices.draw(subject, subject.load_labels(), subject.convention.to_classes(stored))
+        sprites = slices.draw(subject, subject.load_labels(), subject.convention.to_classes(stored))
         dice = {name: float(row[f"dice_{name}"]) for name in SHOWN_DICE}
-        views.append(CaseView(rank, subject.id, dice, page))
+        views.append(CaseView(rank, subject.id, float(row["mean"]), dice, sprites))
     return Viewers(experiment, len(ranked), bool(data["synthetic"]), tuple(views))
 
 

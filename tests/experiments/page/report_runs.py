@@ -69,6 +69,9 @@ def write_predictions(runs: Path, scans: Path, *, shift: int = 1, **files: objec
         like = nifti.read_header(subject.label)
         nifti.write(folder / "predictions" / f"{subject.id}.nii.gz", subject.convention.from_classes(moved), like=like)
         dice = {f"dice_{mask}": 0.5 + number / 100 for mask in ("WT", "TC", "NCR", "ED", "ET")}
+        dice |= {
+            f"volume_{part}_ml_{mask}": 1.0 + number for part in ("truth", "predicted") for mask in ("WT", "TC", "ET")
+        }
         rows += [{"case": subject.id, "view": "", **dice}, {"case": subject.id, "view": "inside_crop", **dice}]
     write_csv(folder / "cases.csv", pd.DataFrame(rows))
     return folder

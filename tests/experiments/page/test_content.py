@@ -1,18 +1,23 @@
 """The written report's page: every result of the report stands on it, with what became of it."""
 
+import io
 from base64 import b64decode
 from html.parser import HTMLParser
 
 import numpy as np
+import PIL.Image
 import pytest
+from matplotlib.image import imsave
 
 from common.files import write_json, write_text
 from experiments.base import runs
 from experiments.base.results import reported
-from experiments.page import content, pictures, reading, rows
+from experiments.page import content, pictures, reading, rows, tables
+from experiments.page.headlines import NAMED
 from tests.experiments.conftest import ROOT
-from tests.experiments.page.report_runs import everything, page_of, result, write_picture, write_run
+from tests.experiments.page.report_runs import everything, page_of, result, write_picture, write_predictions, write_run
 
+HEADLINES = "Each experiment's headline: reported and ours"
 ALL = [(experiment, name) for experiment, entries in reported().items() for name in entries]
 
 
@@ -102,9 +107,9 @@ def test_real_and_synthetic_runs_on_one_page_are_told_apart(tmp_path):
     write_run(tmp_path, "unet3d", everything("unet3d", synthetic=True))
     write_run(tmp_path, "table2_final", everything("table2_final", synthetic=False))
     page = Page(page_of(tmp_path))
-    states = {row[0]: row[2:] for row in page.tables["Experiments and what became of them"][1:]}
-    assert (states["unet3d"], states["table2_final"]) == (["finished", "synthetic"], ["finished", "real"])
-    assert states["unet25d"] == ["not run", "–"]
+    first = {row[0].split("mean Dice")[0]: row for row in page.tables[HEADLINES][1:]}
+    assert first.keys() == {"unet3d", "table2_final"}
+    assert ["synthetic" in first[name][0] for name in ("unet3d", "table2_final")] == [True, False]
     assert "Some of the data is synthetic." in page.text
 
 
@@ -191,6 +196,65 @@ def test_what_run_all_says_is_shown_with_reason_and_seconds(tmp_path):
     assert any(wrong in text for text in Page(page_of(tmp_path)).text)
 
 
+def test_the_headline_is_the_result_that_says_most_and_what_was_not_run_folds_into_one_line(tmp_path):
+    write_run(tmp_path, "table2_final", everything("table2_final", synthetic=False))
+    further = [result(key="another.epoch", value=3), result(key="another.dice", value=0.4, low=0.3, high=0.6)]
+    write_run(tmp_path, "another", further)
+    write_text(write_run(tmp_path, "cohort", []) / "summary.json", "[")
+    page = Page(page_of(tmp_path))
+    first, second, third = page.tables[HEADLINES][1:]
+    assert [row[0].split()[0] for row in (first, second, third)] == [
+        "cohortsubjectsfailed",
+        "table2_finalmean",
+        "anotherdice",
+    ]
+    assert first[1:] == ["1000", "–", "–", "–", "not reproduced: python -m experiments.cohort --max-subjects 6"]
+    assert second[1:] == ["0.809", "0.819", "0.709 to 0.909", "5", "the report's value lies inside our interval"]
+    assert third[1:] == ["–", "0.400", "0.300 to 0.600", "9", "not in the report: stands beside it"]
+    text = " ".join(" ".join(page.text).split())
+    names = [name for name in reported() if name not in ("table2_final", "cohort")]
+    assert f"{len(names)} not run: {', '.join(names)}" in text
+
+
+def test_every_headline_that_is_named_is_a_result_of_its_experiment():
+    known = {name: set(entries) for name, entries in reported().items()} | {"beyond": {"mean_dice"}}
+    assert len(NAMED) > 10
+    assert all(name in known[experiment] for experiment, (name, _) in NAMED.items())
+
+
+def test_a_fine_tuned_run_is_shown_as_one(tmp_path):
+    config = {"options": {}, "model": {}, "start": {"run": "runs/unet3d/a", "digest": "0123", "new_outputs": False}}
+    write_run(tmp_path, "unet3d", everything("unet3d"), config=config)
+    page = Page(page_of(tmp_path))
+    (row,) = page.tables[HEADLINES][1:]
+    assert "fine-tuned" in row[0]
+    assert "(finished; fine-tuned, not" in tables.markdown(content.experiment(tmp_path, "unet3d", None))
+    assert any("started from the weights of runs/unet3d/a (weights 0123)" in text for text in page.text)
+
+
+def test_learning_curves_and_lesions_are_seen_at_once_and_the_rest_is_folded(tmp_path):
+    folder = write_run(tmp_path, "table2_final", everything("table2_final"))
+    write_text(folder / "seed0" / "test" / "cases.csv", "")
+    for name in ("figures/label_size", "seed0/figures/history", "seed0/test/figures/overlays"):
+        write_picture(folder / f"{name}.png")
+    found = content.experiment(tmp_path, "table2_final", None)
+    assert [(picture.caption.split()[0], picture.first) for picture in found.pictures] == [
+        *[("Label", True), ("Learning", True), ("Scans,", False)]
+    ]
+    html = page_of(tmp_path)
+    assert "1 picture of this run" in html
+    assert html.count("<img ") == 3
+
+
+def test_cases_are_drawn_and_what_is_wrong_with_their_table_is_said(tmp_path, cohort):
+    folder = write_predictions(tmp_path, cohort)
+    assert len(content.experiment(tmp_path, "table1_baseline", None).cases) == 2
+    write_text(folder / "cases.csv", "case,view,dice_WT\na,,0.5\n")
+    found = content.experiment(tmp_path, "table1_baseline", None)
+    assert (found.found.state, found.cases) == ("finished", [])
+    assert any("cases.csv: expected a row of scores per case" in problem for problem in found.problems)
+
+
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +291,15 @@ def test_figures_are_in_the_page_and_missing_ones_say_why(tmp_path):
     html = page_of(tmp_path / "none", tmp_path)
     assert html.count('alt="Figure ') == 2
     assert "no run &lt;yet&gt;; <code>python -m experiments.unet3d</code> makes it" in html
+
+
+def test_a_large_png_is_shown_smaller(tmp_path):
+    noise = np.random.default_rng(3).random((500, 2000))
+    imsave(tmp_path / "a.png", noise)
+    address = pictures.data_address(tmp_path / "a.png")
+    shown = PIL.Image.open(io.BytesIO(b64decode(address.partition(",")[2])))
+    assert (shown.format, shown.size) == ("WEBP", (pictures.WIDEST, 400))
+    assert len(address) < (tmp_path / "a.png").stat().st_size
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[{}]", "[1]"])

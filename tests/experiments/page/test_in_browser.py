@@ -25,13 +25,16 @@ UNNAMED = """() => [
     ...[...document.querySelectorAll('thead th')].filter(e => e.scope !== 'col'),
     ...[...document.querySelectorAll('tbody th')].filter(e => e.scope !== 'row'),
     ...[...document.images].filter(e => !e.alt),
-    ...[...document.querySelectorAll('iframe')].filter(e => !e.title),
+    ...[...document.querySelectorAll('canvas, svg[role=img]')].filter(e => !e.ariaLabel),
+    ...[...document.querySelectorAll('input')].filter(e => !e.labels.length),
     ...[...document.querySelectorAll('section, nav, [role=region]')]
        .filter(e => !e.ariaLabel && !document.getElementById(e.getAttribute('aria-labelledby'))),
 ].map(e => e.outerHTML.slice(0, 80))"""
 CUT = """() => [...document.querySelectorAll('.scroll')]
     .filter(e => e.scrollHeight > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1)
     .map(e => e.ariaLabel)"""
+CUT_RESULTS = """() => [...document.querySelectorAll('.scroll:has(.results)')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.ariaLabel)"""
 # Contrast by WCAG 2.2: (lighter + 0.05) / (darker + 0.05) of relative luminances, the background from the nearest
 # ancestor that has one; every element with text of its own.
 LOW_CONTRAST = """() => {
@@ -53,9 +56,9 @@ LOW_CONTRAST = """() => {
     }
     return {low, seen};
 }"""
-# How many pixels of the canvas have a class's colour over black or grey, by hue: red over blue, or blue over red.
-COLOURED = """() => {
-    const canvas = document.querySelector('canvas');
+# How many pixels of a plane have a class's colour over black or grey, and whether the plane was drawn at all.
+COLOURED = """plane => {
+    const canvas = document.querySelector(`#viewer-${plane}`);
     const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
     let grey = 0, coloured = 0;
     for (let i = 0; i < pixels.length; i += 4) {
@@ -65,6 +68,8 @@ COLOURED = """() => {
     }
     return {grey, coloured};
 }"""
+DRAWN = "() => document.querySelector('#viewer-axial').toDataURL()"
+PLACES = "() => [...document.querySelectorAll('#viewer-form input[type=range]')].map(slider => Number(slider.value))"
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +126,7 @@ def opened(browser, written):
         return page
 
     def is_local(url):
-        return url == written.as_uri() or url.startswith(("data:image/", "about:srcdoc"))
+        return url == written.as_uri() or url.startswith("data:image/")
 
     yield open_page
     for page in pages:
@@ -129,13 +134,10 @@ def opened(browser, written):
     assert wrong == []
 
 
-def frames(page):
-    """The viewers' frames, each scrolled to, since they load when they come into view."""
-    for element in page.locator("iframe").all():
-        element.scroll_into_view_if_needed()
-        frame = element.element_handle().content_frame()
-        frame.wait_for_function("() => window.brain && document.querySelector('canvas').getAttribute('role') === 'img'")
-        yield frame
+def ready(page):
+    """The page, its viewer drawn."""
+    page.wait_for_function("() => document.querySelector('#viewer-form input[type=range]').ariaValueText")
+    return page
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -145,46 +147,77 @@ def test_nothing_is_wider_than_the_screen_and_no_picture_is_broken(opened, width
         detail.evaluate("element => { element.open = true; }")
     scrolled, inner = page.evaluate(STAYS_WITHIN)
     assert scrolled <= inner == width
-    assert page.locator("img").count() == 3
+    assert page.locator("img").count() == 5
     assert page.evaluate(BROKEN_IMAGES) == []
-    for frame in frames(page):
-        scrolled, inner = frame.evaluate(STAYS_WITHIN)
-        assert scrolled <= inner
-        # Nothing of the viewer hangs below its frame.
-        assert frame.evaluate("() => document.documentElement.scrollHeight <= window.innerHeight")
+    assert ready(page).evaluate(STAYS_WITHIN)[0] <= width
+    # Results are read without moving sideways: on a phone as blocks.
+    assert width > 360 or page.evaluate(CUT_RESULTS) == []
 
 
-def test_every_viewer_draws_and_shows_truth_prediction_or_neither(opened):
-    page = opened()
-    found = list(frames(page))
-    assert len(found) == 3
-    for frame in found:
-        shown = {}
-        for name in ("truth", "prediction", "none"):
-            frame.get_by_label(name).check()
-            frame.wait_for_timeout(100)
-            shown[name] = frame.evaluate(COLOURED), frame.evaluate("() => document.querySelector('canvas').toDataURL()")
-        assert all(counts["grey"] > 1000 for counts, _ in shown.values())
-        assert shown["truth"][0]["coloured"] > 50 < shown["prediction"][0]["coloured"]
-        assert shown["none"][0]["coloured"] == 0
-        assert len({drawn for _, drawn in shown.values()}) == 3  # the prediction is the truth, moved by one voxel
-        for name, colour in CLASS_COLOURS.items():
-            assert frame.get_by_text(name).locator("i").get_attribute("style") == f"background:{colour}"
+def test_the_viewer_opens_on_the_prediction_with_the_truth_outlined_and_shows_either_or_neither(opened):
+    page = ready(opened())
+    assert page.locator("input[name=labels]:checked").get_attribute("value") == "both"
+    shown = {}
+    for value in ("both", "truth", "prediction", "none"):
+        page.locator(f"input[name=labels][value={value}]").check()
+        page.wait_for_timeout(50)
+        shown[value] = page.evaluate(COLOURED, "axial"), page.evaluate(DRAWN)
+    assert all(counts["grey"] > 1000 for counts, _ in shown.values())
+    assert shown["truth"][0]["coloured"] > 50 < shown["prediction"][0]["coloured"]
+    # The truth's outline lies beyond the prediction, which is the truth moved by one voxel.
+    assert shown["both"][0]["coloured"] > shown["prediction"][0]["coloured"]
+    assert shown["none"][0]["coloured"] == 0
+    assert len({drawn for _, drawn in shown.values()}) == 4
+    for name, colour in CLASS_COLOURS.items():
+        assert page.locator(".key").get_by_text(name).locator("i").get_attribute("style") == f"background:{colour}"
+
+
+def test_the_viewer_has_three_cases_and_four_contrasts(opened):
+    page = ready(opened())
+    page.locator("input[name=labels][value=none]").check()
+    seen = set()
+    for name in ("case", "contrast"):
+        for choice in page.locator(f"input[name={name}]").all():
+            choice.check()
+            page.wait_for_timeout(150)
+            seen.add(page.evaluate(DRAWN))
+    assert len(seen) == 3 + 3  # the first contrast of the last case is seen twice
 
 
 def test_the_viewer_is_used_with_keyboard_and_mouse(opened):
-    frame = next(frames(opened()))
-    slider = frame.locator("input[data-axis=Z]")
-    before, drawn = int(slider.input_value()), frame.evaluate("() => document.querySelector('canvas').toDataURL()")
+    page = ready(opened())
+    slider = page.get_by_label("feet to head")
+    before, drawn = page.evaluate(PLACES), page.evaluate(DRAWN)
     slider.press("ArrowRight")
-    assert int(slider.input_value()) == before + 1 == frame.evaluate("() => brain.numSlice.Z")
-    assert frame.evaluate("() => document.querySelector('canvas').toDataURL()") != drawn
-    canvas = frame.locator("canvas")
+    page.wait_for_timeout(50)
+    assert page.evaluate(PLACES) == [before[0] + 1, *before[1:]]
+    assert page.evaluate(DRAWN) != drawn
+    page.locator("input[name=labels]:checked").press("ArrowRight")
+    assert page.locator("input[name=labels]:checked").get_attribute("value") == "prediction"
+    canvas = page.locator("#viewer-sagittal")
     box = canvas.bounding_box()
-    canvas.click(position={"x": box["width"] * 0.05, "y": box["height"] * 0.45})
-    places = {axis: int(frame.locator(f"input[data-axis={axis}]").input_value()) for axis in "XYZ"}
-    assert places == frame.evaluate("() => brain.numSlice")
-    assert places["Y"] < 10
+    canvas.click(position={"x": box["width"] * 0.01, "y": box["height"] * 0.99})  # the front, the lowest slice
+    page.wait_for_timeout(50)
+    assert page.evaluate(PLACES) == [0, 0, before[2]]
+
+
+def test_what_was_not_run_opens_where_a_link_leads_to_it(opened):
+    page = opened()
+    assert page.locator("#mgmt_backbones").is_hidden()
+    page.locator("#summary a[href='#mgmt_backbones']").click()
+    assert page.locator("#mgmt_backbones").is_visible()
+
+
+def test_the_forest_plot_stands_where_its_numbers_are(opened):
+    row = opened().locator(".forest li", has_text="mgmt_ensemble")
+    said = reported()["mgmt_ensemble"]["ensemble__auc"].value
+    axis, ours, diamond = (row.locator(part).bounding_box() for part in ("svg >> nth=0", ".ours", ".reported"))
+    middle = {name: box["x"] + box["width"] / 2 for name, box in (("ours", ours), ("reported", diamond))}
+    left, right = (row.locator(".grid").nth(n).bounding_box()["x"] for n in (0, 4))
+    assert axis["width"] > 300
+    assert (middle["reported"] - left) / (right - left) == pytest.approx(said, abs=0.005)
+    assert (middle["ours"] - left) / (right - left) == pytest.approx(said + 0.01, abs=0.005)
+    assert row.locator("svg").first.get_attribute("aria-label").startswith("AUC of the ensemble: ours")
 
 
 def test_the_tab_key_reaches_the_content_and_the_focus_is_seen(opened):
@@ -219,9 +252,10 @@ def test_headings_landmarks_and_names(opened):
     assert len(identifiers) == len(set(identifiers)) > len(reported())
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", "dark", "print"])
 def test_contrast_is_at_least_4_5_to_1(opened, scheme):
-    page = opened(color_scheme=scheme)
+    page = opened(color_scheme="dark" if scheme == "print" else scheme)
+    page.emulate_media(media="print" if scheme == "print" else None)
     for detail in page.locator("details").all():
         detail.evaluate("element => { element.open = true; }")
     found = page.evaluate(LOW_CONTRAST)
@@ -232,7 +266,7 @@ def test_contrast_is_at_least_4_5_to_1(opened, scheme):
 def test_print_shows_every_table_whole_and_no_viewer(opened):
     page = opened(700)
     page.emulate_media(media="print")
-    assert page.locator("iframe").first.is_hidden()
+    assert page.locator("#viewer-form").is_hidden()
     tables = page.locator("details table").all()
     assert len(tables) > 10
     assert all(table.bounding_box()["height"] > 20 for table in tables)
