@@ -18,6 +18,7 @@ class Stub:
     """As much of a network's configuration as a training depends on."""
 
     epochs: int = 3
+    devices: int = 1
     recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",)))
 
 

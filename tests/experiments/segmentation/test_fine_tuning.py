@@ -29,6 +29,7 @@ from tests.experiments.conftest import TINY
 class Stub:
     """As much of a network's configuration as a study needs."""
 
+    devices: int = 1
     recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",)))
 
 

@@ -25,6 +25,7 @@ EXTENT = (40, 48, 36)  # of the tiny subjects
 class Stub:
     """As much of a network's configuration as a study needs."""
 
+    devices: int = 1
     recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",), crop=CROP, extent=EXTENT))
 
 
