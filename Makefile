@@ -73,7 +73,7 @@ $(VENV)/docs.done: $(VENV)/demo.done
 	touch $@
 
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt,unet,test,benchmarks]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt,unet,onnx,mlflow,wandb,test,benchmarks]'
 	touch $@
 
 clean: ## remove the virtual environment

@@ -17,7 +17,8 @@ class Epochs:
     """Counts epochs and writes best weights, last weights, history.csv and, last of all, the checkpoint to go on from.
 
     That order lets a run be killed anywhere: a kill between two of these files repeats the epoch, which gives the same
-    weights, and writes the same files again. The trainer says how its framework writes them.
+    weights, and writes the same files again. The trainer says how its framework writes them. Of several processes that
+    share a training all count, and the one whose run writes does so.
     """
 
     def __init__(self, run: Run, total: int, *, checkpoint: str, weights: str, description: str = "training") -> None:
@@ -56,18 +57,22 @@ class Epochs:
                 "rows; --fresh starts over"
             )
         self.epoch, self.first, self.steps = done, done + 1, steps
-        self.run.checkpoints.mkdir(exist_ok=True)
+        if self.run.writes:
+            self.run.checkpoints.mkdir(exist_ok=True)
         self.bar = tqdm(
             total=self.total * steps,
             initial=done * steps,
             desc=self.description,
             unit="step",
             dynamic_ncols=True,
-            disable=None,  # where standard error is no terminal: a bar in a file is a page of noise
+            # Where standard error is no terminal: a bar in a file is a page of noise.
+            disable=None if self.run.writes else True,
         )
 
     def show(self, **values: float | None) -> None:
         """An epoch's numbers: beside the bar on a terminal, elsewhere as a line. None: not known yet."""
+        if not self.run.writes:
+            return
         said = {name: "-" if value is None else f"{value:.3f}" for name, value in values.items()}
         if self.bar.disable:
             numbers = ", ".join(f"{name} {value}" for name, value in said.items())
@@ -111,7 +116,8 @@ class Epochs:
         """Write an epoch's files and return its row of history.csv.
 
         row: its numbers. score: what validation found, higher is better; None where it was not validated. save_weights
-        writes under a final name, save_checkpoint to a path that then gets one. save_last: write the last weights too.
+        writes under a final name, save_checkpoint to a path that then gets one; of several processes each calls the
+        latter, which waits for the one that writes. save_last: write the last weights too.
         Raises RunError when a loss is not finite or a file cannot be written.
         """
         row = {"epoch": self.epoch, **row, "steps": self.steps, "seconds": round(self.seconds, 3)}
@@ -119,6 +125,9 @@ class Epochs:
         better = score is not None and (self.best is None or score > self.best)
         if better:
             self.best = score
+        if not self.run.writes:
+            save_checkpoint(self.checkpoint)
+            return row
         for name, wanted in (("best", better), ("last", save_last)):
             if wanted:
                 with _writing(self.run.checkpoints / f"{name}{self.suffix}") as path:

@@ -143,9 +143,14 @@ def lesion_scores(
         for part, size in zip(box, truth.shape, strict=True)
     )
     case = _Case(*(_Map(np.pad(each[box], _MARGIN), scan) for each in (prediction, truth)), spacing)
-    return {
+    found = {
         definition.name: {region: case.scores(region, definition) for region in regions} for definition in definitions
     }
+    # A cache of a bound method refers to its own object: the arrays would wait for the collector of cycles, which
+    # counts objects and not their size, and a cohort's would take gigabytes.
+    for each in (case.prediction, case.truth, case):
+        vars(each).clear()
+    return found
 
 
 class _Map:

@@ -12,6 +12,7 @@ import numpy as np
 
 from common import background, geometry, nifti
 from common.arguments import PatientArguments
+from common.exported import SUFFIX, Exported
 from common.files import plain
 from common.grid import bring
 from common.labels import CONVENTIONS
@@ -60,6 +61,11 @@ def check_files(arguments: PatientArguments) -> None:
     for name, file in arguments.scans.items():
         if _same(file, output):
             raise ValueError(f"{output}: expected another file to write to, this one is the {name} scan")
+    check_output(output)
+
+
+def check_output(output: Path) -> None:
+    """That a file can be written, or replaced. Raises ValueError or OSError as :func:`check_files`."""
     if output.is_dir():
         raise ValueError(f"{output}: expected the name of a file to write, found a folder")
     if output.exists() and not output.is_file():
@@ -81,20 +87,26 @@ def check_grid(run: Path, recipe: Recipe) -> str | None:
 
     Raises ValueError when it was trained on another one than this recipe's.
     """
-    path = run / "config.json"
-    trained = json.loads(path.read_text(encoding="utf-8")).get("grid") if path.exists() else None
+    trained = _said(run, "config.json").get("grid")
     if trained is None:
         return f"{run}: does not say on which grid its network was trained, {recipe.grid.axes} axes are taken"
     if trained != (wanted := plain(asdict(recipe.grid))):
-        raise ValueError(f"{path}: expected a network trained on the grid {wanted}, found {trained}")
+        raise ValueError(f"{run}: expected a network trained on the grid {wanted}, found {trained}")
     return None
 
 
 def _synthetic_note(run: Path) -> str | None:
-    path = run / "data.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("synthetic"):
+    if _said(run, "data.json").get("synthetic"):
         return f"{run}: this network has seen synthetic phantoms only; what it makes of a patient is no result"
     return None
+
+
+def _said(run: Path, name: str) -> dict:
+    """What a run's folder says of itself in a file of this name, if it says anything; an exported file says all."""
+    if run.suffix == SUFFIX:
+        return Exported(run).about
+    path = run / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volume], np.ndarray]) -> dict[str, float]:

@@ -54,12 +54,15 @@ class Entry(store.StoredArray):
         return {int(value): np.array(positions) for value, positions in self.geometry[_LABEL_POSITIONS].items()}
 
 
-def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:
+def prepare(
+    subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, n_jobs: int = -1, local_copy: Path | None = None
+) -> Store[Entry]:
     """Bring every subject into the store at ``folder``, in parallel threads, with a progress bar.
 
     All subjects are read to the end, and the problems of all bad ones are returned; nothing of a bad subject is stored.
-    Raises StoreError when the disk is full or the folder cannot be written, ValueError where RC is a class of a mask's
-    own: what becomes of the cavity is decided when the subjects are found.
+    local_copy: folder of this machine to which the entries are copied, where they are not there, and in which they are
+    found. Raises StoreError when a disk is full or a folder cannot be written, ValueError where RC is a class of a
+    mask's own: what becomes of the cavity is decided when the subjects are found.
     """
     subjects = list(subjects)
     if own := [subject.id for subject in subjects if subject.convention is not None and subject.convention.has_cavity]:
@@ -69,7 +72,7 @@ def prepare(subjects: Iterable[Subject], recipe: Recipe, folder: str | Path, *, 
     kind = store.Kind(
         number=FORMAT, recipe=recipe, entry=Entry, fingerprint=_fingerprint, make=partial(_make, recipe=recipe)
     )
-    return store.fill(kind, subjects, folder, n_jobs=n_jobs, prefer="threads")
+    return store.fill(kind, subjects, folder, n_jobs=n_jobs, prefer="threads", local_copy=local_copy)
 
 
 def _fingerprint(subject: Subject) -> str:

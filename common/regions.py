@@ -1,4 +1,4 @@
-"""From the probabilities of the nested regions ET, TC and WT to labels, and how that is decided.
+"""From the probabilities of the nested regions ET, TC and WT, or of labels, to labels, and how that is decided.
 
 What is kept of a prediction (thresholds, the smallest ET, the smallest part) is chosen on predictions of patients that
 no network has been trained on, and stands beside the networks that it was chosen for: it does not carry over to others.
@@ -58,6 +58,16 @@ def decode_regions(probabilities: np.ndarray, decision: Decision, *, voxel_ml: f
         parts, _ = ndimage.label(near, structure=np.ones((3, 3, 3)))
         small = np.bincount(parts.ravel()) * voxel_ml < decision.smallest_part_ml
         near[small[parts]] = 0
+    return labels
+
+
+def decode_labels(probability: np.ndarray, threshold: float | None) -> np.ndarray:
+    """(NCR/ED/ET, ...) to classes: the most probable label where its probability exceeds the threshold, else 0.
+
+    threshold: None takes the background's probability, which a softmax's three labels leave: the argmax of all four.
+    """
+    labels = probability.argmax(axis=0).astype(np.uint8) + np.uint8(1)
+    labels[probability.max(axis=0) <= (1 - probability.sum(axis=0) if threshold is None else threshold)] = 0
     return labels
 
 

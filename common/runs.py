@@ -39,7 +39,7 @@ import pandas as pd
 import psutil
 
 from common.files import plain, read_json, remove_leftovers, typed, write_json, write_text
-from common.settings import LATER
+from common.settings import APART, LATER
 
 PACKAGES = (
     "glioma-suite",
@@ -71,7 +71,8 @@ class RunInUseError(RunError):
 def configuration_hash(*parts: object) -> str:
     """Eight hexadecimal digits that change with any setting; part of a run folder's name.
 
-    A setting of :func:`common.settings.later` counts only where it has another value than its default.
+    A setting of :func:`common.settings.later` counts only where it has another value than its default, one of
+    :func:`common.settings.apart` never.
     """
     return hashlib.sha256(json.dumps(plain(_counted(parts)), sort_keys=True).encode()).hexdigest()[:8]
 
@@ -82,7 +83,7 @@ def _counted(value: object) -> object:
         return [_counted(item) for item in value]
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    held = [(field, getattr(value, field.name)) for field in fields(value)]
+    held = [(field, getattr(value, field.name)) for field in fields(value) if not field.metadata.get(APART)]
     return {
         field.name: _counted(item) for field, item in held if not (field.metadata.get(LATER) and item == field.default)
     }
@@ -109,7 +110,8 @@ def folder_of_run(parent: Path, prefix: str, digest: str, is_same: Callable[[dic
 def same_settings(written: object, wanted: object) -> bool:
     """Whether a configuration as config.json holds it is the wanted one, with the default for every field it lacks.
 
-    wanted: a dataclass, or any value within one. A field that is written but unknown makes another configuration.
+    wanted: a dataclass, or any value within one. A field that is written but unknown makes another configuration; one
+    of :func:`common.settings.apart` may differ.
     """
     if not is_dataclass(wanted):
         return written == plain(wanted)
@@ -117,6 +119,8 @@ def same_settings(written: object, wanted: object) -> bool:
         return False
     for field in fields(wanted):
         value = getattr(wanted, field.name)
+        if field.metadata.get(APART):
+            continue
         if field.name in written:
             if not same_settings(written[field.name], value):
                 return False
@@ -182,12 +186,16 @@ def read_model_config(folder: Path, config: type[Config]) -> Config:
 class Run:
     """An opened run folder, locked for this process until ``close`` or the end of the ``with`` block."""
 
-    def __init__(self, folder: str | Path, *, fresh: bool = False) -> None:
+    def __init__(self, folder: str | Path, *, fresh: bool = False, writes: bool = True) -> None:
         """Open or make ``folder``; ``fresh`` empties it first.
 
+        writes: False in a process that trains along with the one that holds the run: it takes no lock and leaves the
+        folder as it is.
         Raises RunInUseError when another process holds the run, or, with ``fresh``, one below its folder.
         """
-        self.folder = Path(folder)
+        self.folder, self.writes = Path(folder), writes
+        if not writes:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "run.lock", "a+")  # noqa: SIM115 (held for the life of the run)
         try:
@@ -214,7 +222,8 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        self._lock.close()
+        if self.writes:
+            self._lock.close()
 
     @property
     def checkpoints(self) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-LATER = "later"
+LATER, APART = "later", "apart"
 
 
 def later(default: Any) -> Any:
@@ -14,6 +14,14 @@ def later(default: Any) -> Any:
     Of such fields only other values are part of :func:`common.runs.configuration_hash`.
     """
     return field(default=default, metadata={LATER: True})
+
+
+def apart(default: Any) -> Any:
+    """The default of a field that says how a training is done and not what comes of it: no part of a run's name.
+
+    So a run goes on with another value than it was begun with.
+    """
+    return field(default=default, metadata={APART: True})
 
 
 def check(

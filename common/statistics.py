@@ -7,6 +7,7 @@ from scipy import stats
 
 FEWEST_CASES = 3
 """Below, neither an interval nor a test is worth the name."""
+_DRAWN_AT_ONCE = 2_000_000
 
 
 class Interval(NamedTuple):
@@ -56,6 +57,7 @@ def bootstrap_interval(
         (values,),
         np.mean,
         n_resamples=n_resamples,
+        batch=max(1, _DRAWN_AT_ONCE // n),  # the same numbers as all at once, which for 1000 cases take 160 MB
         confidence_level=float(1 - 2 * _tail(n, confidence)),
         method="BCa",
         rng=np.random.default_rng(seed),

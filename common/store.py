@@ -4,15 +4,21 @@
 checksum of both. The key is made from the recipe and a fingerprint of the sources: a changed scan has another name. An
 entry is used only if its checksum holds; what a kill, a full disk or a fading disk left behind is made again. Two
 processes that prepare the same subject write the same bytes, each under a temporary name, so they need no lock.
+
+A machine may keep copies of a shared store on a disk of its own (``local_copy``): whole entries, checked like the
+store's. There one process copies at a time, under a lock, so that what several need crosses the network once.
 """
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -22,7 +28,7 @@ from isal import isal_zlib
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from common.files import atomic_path, file_stem, remove_old_leftovers, write_json
+from common.files import atomic_path, file_stem, remove_leftovers, remove_old_leftovers, write_json
 from common.signals import end_with_parent
 from common.subject import Problem
 
@@ -98,15 +104,23 @@ class Kind(Generic[S, E]):
 
 
 def fill(
-    kind: Kind[S, E], subjects: Iterable[S], folder: str | Path, *, n_jobs: int, prefer: Literal["threads", "processes"]
+    kind: Kind[S, E],
+    subjects: Iterable[S],
+    folder: str | Path,
+    *,
+    n_jobs: int,
+    prefer: Literal["threads", "processes"],
+    local_copy: Path | None = None,
 ) -> Store[E]:
     """Bring every subject into the store at ``folder``, in parallel, with a progress bar.
 
     All subjects are read to the end, and the problems of all bad ones are returned; nothing of a bad subject is stored.
-    Raises StoreError when the disk is full or the folder cannot be written.
+    local_copy: folder of this machine in which the entries are then found; what is not there yet is copied.
+    Raises StoreError when a disk is full or a folder cannot be written.
     """
     subjects = tuple(subjects)
-    folder = Path(folder) / kind.key(digits=8)
+    key = kind.key(digits=8)
+    folder, near = Path(folder) / key, None if local_copy is None else local_copy / key
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "recipe.json").exists():
@@ -114,12 +128,15 @@ def fill(
         remove_old_leftovers(folder)
     except OSError as error:
         raise StoreError(f"{folder}: the prepared store cannot be written ({error.strerror or error})") from error
-    jobs = joblib.Parallel(n_jobs=n_jobs, prefer=prefer, return_as="generator", initializer=end_with_parent)(
-        joblib.delayed(_bring)(kind, subject, folder) for subject in subjects
-    )
-    # Subjects are prepared in parallel already; more threads inside each matrix product would only wait for each other.
-    with threadpool_limits(1, user_api="blas"):
-        outcomes = list(tqdm(jobs, total=len(subjects), desc="preparing", unit="subject", leave=False))
+    with _alone_in(near):
+        jobs = joblib.Parallel(n_jobs=n_jobs, prefer=prefer, return_as="generator", initializer=end_with_parent)(
+            joblib.delayed(_bring)(kind, subject, folder, near) for subject in subjects
+        )
+        # Subjects are prepared in parallel already; more threads in each matrix product would only wait for each other.
+        with threadpool_limits(1, user_api="blas"):
+            outcomes = list(tqdm(jobs, total=len(subjects), desc="preparing", unit="subject", leave=False))
+        if near is not None:
+            outcomes = _copied(kind.entry, outcomes, near, n_jobs)
     return Store(
         entries={outcome.entry.id: outcome.entry for outcome in outcomes if outcome.entry},
         problems=tuple(problem for outcome in outcomes for problem in outcome.problems),
@@ -136,16 +153,17 @@ class _Outcome:
     damaged: bool = False
 
 
-def _bring(kind: Kind[S, E], subject: S, folder: Path) -> _Outcome:
+def _bring(kind: Kind[S, E], subject: S, folder: Path, near: Path | None) -> _Outcome:
     damaged = False
     try:
         key = kind.key(kind.fingerprint(subject), digits=16)
-        name = file_stem(subject.id)
-        array_path, record_path = folder / f"{name}-{key}.npy", folder / f"{name}-{key}.json"
-        if record_path.exists():
-            if entry := _intact(kind.entry, subject.id, array_path, record_path):
-                return _Outcome(entry)
-            damaged = True
+        array_path = folder / f"{file_stem(subject.id)}-{key}.npy"
+        record_path = array_path.with_suffix(".json")
+        for path in (array_path,) if near is None else (near / array_path.name, array_path):
+            if path.with_suffix(".json").exists():
+                if entry := _intact(kind.entry, subject.id, path, path.with_suffix(".json")):
+                    return _Outcome(entry)
+                damaged = path == array_path
         array, geometry = kind.make(subject)
     except UnusableError as error:
         return _Outcome(None, error.problems)
@@ -180,6 +198,63 @@ def _intact(entry: type[E], subject: str, array_path: Path, record_path: Path) -
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Whatever a fading disk made of the two files, the sources are still there to make them again.
         return None
+
+
+@contextlib.contextmanager
+def _alone_in(near: Path | None) -> Iterator[None]:
+    """The only process that writes into a machine's own folder, which is made; another is waited for."""
+    if near is None:
+        yield
+        return
+    try:
+        near.mkdir(parents=True, exist_ok=True)
+        lock = (near / "copy.lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+        except BlockingIOError:
+            print(f"waiting for another process that copies to {near}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        remove_leftovers(near)
+    except OSError as error:
+        raise _no_copies(near, error) from error
+    with lock:
+        yield
+
+
+def _copied(entry: type[E], outcomes: list[_Outcome], near: Path, n_jobs: int) -> list[_Outcome]:
+    """The outcomes with every entry in the machine's own folder. Raises StoreError, before it copies if there is no
+    room for all."""
+    far = [each.entry for each in outcomes if each.entry and each.entry.path.parent != near]
+    try:
+        needed = sum(each.path.stat().st_size + each.path.with_suffix(".json").stat().st_size for each in far)
+        if needed > (free := shutil.disk_usage(near).free):
+            why = f"{len(far)} entries need {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free"
+            raise StoreError(f"{near}: the disk is full: {why}; nothing was copied")
+        copies = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
+            joblib.delayed(_copy)(entry, each, near) for each in far
+        )
+        copied = {each.id: each for each in tqdm(copies, total=len(far), desc="copying", unit="subject", leave=False)}
+    except StoreError:
+        raise
+    except OSError as error:
+        raise _no_copies(near, error) from error
+    return [replace(each, entry=copied.get(each.entry.id, each.entry)) if each.entry else each for each in outcomes]
+
+
+def _copy(entry: type[E], of: E, near: Path) -> E:
+    path, record = near / of.path.name, of.path.with_suffix(".json")
+    path.with_suffix(".json").unlink(missing_ok=True)
+    with atomic_path(path, flush=False) as temporary:
+        shutil.copyfile(of.path, temporary)
+        if _intact(entry, of.id, temporary, record) is None:
+            raise StoreError(f"{of.path}: expected the bytes that its record names, found others as it was copied")
+    with atomic_path(path.with_suffix(".json"), flush=False) as temporary:
+        shutil.copyfile(record, temporary)
+    return entry(of.id, path, of.geometry)
+
+
+def _no_copies(near: Path, error: OSError) -> StoreError:
+    return StoreError(f"{near}: entries cannot be copied there (--local-copy): {error.strerror or error}")
 
 
 def _npy_header(array: np.ndarray) -> bytes:

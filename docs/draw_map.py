@@ -20,13 +20,15 @@ ROOT = DOCS.parent
 PACKAGES = ("experiments", "segresnet_monai", "unet_tf", "mgmt_classifier", "common")
 ROWS = (
     ("experiments",),
+    ("experiments.evaluation",),
     ("experiments.page",),
     ("experiments.figures",),
-    ("experiments.comparison",),
+    ("experiments.comparison", "experiments.exporting"),
     ("experiments.segmentation", "experiments.mgmt"),
     ("experiments.drawing", "experiments.base"),
     ("segresnet_monai", "unet_tf", "mgmt_classifier"),
     ("common.phantom",),
+    ("common.preprocess",),
     ("common.dicom",),
     ("common.cohort",),
     ("common",),
@@ -34,7 +36,7 @@ ROWS = (
 """Rooms from top to bottom; every arrow points down."""
 FORMER = {"common.mgmt_cohort": "common.dicom"}
 """Names that are kept for old commands -> the room to which what they name has moved."""
-ABOVE = ("common.answers", "common.command")
+ABOVE = ("common.answers",)
 """Modules that stand above a room of their package, and what they import of it is not drawn."""
 FILLS = {"experiments": "#e3eef9", "common": "#e6f2e6"}
 MODEL_FILL = "#fbeedd"

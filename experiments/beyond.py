@@ -120,7 +120,7 @@ CPU = Beyond(
         validate_every=15,
         workers=0,
     ),
-    baseline=replace(table1_baseline.DEMO, checkpoint="last", epochs=340, validate_every=20),
+    baseline=replace(table1_baseline.SMALL, checkpoint="last", epochs=340, validate_every=20),
 )
 DEMO = replace(
     CPU,

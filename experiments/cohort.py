@@ -4,6 +4,7 @@
     python -m experiments.cohort --data FOLDER            BraTS, MSD, nnU-Net, UCSF-PDGM or UPENN-GBM, with masks
     python -m experiments.cohort --data FOLDER --layout mapping.toml      a folder as the mapping file describes it
     python -m experiments.cohort --mgmt-data FOLDER       RSNA-MICCAI folder (DICOM); also together with --data
+    python -m experiments.cohort --data FOLDER --prepare --on slurm    the prepared stores, filled by many machines
 
 Every file of every subject is read and checked, and everything wrong is listed, with how the masks are read and which
 subjects hold the same scan. Then, over the good subjects: the share of background, the balance of the labels, how many
@@ -13,12 +14,18 @@ the table says so. Cost: embedded cohorts 20 s on two cores of an AMD EPYC once 
 subject and 0.2 ms per DICOM image are one core's. Expect on them a background of 0.99, 0.90 of the tumour in slices 60
 to 134, four planes, and 15 % black images, all at the ends. The same command on the same files shows the finished
 table.
+
+With --prepare nothing is checked but what preparing reads: the subjects are brought into the prepared stores of all
+experiments, or of those named, in shards that run one after the other, side by side (--at-once) or on a cluster (--on),
+and are counted. Subjects that cannot be used are listed. The same command does what is missing.
 """
 
+import importlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import tyro
@@ -29,13 +36,25 @@ from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import file_stem, write_csv, write_json
 from common.runs import Run, configuration_hash, environment
 from experiments.base import results
-from experiments.base.options import BothTasks, Refused, refusals, refuse_phantoms, wrapped
+from experiments.base.engines import run as run_trainings
+from experiments.base.options import BothTasks, Refused, at_least, refusals, refuse_phantoms, wrapped
+from experiments.base.reading import refuse_cavity
+from experiments.base.shards import counts
+from experiments.base.trainings import Placement, require
 from experiments.mgmt import cohort as cohort_mgmt
-from experiments.mgmt.study import MgmtOptions, phantom_patients
+from experiments.mgmt import shards as mgmt_shards
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.phantoms import phantom_patients
 from experiments.segmentation import cohort as cohort_segmentation
+from experiments.segmentation import shards as segmentation_shards
 from experiments.segmentation.study import phantom_cohort
 
 EXPERIMENT = "cohort"
+PREPARED_FOR = {
+    "--data": ("table1_baseline", "table1_variations", "table2_final", "unet25d", "unet3d", "compare_frameworks"),
+    "--mgmt-data": ("mgmt_backbones", "mgmt_grid", "mgmt_slice_choice", "mgmt_ensemble"),
+}
+"""Experiments by the option that names their data; mgmt_explain explains mgmt_ensemble's models."""
 PROBLEMS, NOTES, SERIES, SUBJECTS = "problems.json", "notes.json", "mgmt_series.csv", "subjects.csv"
 LEGEND = """subjects_with_the_scan_of_another: subjects that hold the images of one before them
 label_shares: the largest label's mean share of the tumour over the smallest's
@@ -44,8 +63,8 @@ mgmt_black_fraction: share of a patient's images that show a single grey value, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BothTasks):
-    """Which cohorts are checked, and where the result is kept."""
+class Options(BothTasks, Placement):
+    """Which cohorts are checked or prepared, and where the result is kept."""
 
     mgmt_labels: Path | None = None
     """MGMT label table (BraTS21ID, MGMT_value); by default train_labels.csv beside train."""
@@ -53,26 +72,65 @@ class Options(BothTasks):
     """Check at most so many subjects, the first by id."""
     fresh: bool = False
     """Read everything again, in place of showing the finished result."""
+    prepare: bool = False
+    """Fill the prepared stores, in place of checking the report's claims."""
+    experiments: tuple[str, ...] = ()
+    """With --prepare: for these experiments; by default for all of the report whose data is given."""
+    preset: Literal["paper", "demo"] | None = None
+    """With --prepare: whose recipes; by default paper with data and demo without."""
+    prepared: Path = Path("prepared")
+    """With --prepare: folder of the prepared stores."""
+    shards: int = 8
+    """With --prepare: parts in which each task's subjects are prepared, each by a process of its own."""
+
+    def __post_init__(self) -> None:
+        BothTasks.__post_init__(self)
+        Placement.__post_init__(self)
+        at_least(1, shards=self.shards)
 
 
 def main() -> None:
     options = tyro.cli(Options, prog="python -m experiments.cohort", description=wrapped(__doc__))
     with refusals():
-        check(options)
+        (prepare if options.prepare else check)(options)
 
 
 def refuse_contradictions(options: Options) -> None:
-    """Raises Refused when an option belongs to a task of which no cohort is given, though the other's is."""
+    """Raises Refused when an option belongs to a task of which no cohort is given, though the other's is, or to
+    --prepare."""
     if options.mgmt_data is None and options.mgmt_labels is not None:
         raise Refused(f"expected --mgmt-data beside --mgmt-labels {options.mgmt_labels}, received none")
     of_data = ("layout", "convention", "cavity", "max_subjects")
     given = ["--" + name.replace("_", "-") for name in of_data if getattr(options, name)]
     if options.data is None and options.mgmt_data is not None and given:
         raise Refused(f"expected --data beside {' and '.join(given)}, which say nothing of --mgmt-data")
+    placed = any(getattr(options, field.name) != getattr(Placement(), field.name) for field in fields(Placement))
+    if not options.prepare and (placed or options.experiments or options.preset):
+        raise Refused("expected --prepare beside --on, --at-once, --experiments or --preset: claims are checked here")
+    if options.prepare and options.fresh:
+        raise Refused("expected --fresh without --prepare: a damaged entry is noticed and made again")
 
 
 def check(options: Options) -> None:
     """Audit, measure, write the run's folder and print the table. Raises CohortError when no subject is good."""
+    subjects, patients, synthetic = cohorts(options)
+    with Run(options.runs / EXPERIMENT / _name(subjects, patients, synthetic), fresh=options.fresh) as run:
+        if not run.is_finished:
+            folder, mgmt_folder = (None if one is None else one.folder for one in (subjects, patients))
+            data = {"folder": folder, "mgmt_folder": mgmt_folder, "synthetic": synthetic}
+            write_json(run.folder / "config.json", {"experiment": EXPERIMENT, "options": options})
+            write_json(run.folder / "data.json", data)
+            write_json(run.folder / "environment.json", [environment()])
+            found = [
+                *segmentation(subjects, run.folder, options, synthetic=synthetic),
+                *mgmt(patients, run.folder, options, synthetic=synthetic),
+            ]
+            write_json(run.folder / "summary.json", results.as_rows(found))
+        show(run.folder)
+
+
+def cohorts(options: Options) -> tuple[Cohort | None, MgmtCohort | None, bool]:
+    """What the options name, the embedded phantoms where they name nothing, and whether it is these."""
     refuse_contradictions(options)
     folder, mgmt_folder = options.data, options.mgmt_data
     synthetic = folder is None and mgmt_folder is None
@@ -88,18 +146,66 @@ def check(options: Options) -> None:
         refuse_phantoms(options.data, next(iter(subjects.subjects[0].images.values())))
     if options.mgmt_data is not None:
         refuse_phantoms(options.mgmt_data, patients.any_series)
-    with Run(options.runs / EXPERIMENT / _name(subjects, patients, synthetic), fresh=options.fresh) as run:
-        if not run.is_finished:
-            data = {"folder": folder, "mgmt_folder": mgmt_folder, "synthetic": synthetic}
-            write_json(run.folder / "config.json", {"experiment": EXPERIMENT, "options": options})
-            write_json(run.folder / "data.json", data)
-            write_json(run.folder / "environment.json", [environment()])
-            found = [
-                *segmentation(subjects, run.folder, options, synthetic=synthetic),
-                *mgmt(patients, run.folder, options, synthetic=synthetic),
-            ]
-            write_json(run.folder / "summary.json", results.as_rows(found))
-        show(run.folder)
+    return subjects, patients, synthetic
+
+
+def prepare(options: Options) -> None:
+    """Bring the subjects into the prepared stores, in shards, and print what has become of them.
+
+    Raises Refused for an experiment that has no recipe for these cohorts, RunError when a shard fails.
+    """
+    subjects, patients, synthetic = cohorts(options)
+    if subjects is not None:
+        refuse_cavity(subjects)
+    preset = options.preset or ("demo" if synthetic else "paper")
+    given = {"--data": subjects, "--mgmt-data": patients}
+    known = [name for option, names in PREPARED_FOR.items() if given[option] is not None for name in names]
+    if unknown := [name for name in options.experiments if name not in known]:
+        raise Refused(f"expected --experiments out of {', '.join(known)}, received {', '.join(unknown)}")
+    wanted = [name for name in known if name in (options.experiments or known)]
+    of = {
+        option: by_recipe([name for name in names if name in wanted], preset) for option, names in PREPARED_FOR.items()
+    }
+    digest = configuration_hash(list(map(list, of.values())), options.prepared.resolve())
+    folder = options.runs / "prepare" / f"{_name(subjects, patients, synthetic)}-{digest}"
+    number, place = options.shards, {"store": options.prepared, "jobs": options.jobs}
+    parts = {}
+    if scans := of["--data"]:
+        parts["--data"] = segmentation_shards.shards_of(
+            subjects, scans, number, folder / "data", reading=options, **place
+        )
+    if series := of["--mgmt-data"]:
+        parts["--mgmt-data"] = mgmt_shards.shards_of(
+            patients, series, number, folder / "mgmt", labels=options.mgmt_labels, **place
+        )
+    shards = [shard for part in parts.values() for shard in part]
+    before = sum(shard.is_finished for shard in shards)
+    require(run_trainings(shards, options))
+    if subjects is not None:
+        print(*(f"  {problem}\n" for problem in subjects.incomplete), sep="", end="")
+    for option, part in parts.items():
+        for (recipe, names), count in zip(of[option].items(), counts(part), strict=True):
+            print(*(f"  {problem}\n" for problem in count.problems), sep="", end="")
+            print(f"{', '.join(names)} ({configuration_hash(recipe)}): {count}")
+    print(f"{len(shards)} shards, {before} of them finished before: {folder}\nprepared stores: {options.prepared}")
+
+
+def by_recipe(experiments: Iterable[str], preset: str) -> dict[object, list[str]]:
+    """Every recipe of the experiments, and which of them use it."""
+    found: dict[object, list[str]] = {}
+    for experiment in experiments:
+        for recipe in dict.fromkeys(recipes(experiment, preset)):
+            found.setdefault(recipe, []).append(experiment)
+    return found
+
+
+def recipes(experiment: str, preset: str) -> Iterator[object]:
+    """What an experiment's preset keeps of a subject; of several networks each's."""
+    settings = getattr(importlib.import_module(f"experiments.{experiment}"), preset.upper())
+    if hasattr(settings, "recipe"):
+        return iter((settings.recipe, *getattr(settings, "further_recipes", ())))
+    configs = settings.cells.values() if hasattr(settings, "cells") else vars(settings).values()
+    return (config.recipe for config in configs if hasattr(config, "recipe"))
 
 
 def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synthetic: bool) -> list[results.Result]:

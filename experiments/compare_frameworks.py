@@ -4,6 +4,7 @@
     python -m experiments.compare_frameworks --recipe equal     the same, all three networks trained by one recipe
     python -m experiments.compare_frameworks --data FOLDER      BraTS, MSD or nnU-Net folder; one GPU
     python -m experiments.compare_frameworks --python segresnet=A/bin/python --python unet3d=B/bin/python
+    python -m experiments.compare_frameworks --data FOLDER --predictions nnunet=FOLDER    another method beside them
 
 Puts to the test what the report says of its networks: the SegResNet "slightly better" than the 3D U-Net, and on which
 metrics; the 2.5D U-Net cheaper than the 3D one. All are trained on the same 60 / 20 / 20 % of the patients, no subject
@@ -33,9 +34,12 @@ from common.recipe import Recipe
 from experiments import beyond, table2_final, unet3d, unet25d
 from experiments.base.engines import run
 from experiments.base.options import Refused, command_line, refusals
+from experiments.base.trainings import state
 from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS
 from experiments.comparison.equal import unet_of
-from experiments.segmentation.study import Options, study
+from experiments.evaluation.evaluate import evaluate
+from experiments.evaluation.inputs import ScoreOptions, require_methods
+from experiments.segmentation.study import Options, Study, study
 from segresnet_monai.config import Config as SegResNet
 from unet_tf.config import Config as UNet
 
@@ -49,6 +53,10 @@ class FrameworkOptions(Options):
     python: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Interpreter of one model or backend, NAME=PATH: segresnet, unet3d, unet25d, or tensorflow, torch, jax; by default
     the one that runs this command."""
+    predictions: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Another method's label maps of the test cases, NAME=FOLDER, put beside the networks (see experiments.score)."""
+    convention_of: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """What their values mean, NAME=brats2018, brats2023, brats2024 or msd, where no dataset.json and no name tells."""
 
     def interpreters(self) -> dict[str, Path]:
         """Model or backend -> Python interpreter. Raises Refused for what is not NAME=PATH."""
@@ -155,6 +163,24 @@ class Choice:
     recipe: Literal["report", "equal"] = "report"
 
 
+def beside(study: Study, options: FrameworkOptions) -> ScoreOptions | None:
+    """How other methods' label maps are scored beside the networks; None without any."""
+    if not options.predictions:
+        return None
+    return ScoreOptions(
+        data=study.cohort.folder,
+        layout=options.layout,
+        cavity=options.cavity,
+        predictions=options.predictions,
+        convention=options.convention_of + ((options.convention,) if options.convention else ()),
+        leave_out_bad=options.leave_out_bad,
+        empty_masks=options.empty_masks,
+        runs=options.runs,
+        cores=options.jobs,
+        fresh=options.fresh,
+    )
+
+
 def main() -> None:
     choice, _ = tyro.cli(Choice, return_unknown_args=True, add_help=False)
     experiment = EQUAL if choice.recipe == "equal" else EXPERIMENT
@@ -166,11 +192,19 @@ def main() -> None:
     with study(experiment, options, frameworks, further_recipes=frameworks.further_recipes, several=True) as opened:
         from experiments.comparison import backends, models, summary, table
 
+        others = beside(opened, options)
+        if others is not None:
+            require_methods(others, opened.split.test)
         configs = frameworks.configs
         wanted = models.trainings(opened, configs, interpreters) + backends.trainings(opened, configs, interpreters)
         run(wanted, options)
         summary.summarise(opened, configs, backends.read(opened))
         table.show(opened)
+        if others is not None:
+            print()
+            folders = {model: models.folder_of(opened, model) for model in MODELS}
+            finished = tuple(f"{model}={folder}" for model, folder in folders.items() if state(folder) == "finished")
+            evaluate(replace(others, runs_of=finished))
 
 
 if __name__ == "__main__":

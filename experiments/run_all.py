@@ -53,6 +53,8 @@ class Options(BothTasks, Placement):
     """Go on without subjects and patients that cannot be used; each experiment names and counts them."""
     prepared: Path = Path("prepared")
     """Folder of the prepared stores."""
+    local_copy: Path | None = None
+    """Folder on a disk of the training machine's own, to which prepared entries are copied once to be read there."""
 
     def __post_init__(self) -> None:
         BothTasks.__post_init__(self)
@@ -77,12 +79,15 @@ def commands(options: Options) -> dict[str, list[str] | str]:
     common = ["--runs", options.runs, "--jobs", options.jobs]
     cohorts = ["--data", options.data, "--mgmt-data", options.mgmt_data, "--mgmt-labels", options.mgmt_labels]
     cohorts += ["--phantoms", options.phantoms, "--phantoms-mgmt", options.phantoms_mgmt]
-    both = ["--preset", options.preset, "--prepared", options.prepared, *common, *placed(options)]
+    both = ["--preset", options.preset, "--prepared", options.prepared, "--local-copy", options.local_copy]
+    both += [*common, *placed(options)]
     read = ["--layout", options.layout, "--convention", options.convention, "--cavity", options.cavity]
     cohorts += read
     segmentation = ["--data", options.data, *read, "--phantoms", options.phantoms, *both]
     mgmt = ["--data", options.mgmt_data, "--labels", options.mgmt_labels, "--phantoms", options.phantoms_mgmt, *both]
     flags = ["--leave-out-bad"] if options.leave_out_bad else []
+    if options.on == "slurm" and options.slurm.options:
+        flags += ["--slurm.options", *options.slurm.options]
     embedded = options.data is None and options.mgmt_data is None
     found: dict[str, list[str] | str] = {"cohort": [*module("cohort"), *given([*cohorts, *common])]}
     for experiments, words, option, data in (

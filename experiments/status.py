@@ -23,7 +23,12 @@ from experiments.base.results import aligned
 from experiments.base.trainings import JOB, WHERE, state
 
 WATCH_SECONDS = 10
-RESULTS = {"mgmt": "predictions.csv", "backend": "backend.json"}
+RESULTS = {
+    "mgmt": "predictions.csv",
+    "backend": "backend.json",
+    "prepare": "prepared.json",
+    "prepare_mgmt": "prepared.json",
+}
 """Kind of a training -> the file that it writes last, where that is not summary.json."""
 
 

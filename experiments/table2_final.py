@@ -28,7 +28,7 @@ PAPER = table1_variations.PAPER.variations()[FINAL].config
 # The same row of the demo's table, with as many steps as the baseline's demo, a quarter of them after the restart of
 # the learning rate.
 DEMO = (
-    replace(table1_variations.DEMO, baseline=replace(table1_baseline.DEMO, epochs=25), further_epochs=10)
+    replace(table1_variations.DEMO, baseline=replace(table1_baseline.SMALL, epochs=25), further_epochs=10)
     .variations()[FINAL]
     .config
 )

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import tyro
 
+from common import processes
 from common.runs import RunError, RunInUseError
 from experiments.base.options import refusals, wrapped
 from experiments.base.trainings import IN_USE, given
@@ -29,6 +30,8 @@ KINDS = {
     "model": "experiments.comparison.models:train",
     "backend": "experiments.comparison.backends:measure",
     "mgmt": "experiments.mgmt.training:train",
+    "prepare": "experiments.segmentation.shards:prepare",
+    "prepare_mgmt": "experiments.mgmt.shards:prepare",
 }
 """What a folder's config.json names as its kind -> the function that does it, which is given the folder."""
 
@@ -62,7 +65,32 @@ def train(folder: Path) -> None:
         # as another framework's.
         sys.modules["tensorflow"] = None
     module, _, function = KINDS[kind].partition(":")
-    getattr(importlib.import_module(module), function)(folder)
+
+    def work() -> None:
+        getattr(importlib.import_module(module), function)(folder)
+
+    if is_shared(folder, written.get("model")):
+        package = "mgmt_classifier" if kind == "mgmt" else "segresnet_monai"
+        processes.together(work, importlib.import_module(f"{package}.distributed").join)
+    else:
+        work()
+
+
+def is_shared(folder: Path, model: object) -> bool:
+    """Whether several processes share the training. Raises RunError unless they are those that its model asks for."""
+    if not isinstance(model, dict) or "nodes" not in model:
+        if (found := processes.started()).size > 1:
+            raise RunError(
+                f"{folder}: expected one process, found {found.size} of {found.launcher}: a U-Net's trains on all GPUs "
+                "of its host (model.devices). Keras' training on several hosts fails on TensorFlow, and on JAX it is "
+                "not offered"
+            )
+        return False
+    devices, nodes = model.get("devices"), model["nodes"]
+    if not (isinstance(devices, int) and isinstance(nodes, int)):
+        raise RunError(f"{folder}: expected numbers of devices and nodes, found {devices!r} and {nodes!r}")
+    processes.check(devices=devices, nodes=nodes)
+    return devices * nodes > 1
 
 
 if __name__ == "__main__":

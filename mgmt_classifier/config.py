@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.dicom.mgmt_cohort import CONTRASTS
-from common.settings import check, later
+from common.settings import apart, check, later
 from mgmt_classifier.data import SliceRecipe
 
 
@@ -52,6 +52,10 @@ class Config:
     that multiply it, else float32. None: what ``mixed_precision`` says."""
     workers: int = 2
     """Loader processes; samples come from memory maps, so few are enough."""
+    devices: int = apart(1)
+    """GPUs of each node that share each step, or on CPUs processes; each has a process of its own."""
+    nodes: int = apart(1)
+    """Nodes that share each step."""
     seed: int = 0
     """Initial weights, order and flips are functions of this seed."""
 
@@ -62,9 +66,14 @@ class Config:
             (all(side > 0 for side in self.image_size), "image_size", "two positive numbers"),
             (0 <= self.flip_probability <= 1, "flip_probability", "a probability"),
             (self.first_stride in (1, 2), "first_stride", "1 or 2"),
+            (
+                self.batch_size % max(1, self.devices * self.nodes) == 0,
+                "batch_size",
+                f"a multiple of the {self.devices * self.nodes} processes (devices, nodes) that share a step",
+            ),
             (self.threshold_steps > 1, "threshold_steps", "at least 2"),
         )
-        positive = ("images", "filters", "batch_size", "learning_rate", "epochs")
+        positive = ("devices", "nodes", "images", "filters", "batch_size", "learning_rate", "epochs")
         not_negative = ("workers",)
         check(self, checks, positive=positive, not_negative=not_negative)
 

@@ -55,12 +55,20 @@ class Entry(store.StoredArray):
         return self.array()
 
 
-def prepare(patients: Iterable[Patient], recipe: SliceRecipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:
+def prepare(
+    patients: Iterable[Patient],
+    recipe: SliceRecipe,
+    folder: str | Path,
+    *,
+    n_jobs: int = -1,
+    local_copy: Path | None = None,
+) -> Store[Entry]:
     """Bring every patient into the store at ``folder``, in parallel processes, with a progress bar.
 
     All patients are read, and the problems of all bad ones are returned: contrast missing, series refused by
     :func:`common.dicom.series.read_series`, too few images, pixels that cannot be decoded or show nothing. Nothing of a
-    bad patient is stored. Raises StoreError when the disk is full or the folder cannot be written.
+    bad patient is stored. local_copy: as for :func:`common.prepared.prepare`.
+    Raises StoreError when a disk is full or a folder cannot be written.
     """
     kind = store.Kind(
         number=FORMAT,
@@ -70,7 +78,7 @@ def prepare(patients: Iterable[Patient], recipe: SliceRecipe, folder: str | Path
         make=partial(make, recipe=recipe),
     )
     # Processes: DICOM headers are parsed by Python code, which threads would take in turns.
-    return store.fill(kind, patients, folder, n_jobs=n_jobs, prefer="processes")
+    return store.fill(kind, patients, folder, n_jobs=n_jobs, prefer="processes", local_copy=local_copy)
 
 
 def make(patient: Patient, recipe: SliceRecipe) -> tuple[np.ndarray, dict]:
@@ -89,12 +97,8 @@ def make(patient: Patient, recipe: SliceRecipe) -> tuple[np.ndarray, dict]:
         indices, images, notes = _choose(series, recipe)
     except (DicomError, OSError) as error:
         raise UnusableError(Problem(patient.id, folder, str(error))) from error
-    largest = float(np.abs(images).max())
-    resized = volumes.resize(images, (len(images), *recipe.image_size))
-    resized *= np.float32(STEPS / largest if largest > 0 else 0)
-    stored = np.rint(resized, out=resized).astype(np.int16)
-    mean, sd = volumes.nonzero_mean_and_sd(stored) if stored.any() else (0.0, 0.0)
-    if sd == 0 or stored.max() <= 0:
+    stored, statistics = stored_images(images, recipe)
+    if statistics is None:
         raise UnusableError(
             Problem(
                 patient.id,
@@ -108,12 +112,23 @@ def make(patient: Patient, recipe: SliceRecipe) -> tuple[np.ndarray, dict]:
         "series_images": len(series),
         "plane": series.plane,
         "spacing_mm": series.spacing_mm,
-        "mean": float(mean),
-        "sd": float(sd),
-        "maximum": float(stored.max()),
+        **statistics,
         "notes": notes,
     }
     return stored, geometry
+
+
+def stored_images(images: np.ndarray, recipe: SliceRecipe) -> tuple[np.ndarray, dict[str, float] | None]:
+    """Chosen grey values (images, rows, columns) as they are kept, int16, with mean, sd and maximum of those that are
+    not zero; None for them where the images show nothing."""
+    largest = float(np.abs(images).max())
+    resized = volumes.resize(images, (len(images), *recipe.image_size))
+    resized *= np.float32(STEPS / largest if largest > 0 else 0)
+    stored = np.rint(resized, out=resized).astype(np.int16)
+    mean, sd = volumes.nonzero_mean_and_sd(stored) if stored.any() else (0.0, 0.0)
+    if sd == 0 or stored.max() <= 0:
+        return stored, None
+    return stored, {"mean": float(mean), "sd": float(sd), "maximum": float(stored.max())}
 
 
 def network_input(images: np.ndarray, geometry: dict, *, intensity: Intensity) -> np.ndarray:

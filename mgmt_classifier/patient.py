@@ -1,20 +1,27 @@
 """MGMT methylation of one's own patient, by a trained ensemble, with a picture of what spoke for it."""
 
 import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.special import expit
 
 from common.classification import predicted_positive
 from common.dicom.mgmt_cohort import Patient, series_folders
+from common.exported import SUFFIX
 from common.files import write_json
 from common.runs import RunError
 from common.store import UnusableError
 from common.walk import shown
 from mgmt_classifier import explain
+from mgmt_classifier.config import Config
 from mgmt_classifier.data import make, network_input
 from mgmt_classifier.ensemble import weighted_mean
-from mgmt_classifier.inference import load_run, probability, to_device
+from mgmt_classifier.inference import load_run, to_device
 
 NOTICE = (
     "Research software, not a medical device: not for clinical use. Whether such images tell MGMT status is an open "
@@ -25,11 +32,25 @@ SYNTHETIC_NOTE = (
 )
 
 
-def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
-    """What the ensemble says of a patient, as it is written to result.json beside saliency.png.
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Models that answer together; by contrast their settings, weights and own thresholds.
 
-    Raises ValueError when the run is no trained ensemble or the patient's images cannot be used, naming why.
+    logits: of each contrast's images (1, images, rows, columns). networks: for a look at what spoke for methylation,
+    which an exported file does not allow.
     """
+
+    configs: Mapping[str, Config]
+    weights: Mapping[str, float]
+    thresholds: Mapping[str, float]
+    threshold: float
+    synthetic: bool
+    logits: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]]
+    networks: Mapping[str, torch.nn.Module] = field(default_factory=dict)
+
+
+def read_ensemble(run: Path) -> Ensemble:
+    """The models of an ensemble's run. Raises ValueError when it is no trained one."""
     ensemble = _read_json(run / "ensemble.json", "the folder of an ensemble's run")
     try:
         weights = {str(contrast): float(weight) for contrast, weight in ensemble["weights"].items()}
@@ -40,38 +61,87 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
         raise ValueError(f"{run}: expected weights and a threshold in ensemble.json, found: {error!r}") from None
     data = run / "data.json"
     synthetic = data.exists() and bool(_read_json(data, "a run's folder").get("synthetic"))
+    networks, configs = {}, {}
+    for contrast in weights:
+        networks[contrast], configs[contrast] = load_run(run / contrast)
+        if (found := configs[contrast].contrast) != contrast:
+            raise ValueError(f"{run / contrast}: expected a model of {contrast}, found one of {found}")
+
+    def logits(images: Mapping[str, np.ndarray]) -> dict[str, float]:
+        with torch.inference_mode():
+            return {
+                contrast: float(network(to_device(torch.from_numpy(images[contrast])[None], device_of(network))))
+                for contrast, network in networks.items()
+            }
+
+    return Ensemble(
+        configs=configs,
+        weights=weights,
+        thresholds={contrast: _threshold(run / contrast / "threshold.json") for contrast in weights},
+        threshold=threshold,
+        synthetic=synthetic,
+        logits=logits,
+        networks=networks,
+    )
+
+
+def read_exported(file: Path) -> Ensemble:
+    """The models of a file of ``experiments.export``. Raises ValueError when it is damaged or another's."""
+    from mgmt_classifier.export import FromOnnx
+
+    exported = FromOnnx(file)
+    about = exported.file.about
+    return Ensemble(
+        configs=exported.configs,
+        weights={contrast: model["weight"] for contrast, model in about["models"].items()},
+        thresholds={contrast: model["threshold"] for contrast, model in about["models"].items()},
+        threshold=about["threshold"],
+        synthetic=about["synthetic"],
+        logits=exported,
+    )
+
+
+def device_of(network: torch.nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
+    """What the ensemble says of a patient, as it is written to result.json, beside saliency.png where run is a folder.
+
+    Raises ValueError when the run is no trained ensemble or the patient's images cannot be used, naming why.
+    """
+    ensemble = read_exported(run) if run.suffix == SUFFIX else read_ensemble(run)
     own = Patient(id=shown(patient.resolve().name), folders=series_folders(patient))
-    models, panels = {}, []
-    for contrast, weight in weights.items():
-        network, config = load_run(run / contrast)
-        if config.contrast != contrast:
-            raise ValueError(f"{run / contrast}: expected a model of {contrast}, found one of {config.contrast}")
+    made, seen = {}, {}
+    for contrast, config in ensemble.configs.items():
         try:
-            images, geometry = make(own, config.recipe)
+            images, geometry = made[contrast] = make(own, config.recipe)
         except UnusableError as error:
             raise ValueError("; ".join(map(str, error.problems))) from error
-        image = network_input(images, geometry, intensity=config.intensity)
-        with torch.inference_mode():
-            logit = network(to_device(torch.from_numpy(image)[None], next(network.parameters()).device))
-        if not logit.isfinite().all():
-            raise RunError(f"{run / contrast}: expected a finite output of the network, found {float(logit)}")
-        found = float(probability(logit.cpu())[0])
+        seen[contrast] = network_input(images, geometry, intensity=config.intensity)
+    models, panels = {}, []
+    for contrast, logit in ensemble.logits(seen).items():
+        if not math.isfinite(logit):
+            raise RunError(f"{run}: expected a finite output of the network of {contrast}, found {logit}")
+        found, (images, geometry) = float(expit(logit)), made[contrast]
         models[contrast] = {
             "probability": found,
-            "threshold": _threshold(run / contrast / "threshold.json"),
-            "weight": weight,
+            "threshold": ensemble.thresholds[contrast],
+            "weight": ensemble.weights[contrast],
             "images": [index + 1 for index in geometry["indices"]],
             "series_images": geometry["series_images"],
             "notes": geometry["notes"],
         }
-        panels.append(
-            explain.Panel(
-                title=f"{contrast}, probability {found:.2f}",
-                image=images,
-                saliency=explain.saliency(network, image),
-                positions=geometry["indices"],
+        if contrast in ensemble.networks:
+            panels.append(
+                explain.Panel(
+                    title=f"{contrast}, probability {found:.2f}",
+                    image=images,
+                    saliency=explain.saliency(ensemble.networks[contrast], seen[contrast]),
+                    positions=geometry["indices"],
+                )
             )
-        )
+    weights, threshold, synthetic = ensemble.weights, ensemble.threshold, ensemble.synthetic
     parts = {contrast: {own.id: model["probability"]} for contrast, model in models.items()}
     together = weighted_mean(parts, weights)[own.id]
     result = {
@@ -85,7 +155,8 @@ def predict_patient(run: Path, patient: Path, out: Path) -> dict[str, object]:
         "notice": NOTICE,
     }
     mark = " (model of synthetic phantoms)" if synthetic else ""
-    explain.draw(out / "saliency.png", panels, title=f"{own.id}: what speaks for MGMT methylation{mark}")
+    if panels:
+        explain.draw(out / "saliency.png", panels, title=f"{own.id}: what speaks for MGMT methylation{mark}")
     write_json(out / "result.json", result)
     return result
 

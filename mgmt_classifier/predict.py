@@ -20,7 +20,8 @@ class Arguments:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of an ensemble's run: ensemble.json and one model's folder per contrast."""
+    """Folder of an ensemble's run: ensemble.json and one model's folder per contrast; or a model.onnx of
+    experiments.export, which draws no picture."""
     patient: Annotated[Path, tyro.conf.Positional]
     """Folder of one patient: a folder of DICOM files per contrast, called FLAIR, T1w, T1wCE or T2w."""
     out: Path | None = None
@@ -39,7 +40,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     report(result)
-    print(f"written: {out / 'result.json'}, {out / 'saliency.png'}")
+    print(f"written: {out / 'result.json'}" + ("" if arguments.run.is_file() else f", {out / 'saliency.png'}"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
@@ -20,10 +19,12 @@ from common.classification import best_threshold, predicted_positive, roc_auc
 from common.epochs import Epochs
 from common.files import atomic_path, write_json
 from common.precision import LIGHTNING, resolve
+from common.processes import Shares, group
 from common.runs import Run, RunError
 from common.signals import end_with_parent
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Batches, Entry, Order, Slices
+from mgmt_classifier.distributed import compute_together, step_size, trainer_settings, whole
 from mgmt_classifier.inference import build, default_device, load, logits, probability, to_device
 from mgmt_classifier.model import convolutions
 
@@ -38,6 +39,7 @@ IRRELEVANT_WARNINGS = (
     r".*smaller than the logging interval",  # nothing is logged by step
     r".*exists and is not empty",  # a resumed run
     r".*srun.* command is available",  # where Slurm is installed
+    r".*Grad strides do not match",  # of kernels of one voxel among several processes, a few numbers each
 )
 
 
@@ -48,29 +50,28 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
     highest validation accuracy at 0.5; of equal ones the lowest validation loss, then the earliest), last.pt,
     costs.json, and threshold.json: the threshold and the validation patients' probabilities.
     The weights depend on the patients and the configuration only: on the same CPU a run that was killed and started
-    again ends with the same bits as one that was not. Raises ValueError when a part lacks a class, or validation is
-    empty while the best epoch is to be kept; RunError when the last checkpoint is damaged, a loss or an output is not
-    finite, a file cannot be written, or the device lacks the precision.
+    again ends with the same bits as one that was not. Several processes (:func:`common.processes.together`) end with
+    those weights but for the last digits. Raises ValueError when a part lacks a class, or validation is empty while the
+    best epoch is to be kept; RunError when the last checkpoint is damaged, a loss or an output is not finite, a file
+    cannot be written, the device lacks the precision, or processes are missing.
     """
     _check(config, train, validation)
+    group().call(fit, config, train, validation, run=run)
     device = default_device()
     try:
         precision = resolve(config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda")
     except ValueError as error:
         raise RunError(str(error)) from None
+    precision = group().agreed(precision)  # auto depends on a node's processors
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".pt", description=f"training {config.contrast}")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device announcements, once per start
     trainer = L.Trainer(
         accelerator=device.type,
-        devices=1,
-        # Under Slurm, Lightning's own choice installs handlers that write checkpoints of theirs; without the folder, it
-        # takes up such a file from the current one.
-        plugins=[LightningEnvironment()],
+        **trainer_settings(config, Record(epochs, validation, config)),
         default_root_dir=run.folder,
         precision=LIGHTNING[precision],
         benchmark=device.type == "cuda",  # nearly every batch has the same size, so cuDNN's search pays
         max_epochs=config.epochs,
-        callbacks=[Record(epochs, validation, config)],
         logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -80,7 +81,9 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
     with warnings.catch_warnings(), epochs.resuming() as last:
         for message in IRRELEVANT_WARNINGS:
             warnings.filterwarnings("ignore", message)
-        trainer.fit(Training(config), loader, ckpt_path=last, weights_only=True)
+        trainer.fit(Training(config), loader, ckpt_path=group().agreed(last), weights_only=True)
+    if not run.writes:
+        return
     write_threshold(config, validation, run)
     network = build(config)
     costs.record_training(
@@ -94,11 +97,12 @@ def fit(config: Config, train: Sequence[Labelled], validation: Sequence[Labelled
 
 
 def training_loader(train: Sequence[Labelled], config: Config, *, pin_memory: bool = False) -> DataLoader:
-    """Batches of training patients. Loader processes live as long as the training and read ahead of it."""
+    """Batches of training patients, of each this process' share. Loader processes live as long as the training and read
+    ahead of it."""
     samples = Slices(train, intensity=config.intensity, flip_probability=config.flip_probability, seed=config.seed)
     return DataLoader(
         samples,
-        batch_sampler=Batches(Order(len(train), seed=config.seed), batch_size=config.batch_size),
+        batch_sampler=Shares(Batches(Order(len(train), seed=config.seed), batch_size=config.batch_size)),
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
         worker_init_fn=end_with_parent,
@@ -142,19 +146,23 @@ def save_weights(path: Path, network: torch.nn.Module) -> None:
 
 
 class Training(L.LightningModule):
-    """One training step as the report describes it; VGG16's dropout is a function of (seed, epoch, step)."""
+    """One training step as the report describes it; VGG16's dropout is a function of (seed, epoch, step, patient)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.network = build(config)
+        if config.devices * config.nodes > 1:
+            compute_together(self.network, lambda: self.n)
 
     def training_step(self, batch: dict[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(
             int(np.random.SeedSequence([self.config.seed, self.current_epoch, step]).generate_state(1)[0])
         )
-        found = self.network(to_device(batch["image"], self.device)).float()
-        return {"loss": binary_cross_entropy_with_logits(found, batch["label"]), "logits": found.detach()}
+        self.n = step_size(self.trainer, step)
+        found = whole(self.network(to_device(batch["image"], self.device)).float(), self.n)
+        labels = whole(batch["label"], self.n)
+        return {"loss": binary_cross_entropy_with_logits(found, labels), "logits": found.detach(), "labels": labels}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
@@ -186,10 +194,8 @@ class Record(Callback):
         self.seen.clear()
         self.epochs.start()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: dict, batch: dict, *_: object
-    ) -> None:
-        self.seen.append((outputs["logits"], batch["label"]))
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: dict, *_: object) -> None:
+        self.seen.append((outputs["logits"], outputs["labels"]))
         self.epochs.step()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Training) -> None:
@@ -200,7 +206,7 @@ class Record(Callback):
         row = scores(found, labels)
         if self.entries:
             module.network.eval()
-            validation = scores(logits(module.network, self.entries, self.config), self.labels)
+            validation = scores(self._logits(module.network), self.labels)
             module.network.train()
             row |= {f"validation_{name}": value for name, value in validation.items()}
             score = (row["validation_accuracy"], -row["validation_loss"])
@@ -213,6 +219,10 @@ class Record(Callback):
         )
         trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
         self.epochs.show(**{name: row[name] for name in ("loss", "validation_loss", "validation_auc") if name in row})
+
+    def _logits(self, network: torch.nn.Module) -> torch.Tensor:
+        found = group().in_shares(self.entries, lambda share: logits(network, share, self.config).tolist())
+        return torch.tensor(found)
 
     def on_train_end(self, *_: object) -> None:
         self.epochs.end()

@@ -6,7 +6,7 @@ from typing import Literal
 from common.augmentation import Augmentation
 from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
-from common.settings import check, later
+from common.settings import apart, check, later
 from common.subject import CONTRASTS
 
 NETWORKS = "networks.json"
@@ -104,6 +104,10 @@ class Config:
     that multiply it, else float32. None: what ``mixed_precision`` says."""
     workers: int = 2
     """Loader processes; crops come from memory maps, so few are enough."""
+    devices: int = apart(1)
+    """GPUs of each node that share each step, or on CPUs processes; each has a process of its own."""
+    nodes: int = apart(1)
+    """Nodes that share each step."""
     seed: int = 0
     """Initial weights, order, crops, flips, shifts and dropout are functions of this seed."""
 
@@ -210,10 +214,25 @@ class Config:
                 "a decay between 0 and 1, or None",
             ),
             (self.crops_per_epoch is None or self.crops_per_epoch > 0, "crops_per_epoch", "a positive number or None"),
+            (
+                self.batch_size % max(1, self.devices * self.nodes) == 0,
+                "batch_size",
+                f"a multiple of the {self.devices * self.nodes} processes (devices, nodes) that share a step",
+            ),
+            (
+                self.network != "pocket" or self.dropout == 0 or self.devices * self.nodes == 1,
+                "devices",
+                "1 beside a pocket's dropout, whose draws follow the layout of memory and so the crops per process",
+            ),
+            (
+                not self.vae or self.devices * self.nodes == 1,
+                "devices",
+                "1 beside the autoencoder's branch, whose noise each process would draw for itself",
+            ),
             (0 <= self.window_overlap < 1, "window_overlap", "a fraction below 1"),
             (0 < self.probability_threshold < 1, "probability_threshold", "a probability between 0 and 1"),
         )
-        positive = ("learning_rate", "batch_size", "epochs", "validate_every")
+        positive = ("devices", "nodes", "learning_rate", "batch_size", "epochs", "validate_every")
         not_negative = ("intensity_shift_sd", "vae_weight", "weight_decay", "workers")
         check(self, checks, positive=positive, not_negative=not_negative)
 

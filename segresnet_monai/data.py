@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from common.prepared import Entry
+from common.processes import Shares
 from common.samples import positions, sample
 from common.signals import end_with_parent
 from segresnet_monai.config import Config
@@ -69,11 +70,12 @@ class Rounds(Sampler[Position]):
 
 
 def training_loader(entries: Sequence[Entry], config: Config, *, pin_memory: bool = False) -> DataLoader:
-    """Batches of training crops. Loader processes live as long as the training and read ahead of it."""
+    """Batches of training crops, of each this process' share. Loader processes live as long as the training and read
+    ahead of it."""
+    order = Rounds(len(entries), length=config.crops_per_epoch, seed=config.seed)
     return DataLoader(
         Crops(entries, config),
-        batch_size=config.batch_size,
-        sampler=Rounds(len(entries), length=config.crops_per_epoch, seed=config.seed),
+        batch_sampler=Shares(BatchSampler(order, config.batch_size, drop_last=False)),
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
         worker_init_fn=end_with_parent,

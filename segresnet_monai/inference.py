@@ -14,7 +14,7 @@ from common.labels import REGIONS
 from common.precision import resolve_for_prediction
 from common.prepared import Entry
 from common.recipe import Volume
-from common.regions import Decision, decode_regions
+from common.regions import Decision, decode_labels, decode_regions
 from common.runs import RunError, read_model_config
 from segresnet_monai.config import DECISION, NETWORKS, Config
 from segresnet_monai.model import build_pocket, build_segresnet, build_segresnet_ds
@@ -117,7 +117,8 @@ def _probabilities(
     logits = (logits.flip(flipped) if flips else logits)[0].float()
     if not logits.isfinite().all():
         raise RunError(f"{case}: expected finite outputs of the network, found NaN or infinity")
-    return logits.softmax(0)[1:] if config.softmax else logits.sigmoid()
+    several = logits.unflatten(0, (getattr(network, "count", 1), -1))  # an exported file may hold several networks
+    return (several.softmax(1)[:, 1:] if config.softmax else several.sigmoid()).mean(0)
 
 
 def decode(probability: np.ndarray, config: Config, decision: Decision | None = None, *, voxel_ml: float) -> np.ndarray:
@@ -129,16 +130,6 @@ def decode(probability: np.ndarray, config: Config, decision: Decision | None = 
         plain = Decision(thresholds=(config.probability_threshold,) * len(REGIONS))
         return decode_regions(probability, decision or plain, voxel_ml=voxel_ml)
     return decode_labels(probability, config.label_threshold)
-
-
-def decode_labels(probability: np.ndarray, threshold: float | None) -> np.ndarray:
-    """(NCR/ED/ET, ...) to classes: the most probable label where its probability exceeds the threshold, else 0.
-
-    threshold: None takes the background's probability, which a softmax's three labels leave: the argmax of all four.
-    """
-    labels = probability.argmax(axis=0).astype(np.uint8) + np.uint8(1)
-    labels[probability.max(axis=0) <= (1 - probability.sum(axis=0) if threshold is None else threshold)] = 0
-    return labels
 
 
 def predict_volume(

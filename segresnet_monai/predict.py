@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.arguments import PatientArguments
-from common.command import run_command
+from common.preprocess.command import run_command
 
 if TYPE_CHECKING:
     from common.patient import Trained
@@ -31,9 +31,12 @@ class Arguments(PatientArguments):
 
 def network(arguments: Arguments) -> Trained:
     """The run's network or networks. Raises ValueError as :func:`segresnet_monai.inference.load_runs`."""
+    from common.exported import SUFFIX
     from common.patient import Trained
     from segresnet_monai.inference import load_runs, predict_volume
 
+    if arguments.run.suffix == SUFFIX:
+        from segresnet_monai.export import load_onnx as load_runs
     networks, config, decision = load_runs(arguments.run, device=arguments.device)
     return Trained(config.recipe, lambda volume: predict_volume(networks, volume, config, decision))
 

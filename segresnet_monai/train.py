@@ -6,6 +6,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.optim.swa_utils import AveragedModel
 
 from common import costs
@@ -23,9 +23,11 @@ from common.metrics import dice
 from common.picture import PROGRESS, draw_progress
 from common.precision import LIGHTNING, resolve
 from common.prepared import Entry
+from common.processes import group
 from common.runs import History, Run, RunError
 from segresnet_monai.config import Config
 from segresnet_monai.data import to_channels, training_loader
+from segresnet_monai.distributed import draw_together, step_size, trainer_settings, whole
 from segresnet_monai.inference import build, decode, default_device, probabilities, read_weights
 from segresnet_monai.losses import DiceHausdorff, build_loss, deeply_supervised
 from segresnet_monai.model import convolutions
@@ -39,6 +41,7 @@ IRRELEVANT_WARNINGS = (
     r".*smaller than the logging interval",  # nothing is logged by step
     r".*exists and is not empty",  # a resumed run
     r".*srun.* command is available",  # where Slurm is installed
+    r".*Grad strides do not match",  # of kernels of one voxel among several processes, a few numbers each
 )
 
 
@@ -49,28 +52,27 @@ def fit(
 
     start: another run's weights to begin with, in place of random ones; read once, for the first epoch.
     The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
-    started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged, a
-    loss or an output is not finite, a file cannot be written, or the device lacks the precision.
+    started again ends with the same bits as one that was not. Several processes (:func:`common.processes.together`) end
+    with those weights but for the last digits. Raises RunError when the last checkpoint is damaged, a loss or an output
+    is not finite, a file cannot be written, the device lacks the precision, or processes are missing.
     """
+    group().call(partial(fit, start=start), train, validation, config, run=run)
     device = default_device()
     try:
         precision = resolve(config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda")
     except ValueError as error:
         raise RunError(str(error)) from None
+    precision = group().agreed(precision)  # auto depends on a node's processors
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".pt")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device announcements, once per start
     trainer = L.Trainer(
         accelerator=device.type,
-        devices=1,
-        # Under Slurm, Lightning's own choice installs handlers that write checkpoints of theirs; without the folder, it
-        # takes up such a file from the current one.
-        plugins=[LightningEnvironment()],
+        **trainer_settings(config, Record(epochs, validation, config)),
         default_root_dir=run.folder,
         precision=LIGHTNING[precision],
         benchmark=device.type == "cuda",  # every crop has the same size, so cuDNN's search pays
         gradient_clip_val=config.gradient_norm,
         max_epochs=config.epochs,
-        callbacks=[Record(epochs, validation, config)],
         logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -80,7 +82,11 @@ def fit(
     with warnings.catch_warnings(), epochs.resuming() as last:
         for message in IRRELEVANT_WARNINGS:
             warnings.filterwarnings("ignore", message)
+        last = group().agreed(last)
         trainer.fit(Training(config, start if last is None else None), loader, ckpt_path=last, weights_only=True)
+    weights = run.checkpoints / f"{config.checkpoint}.pt"
+    if not run.writes:
+        return weights
     network = build(config)
     costs.record_training(
         run,
@@ -90,7 +96,7 @@ def fit(
         first_epoch=epochs.first,
         precision=precision,
     )
-    return run.checkpoints / f"{config.checkpoint}.pt"
+    return weights
 
 
 def continue_from(parent: Path, config: Config, run: Run) -> None:
@@ -164,17 +170,23 @@ def validate(network: torch.nn.Module, entries: Sequence[Entry], config: Config,
     picture: where the first subject's prediction is drawn, beside its truth.
     """
     network.eval()
-    scores = []
-    for entry in entries:
-        volume = entry.open()
-        probability = probabilities(network, volume, config).cpu().numpy()
-        predicted = decode(probability, config, voxel_ml=volume.voxel_ml)
-        truth = volume.labels()
-        scores += [np.nan_to_num(dice(predicted == value, truth == value), nan=1.0) for value in (1, 2, 3)]
-        if picture is not None and entry is entries[0]:
-            draw_progress(picture, volume, predicted)
+
+    def of(share: Sequence[Entry]) -> list[list[float]]:
+        return [_scores(network, entry, config, picture if entry is entries[0] else None) for entry in share]
+
+    scores = group().in_shares(entries, of)
     network.train()
     return float(np.mean(scores))
+
+
+def _scores(network: torch.nn.Module, entry: Entry, config: Config, picture: Path | None) -> list[float]:
+    volume = entry.open()
+    probability = probabilities(network, volume, config).cpu().numpy()
+    predicted = decode(probability, config, voxel_ml=volume.voxel_ml)
+    truth = volume.labels()
+    if picture is not None:
+        draw_progress(picture, volume, predicted)
+    return [float(np.nan_to_num(dice(predicted == value, truth == value), nan=1.0)) for value in (1, 2, 3)]
 
 
 def save_weights(path: Path, network: torch.nn.Module) -> None:
@@ -183,7 +195,7 @@ def save_weights(path: Path, network: torch.nn.Module) -> None:
 
 
 class Training(L.LightningModule):
-    """One training step as the report describes it; dropout is a function of (seed, epoch, step)."""
+    """One training step as the report describes it; dropout is a function of (seed, epoch, step, crop)."""
 
     def __init__(self, config: Config, start: Start | None = None) -> None:
         super().__init__()
@@ -196,6 +208,10 @@ class Training(L.LightningModule):
         self.average = (
             None if config.weight_average is None else AveragedModel(self.network, multi_avg_fn=self._average)
         )
+        if config.devices * config.nodes > 1:
+            draw_together(self.network, lambda: self.n)
+            if self.average is not None:
+                self.average.requires_grad_(False)  # DDP waits for the gradient of whatever may have one
 
     @property
     def trained(self) -> torch.nn.Module:
@@ -206,12 +222,15 @@ class Training(L.LightningModule):
         torch.manual_seed(
             int(np.random.SeedSequence([self.config.seed, self.current_epoch, step]).generate_state(1)[0])
         )
+        self.n = step_size(self.trainer, step)
         image, channels = (
             batch["image"].contiguous(memory_format=torch.channels_last_3d),
-            to_channels(batch["labels"], self.config.targets),
+            to_channels(whole(batch["labels"], self.n), self.config.targets),
         )
+        if self.config.supervised_levels > 1:
+            return self.loss([whole(level, self.n) for level in self.network(image)], channels)
         if not self.config.vae:
-            return self.loss(self.network(image), channels)
+            return self.loss(whole(self.network(image), self.n), channels)
         logits, vae_loss = self.network(image)
         return self.loss(logits, channels) + self.config.vae_weight * vae_loss
 
@@ -226,8 +245,8 @@ class Training(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # A function of the epoch, not a scheduler's state: a continued run has another schedule than its checkpoint.
-        for group in self.optimizers().param_groups:
-            group["lr"] = learning_rate(self.config, self.current_epoch)
+        for parameters in self.optimizers().param_groups:
+            parameters["lr"] = learning_rate(self.config, self.current_epoch)
         if isinstance(self.loss, DiceHausdorff):
             self.loss.start_epoch()
 

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 SLURM = Path(__file__).with_name("slurm")
@@ -38,9 +39,27 @@ class RayNodes:
     def add(self) -> None:
         self.nodes.append(self.cluster.add_node(num_cpus=1, **self.own))
 
+    def processes(self, node: int) -> list[psutil.Process]:
+        """A node's workers and what they have started."""
+        (raylet,) = self.nodes[node].all_processes["raylet"]
+        return psutil.Process(raylet.process.pid).children(recursive=True)
+
     def kill(self, node: int) -> None:
         """kill -9 of a node's own processes; its workers and their trainings must end by themselves."""
         self.cluster.remove_node(self.nodes.pop(node), allow_graceful=False)
+
+    def kill_all(self, node: int) -> None:
+        """kill -9 of everything that runs on a node, as when its power fails."""
+        below = self.processes(node)
+        self.kill(node)
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def kill_head(self) -> None:
+        """kill -9 of the process that knows the cluster's state, without which nothing new is started."""
+        (head,) = self.cluster.head_node.all_processes["gcs_server"]
+        head.process.kill()
 
     def stop(self) -> None:
         self.cluster.shutdown()

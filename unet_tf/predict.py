@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.arguments import PatientArguments
-from common.command import run_command
+from common.preprocess.command import run_command
 
 if TYPE_CHECKING:
     from common.patient import Trained
@@ -29,9 +29,12 @@ class Arguments(PatientArguments):
 
 def network(arguments: Arguments) -> Trained:
     """The run's network. Raises ValueError as :func:`unet_tf.inference.load_run`."""
+    from common.exported import SUFFIX
     from common.patient import Trained
     from unet_tf.inference import load_run, predict_volume
 
+    if arguments.run.suffix == SUFFIX:
+        from unet_tf.export import load_onnx as load_run
     trained, config = load_run(arguments.run)
     return Trained(config.recipe, lambda volume: predict_volume(trained, volume, config))
 

@@ -1,10 +1,10 @@
 """The label table of the MGMT cohort, and patient ids as its organisers write them."""
 
-import csv
 from pathlib import Path
 
 from common.cohort import CohortError
-from common.walk import irregular, shown
+from common.cohort.table import read_rows
+from common.walk import shown
 
 ID, LABEL = "BraTS21ID", "MGMT_value"
 _VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
@@ -19,26 +19,11 @@ def read_labels(table: str | Path) -> dict[str, int]:
     """
     table = Path(table)
     where = shown(table)
-    columns = f"expected a CSV with the columns {ID} and {LABEL}"
-    try:
-        if (kind := irregular(table)) is not None:
-            raise CohortError(f"{where}: {columns}, but it is {kind}")
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            rows = [(lines.line_num, row) for row in lines if any(row)]
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise CohortError(f"{where}: {columns}, but {error}") from error
-    if not rows:
-        raise CohortError(f"{where}: {columns}, but it is empty")
-    header = rows.pop(0)[1]
+    header, rows = read_rows(table, f"{ID} and {LABEL}")
     if header.count(ID) != 1 or header.count(LABEL) != 1:
         raise CohortError(f"{where}: expected the columns {ID} and {LABEL}, each once, found {', '.join(header)}")
     labels: dict[str, int] = {}
     for line, row in rows:
-        if len(row) != len(header):
-            raise CohortError(
-                f"{where}, line {line}: expected {len(header)} values as in its first line, found {len(row)}"
-            )
         name, value = (row[header.index(column)].strip() for column in (ID, LABEL))
         if _is_odd(name):
             raise CohortError(f"{where}, line {line}: expected an id such as 00012 in plain digits, found {name!a}")

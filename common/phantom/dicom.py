@@ -7,7 +7,9 @@ What they are not: patients. The link between image and status is invented, so t
 scans is an open question on which these images say nothing.
 
 The link: one number per patient, the water in the tumour, shifts its signal (FLAIR and T2w up, T1w and T1wCE down). It
-varies from patient to patient; methylated tumours hold less of it on average. Status enters nowhere else.
+varies from patient to patient; methylated tumours hold less of it on average. Status enters nowhere else, unless a
+confounder is asked for: then methylated patients are scanned with a wider field of view, which an internal test rewards
+and another hospital (`common.phantom.site`) does not.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ CASES = ("typical", "typical", "no_et", "typical", "two_foci")
 SEPARATION = 2.7
 """Distance of the two classes' mean water at effect = 1, in the standard deviation that both classes have. With the
 water in hand the AUC is Phi(2.7 / sqrt(2)) = 0.972; what else differs between tumours leaves less in the images."""
+
+CONFOUNDED_FIELD = 0.5
+"""By what share a confounder of 1 widens the images of methylated patients."""
 
 _VOXEL_MM = 2
 _WATER = {  # on the logarithm of the core's signal: for a mean tumour, and per unit of water
@@ -76,12 +81,27 @@ class PhantomPatient:
     volume: Volume
 
 
-def make_patient(patient: int, *, seed: int, effect: float = 1.0) -> PhantomPatient:
-    """Synthetic patient number `patient` of the cohort (seed, effect); the same three numbers give the same pixels.
+@dataclass(frozen=True)
+class Imagined:
+    """A synthetic patient before any scanner: images by contrast, float32 on the volume's grid, relative to the median
+    of normal brain; classes: the tumour's, uint8 (0 background, 1 NCR, 2 ED, 3 ET); age: 0 young .. 1 old; rng: where
+    its draws stand."""
 
-    effect: 0 makes the images independent of the status; 1 sets the means of the classes SEPARATION apart; between and
-    beyond in proportion. Raises ValueError when a number is negative or patient is beyond 9999.
-    """
+    images: dict[str, np.ndarray]
+    volume: Volume
+    classes: np.ndarray
+    age: float
+    methylated: bool
+    rng: np.random.Generator
+
+    @property
+    def tumour_ml(self) -> float:
+        """Volume of core and oedema."""
+        return np.count_nonzero(self.classes) * self.volume.voxel_mm**3 / 1000
+
+
+def imagine(patient: int, *, seed: int, effect: float) -> Imagined:
+    """Anatomy, tumour and status of patient number `patient` of the cohort (seed, effect). Raises as make_patient."""
     _check(patient, seed, effect)
     rng = np.random.default_rng([seed, patient, _IMAGES])
     case = CASES[patient % len(CASES)]
@@ -96,18 +116,37 @@ def make_patient(patient: int, *, seed: int, effect: float = 1.0) -> PhantomPati
     water = 2.2 * np.tanh(water / 2.2)  # bounded, as no core leaves what scanners show; the order of patients stays
     core, oedema = special.expit(-tumour.core / 0.8), special.expit(-tumour.spread) * (1 - anatomy.csf)
     wet = np.maximum(core, _OEDEMA * oedema)
+    images = {}
+    for contrast, vector in zip(CONTRASTS, vectors.values(), strict=True):
+        mean, slope = _WATER[contrast]
+        images[contrast] = anatomy.whole(vector * np.exp(np.float32(mean + slope * water) * wet))
 
     centre = np.array([s.stop - s.start for s in BOX]) / 2
     first_mm = rng.normal(0, (4, 8, 12)) - centre  # the head lies near the scanner's centre
     volume = Volume(first_mm, _VOXEL_MM, anatomy.brain, tumour.labels > 0)
-    brain_mm = first_mm + _VOXEL_MM * np.argwhere(anatomy.brain)
-    series = {}
-    for contrast, vector in zip(CONTRASTS, vectors.values(), strict=True):
-        mean, slope = _WATER[contrast]
-        image = anatomy.whole(vector * np.exp(np.float32(mean + slope * water) * wet))
-        series[contrast] = acquire(rng, contrast, image, volume, draw_geometry(rng, contrast, brain_mm))
-    tumour_ml = np.count_nonzero(tumour.labels) * _VOXEL_MM**3 / 1000
-    return PhantomPatient(_name(patient), series, tumour_ml, methylated, volume)
+    return Imagined(images, volume, tumour.labels, anatomy.age, methylated, rng)
+
+
+def make_patient(patient: int, *, seed: int, effect: float = 1.0, confounder: float = 0.0) -> PhantomPatient:
+    """Synthetic patient number `patient` of the cohort (seed, effect, confounder); the same numbers give the same
+    pixels.
+
+    effect: 0 makes the images independent of the status; 1 sets the means of the classes SEPARATION apart; between and
+    beyond in proportion. confounder: how much wider a field of view methylated patients are scanned with, as where one
+    clinic sends its patients to one scanner: images then tell the status without any sign of it in the tumour.
+    Raises ValueError when a number is negative or patient is beyond 9999.
+    """
+    _check(patient, seed, effect, confounder)
+    made = imagine(patient, seed=seed, effect=effect)
+    brain_mm = made.volume.first_mm + _VOXEL_MM * np.argwhere(made.volume.brain)
+    field = 1 + confounder * CONFOUNDED_FIELD * made.methylated
+    series = {
+        contrast: acquire(
+            made.rng, contrast, image, made.volume, draw_geometry(made.rng, contrast, brain_mm, field=field)
+        )
+        for contrast, image in made.images.items()
+    }
+    return PhantomPatient(_name(patient), series, made.tumour_ml, made.methylated, made.volume)
 
 
 def is_methylated(patient: int, *, seed: int) -> bool:
@@ -116,10 +155,11 @@ def is_methylated(patient: int, *, seed: int) -> bool:
     return bool(np.random.default_rng([seed, block, _STATUS]).permutation(4)[place] < 2)
 
 
-def _check(patient: int, seed: int, effect: float) -> None:
-    if not (0 <= patient < 10_000 and seed >= 0 and 0 <= effect < np.inf):
+def _check(patient: int, seed: int, effect: float, confounder: float = 0.0) -> None:
+    if not (0 <= patient < 10_000 and seed >= 0 and 0 <= effect < np.inf and 0 <= confounder < np.inf):
         raise ValueError(
-            f"expected patient in 0 .. 9999 and seed and effect of 0 or more, received {patient=}, {seed=}, {effect=}"
+            "expected patient in 0 .. 9999 and seed, effect and confounder of 0 or more, received "
+            f"{patient=}, {seed=}, {effect=}, {confounder=}"
         )
 
 
@@ -130,7 +170,9 @@ def _name(patient: int) -> str:
 # --- the cohort on disk -----------------------------------------------------------------------------------------------
 
 
-def write_cohort(folder: Path | str, *, n_patients: int, seed: int, effect: float = 1.0, n_jobs: int = -1) -> Path:
+def write_cohort(
+    folder: Path | str, *, n_patients: int, seed: int, effect: float = 1.0, confounder: float = 0.0, n_jobs: int = -1
+) -> Path:
     """Write patients 0 .. n_patients - 1 in the competition's layout and return the folder.
 
     <folder>/train/90000/{FLAIR,T1w,T1wCE,T2w}/Image-1.dcm and so on, train_labels.csv, truth/
@@ -142,15 +184,17 @@ def write_cohort(folder: Path | str, *, n_patients: int, seed: int, effect: floa
     """
     if n_patients < 1:
         raise ValueError(f"expected n_patients of 1 or more, received {n_patients}")
-    _check(n_patients - 1, seed, effect)
+    _check(n_patients - 1, seed, effect, confounder)
     folder = Path(folder)
     identity = {"generator": "phantom_dicom", "version": GENERATOR_VERSION}
     identity |= {"seed": seed, "effect": float(effect), "n_patients": n_patients}
+    if confounder:
+        identity["confounder"] = float(confounder)
     names = [_name(patient) for patient in range(n_patients)]
     fill(
         folder,
         [f"train/{name}" for name in names],
-        functools.partial(_write_patient, truth=folder / "truth", seed=seed, effect=effect),
+        functools.partial(_write_patient, truth=folder / "truth", seed=seed, effect=effect, confounder=confounder),
         identity=identity,
         n_jobs=n_jobs,
         what="synthetic patients",
@@ -177,12 +221,13 @@ def read_truth(folder: Path | str) -> pd.DataFrame:
     return frame
 
 
-def _write_patient(patient: int, folder: Path, *, truth: Path, seed: int, effect: float) -> None:
-    made = make_patient(patient, seed=seed, effect=effect)
+def _write_patient(patient: int, folder: Path, *, truth: Path, seed: int, effect: float, confounder: float) -> None:
+    made = make_patient(patient, seed=seed, effect=effect, confounder=confounder)
     rows = []
     for number, (contrast, series) in enumerate(made.series.items(), start=1):
         (folder / contrast).mkdir()
         source = [str(part) for part in ("phantom", GENERATOR_VERSION, seed, float(effect), patient)]
+        source += [str(float(confounder))] if confounder else []
         header = _header(made.id, contrast, number, series, source)
         order = _file_numbers(np.random.default_rng([seed, patient, _IMAGES, number]), len(series.pixels))
         for image, k in enumerate(order):

@@ -29,8 +29,8 @@ _SHARES = {  # of the planes, in the order above: mostly axial, as in clinical p
 }
 # FLAIR in thin slices: the report's final model takes 31 images of it
 _SPACING_MM = {"FLAIR": (3.6, 4.0), "T1w": (5.0, 6.0), "T1wCE": (4.5, 5.0, 6.0), "T2w": (5.0, 6.0, 6.5)}
-_SCALE = {"FLAIR": (260, 0.35), "T1w": (420, 0.25), "T1wCE": (450, 0.20), "T2w": (240, 0.40)}  # median, SD of its log
-_NOISE = {"FLAIR": 0.07, "T1w": 0.04, "T1wCE": 0.04, "T2w": 0.06}  # SD, of the brain's median
+SCALE = {"FLAIR": (260, 0.35), "T1w": (420, 0.25), "T1wCE": (450, 0.20), "T2w": (240, 0.40)}  # median, SD of its log
+NOISE = {"FLAIR": 0.07, "T1w": 0.04, "T1wCE": 0.04, "T2w": 0.06}  # SD, of the brain's median
 _LARGEST = 2**12 - 1
 
 
@@ -98,9 +98,9 @@ class PhantomSeries:
     slope: float | None
 
 
-def draw_geometry(rng: np.random.Generator, contrast: str, brain_mm: np.ndarray) -> Geometry:
+def draw_geometry(rng: np.random.Generator, contrast: str, brain_mm: np.ndarray, *, field: float = 1.0) -> Geometry:
     """How one contrast is scanned so that its images hold all of the brain, brain_mm: (n, 3) coordinates of its voxels,
-    and one to four more at either end hold nothing."""
+    and one to four more at either end hold nothing. field: sides of the images, as a multiple of the usual."""
     plane: Plane = list(_PLANES)[int(rng.choice(len(_PLANES), p=_SHARES[contrast]))]
     row, column = (np.array(direction, float) for direction in _PLANES[plane])
     tilt = rng.uniform(40, 46) * rng.choice((-1, 1)) if plane == "oblique" else rng.normal(0, 6)
@@ -115,7 +115,7 @@ def draw_geometry(rng: np.random.Generator, contrast: str, brain_mm: np.ndarray)
     between = float(rng.choice(_SPACING_MM[contrast]))
     before, after = rng.integers(1, 5, 2)
     n_brain = int(np.ceil((high[0] - low[0]) / between))
-    extent = high[1:] - low[1:] + rng.uniform(8, 30)
+    extent = (high[1:] - low[1:] + rng.uniform(8, 30)) * field
     longest = int(rng.choice((64, 72, 80, 96)))
     pixel = round(float(extent.max()) / longest, 4)
     size = np.full(2, longest)
@@ -153,10 +153,10 @@ def acquire(
     inside = volume.sample(volume.brain.astype(np.float32), geometry)
     brain = inside > 0.5
     signal = volume.sample(image, geometry)[brain] / inside[brain]
-    sigma = np.float32(_NOISE[contrast] * np.exp(rng.normal(0, 0.2)))
+    sigma = np.float32(NOISE[contrast] * np.exp(rng.normal(0, 0.2)))
     real, imaginary = rng.standard_normal((2, *geometry.shape), np.float32)[:, brain] * sigma
     signal = np.sqrt(np.square(signal + real) + np.square(imaginary))
-    median, spread = _SCALE[contrast]
+    median, spread = SCALE[contrast]
     pixels = np.zeros(geometry.shape, np.uint16)
     pixels[brain] = np.clip(np.rint(signal * np.float32(median * np.exp(rng.normal(0, spread)))), 1, _LARGEST)
     tumour = brain & (volume.sample(volume.tumour.astype(np.float32), geometry) > 0.5)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from common.runs import RunError
 from experiments.base.scheduler import Watch, work_off
 from experiments.base.trainings import Placement, State, Training
 
@@ -23,6 +24,7 @@ def run(
         from experiments.base import on_slurm
 
         return on_slurm.run(trainings, placement, watch)
+    _refuse_several_nodes(trainings, placement)
     if placement.on == "ray":
         from experiments.base.on_ray import RayCluster
 
@@ -30,6 +32,18 @@ def run(
     from experiments.base.local import Local
 
     return work_off(trainings, Local(placement.at_once), watch)
+
+
+def _refuse_several_nodes(trainings: Sequence[Training], placement: Placement) -> None:
+    for each in trainings:
+        if each.nodes > 1 and not each.is_finished:
+            command = " ".join(each.argv[1:])
+            raise RunError(
+                f"{each.name}: expected 1 node with --on {placement.on} (model.nodes), received {each.nodes}; --on "
+                "slurm places a training on several. Without Slurm, type on each of them: torchrun "
+                f"--nnodes {each.nodes} --nproc-per-node {each.devices} --rdzv-backend c10d --rdzv-endpoint HOST:29400 "
+                f"{command}; then this command again shows the result"
+            )
 
 
 def _check(trainings: Sequence[Training]) -> None:

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from common.files import read_json, write_text
-from experiments.base.processes import Process, end, note_place, outcome
-from experiments.base.trainings import FAILURE, IN_USE, JOB, Training
+from experiments.base.processes import Process, end, in_use, note_place, outcome
+from experiments.base.trainings import FAILURE, JOB, Training
 
 POLL_SECONDS = 0.1
 
@@ -36,7 +36,7 @@ def main(folder: Path) -> int:
             time.sleep(POLL_SECONDS)
     finally:
         end([process])
-    if asked or code == IN_USE:
+    if asked or in_use(code, folder):
         # What another command holds has its turn again, as what has reached the limit of time.
         return subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False).returncode
     outcome(training, code)

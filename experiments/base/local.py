@@ -20,7 +20,8 @@ class Local:
         """By lane, of which there are ``at_once``."""
 
     def has_room(self, training: Training) -> bool:
-        memory = sum(each.memory_gib for each, _ in self.running.values()) + training.memory_gib
+        wanted = [training, *(each for each, _ in self.running.values())]
+        memory = sum(each.memory_gib * each.devices for each in wanted)
         return not self.running or (
             len(self.running) < self.at_once and memory <= psutil.virtual_memory().total / 2**30
         )
@@ -29,9 +30,11 @@ class Local:
         lane = min(set(range(self.at_once)) - set(self.running))
         own = {}
         if self.at_once > 1 and len(self.gpus) > 1 and training.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = self.gpus[lane % len(self.gpus)]
-        threads = training.cores or (self.share if self.at_once > 1 else None)
-        self.running[lane] = training, Process(training.argv, training.folder, threads=threads, **own)
+            first, n = lane * training.gpus, min(training.gpus, len(self.gpus))
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus[(first + i) % len(self.gpus)] for i in range(n))
+        several = self.at_once > 1 or training.devices > 1
+        threads = training.cores or (max(1, self.share // training.devices) if several else None)
+        self.running[lane] = training, Process(training.argv_here, training.folder, threads=threads, **own)
         note_place(training.folder, "local")
 
     def states(self) -> Iterator[tuple[Training, State]]:

@@ -22,6 +22,8 @@ MOVES = "moves.txt"
 MOST_MOVES = 20
 CONNECT_SECONDS = 5.0
 CHECK_SECONDS = 60
+GREETING, SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)), b"\4"
+"""What an HTTP/2 client, which gRPC is, says first, and the type of what a server answers with (RFC 9113, 3.4)."""
 
 
 @dataclass
@@ -49,6 +51,7 @@ class RayCluster:
         except BaseException:
             self.ray.shutdown()
             raise
+        self.work = self.ray.remote(max_retries=0)(_work)  # once: the cluster keeps every function that it is given
 
     def has_room(self, training: Training) -> bool:
         return self.placement.most is None or len(self.tasks) < self.placement.most
@@ -77,7 +80,8 @@ class RayCluster:
     def _needs(self, training: Training) -> dict[str, float]:
         gpus = training.gpus if self.ray.cluster_resources().get("GPU") else 0
         cores = training.cores or self.placement.cores
-        return {"num_cpus": cores, "num_gpus": gpus, "memory": int(training.memory_gib * 2**30)}
+        n = training.devices
+        return {"num_cpus": n * cores, "num_gpus": gpus, "memory": int(n * training.memory_gib * 2**30)}
 
     def _check_room(self, training: Training) -> None:
         needs = self._needs(training)
@@ -90,10 +94,10 @@ class RayCluster:
             )
 
     def _submit(self, training: Training) -> _Task:
-        task = self.ray.remote(max_retries=0, **self._needs(training))(_work)
         id = uuid.uuid4().hex
         cores = training.cores or self.placement.cores
-        reference = task.remote(training.argv, str(training.folder), os.getcwd(), cores, id)
+        task = self.work.options(**self._needs(training))
+        reference = task.remote(training.argv_here, str(training.folder), os.getcwd(), cores, id)
         return _Task(training, reference, id)
 
     def _ended(self, task: _Task) -> State:
@@ -111,7 +115,8 @@ class RayCluster:
         moves, folder = task.moves + 1, task.training.folder
         if moves > MOST_MOVES:
             return State("failed", f"its node was lost {moves} times ({why})")
-        lost = _place(task)
+        lost = _place(task) or "unknown"
+        folder.mkdir(parents=True, exist_ok=True)
         with (folder / MOVES).open("a", encoding="utf-8") as file:
             print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} node {lost} was lost ({why}); goes on elsewhere", file=file)
         again = self._submit(task.training)
@@ -166,11 +171,13 @@ def _connect() -> Any:
 
 
 def _answers(address: str) -> None:
-    """Raises RunError where nobody listens, which Ray itself would find out after minutes."""
+    """Raises RunError where nobody listens, or somebody else than Ray, which it would itself find out after minutes."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), CONNECT_SECONDS):
-            pass
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS) as connection:
+            connection.sendall(GREETING)
+            if connection.recv(9)[3:4] != SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":
+                raise OSError("something else answers there")
     except (OSError, ValueError, OverflowError) as error:
         raise RunError(
             f"RAY_ADDRESS={address}: expected HOST:PORT of a running Ray cluster, found: {error}; without it one is "

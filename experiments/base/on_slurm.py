@@ -20,13 +20,14 @@ from common.runs import RunError, is_in_use
 from experiments.base.progress import Lines
 from experiments.base.scheduler import Watch, line
 from experiments.base.shared import common_folder, token_file
-from experiments.base.trainings import JOB, WHERE, Placement, State, Training, state
+from experiments.base.trainings import FAILURE, JOB, WHERE, Placement, State, Training, state
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 5.0
 PROBE_SECONDS = 20
 LOST_POLLS = 3
 """A job that Slurm does not list any more is given so many looks for its last files to be seen here."""
+LEFT = State("waiting", "for a job: nobody works on it any more")
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 
 
@@ -54,11 +55,13 @@ def run(trainings: Sequence[Training], placement: Placement, watch: Watch) -> di
     queue = jobs()
     missing = [each for each in trainings if not (each.is_finished or job_of(each) in queue or is_in_use(each.folder))]
     if missing:
+        _probe(common_folder(trainings), placement)
         submit(missing, trainings, placement)
     if placement.submit_only:
         print(f"submitted {len(missing)} of {len(trainings)} trainings; the same command shows what becomes of them")
         sys.exit(0)
-    return _Waiting(trainings, watch).wait()
+    known = {each.name for each in trainings if each in missing or job_of(each) in queue}
+    return _Waiting(trainings, placement, watch, known).wait()
 
 
 def levels(trainings: Sequence[Training]) -> Iterator[list[Training]]:
@@ -76,8 +79,8 @@ def arrays(
 ) -> Iterator[tuple[list[Training], str]]:
     """Groups of trainings of one level and equal needs, with the script of each."""
 
-    def needs(each: Training) -> tuple[int, int, float]:
-        return (each.cores or placement.cores, each.gpus, each.memory_gib)
+    def needs(each: Training) -> tuple[int, int, int, int, float]:
+        return (each.nodes, each.devices, each.cores or placement.cores, each.gpus, each.memory_gib)
 
     for level in levels(missing):
         for own, group in groupby(sorted(level, key=needs), key=needs):
@@ -85,7 +88,15 @@ def arrays(
             yield array, script(array, *own, placement)
 
 
-def script(array: Sequence[Training], cores: int, gpus: int, memory_gib: float, placement: Placement) -> str:
+def script(
+    array: Sequence[Training],
+    nodes: int,
+    devices: int,
+    cores: int,
+    gpus: int,
+    memory_gib: float,
+    placement: Placement,
+) -> str:
     """What sbatch is given for an array of trainings."""
     slurm = placement.slurm
     most = f"%{placement.most}" if placement.most else ""
@@ -96,25 +107,27 @@ def script(array: Sequence[Training], cores: int, gpus: int, memory_gib: float, 
         "account": slurm.account,
         "qos": slurm.qos,
         "time": slurm.time,
+        "nodes": nodes if nodes > 1 else None,
+        "ntasks-per-node": devices if nodes * devices > 1 else None,
         "cpus-per-task": cores,
         "gres": f"gpu:{slurm.gpus}" if slurm.gpus and gpus else None,
-        "mem": slurm.mem or f"{round(memory_gib * 1024)}M",
+        "mem": slurm.mem or f"{round(devices * memory_gib * 1024)}M",
         "chdir": shlex.quote(os.getcwd()),
         "signal": f"B:USR1@{slurm.signal_seconds}",
         "output": "/dev/null",
     }
     lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in given.items() if value is not None)]
-    lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in slurm.options)]
+    lines += ["#SBATCH --requeue", *(f"#SBATCH --{option}" for option in slurm.options)]
     lines += ["folders=(", *(f"  {shlex.quote(str(each.folder.resolve()))}" for each in array), ")"]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     lines += [f"export PYTHONPATH={shlex.quote(path)}"]
-    lines += [f'exec {shlex.quote(sys.executable)} -m experiments.base.job "${{folders[$SLURM_ARRAY_TASK_ID]}}"', ""]
+    python = f"{slurm.launcher or ''} {shlex.quote(sys.executable)}".strip()
+    lines += [f'exec {python} -m experiments.base.job "${{folders[$SLURM_ARRAY_TASK_ID]}}"', ""]
     return "\n".join(lines)
 
 
 def submit(missing: Sequence[Training], trainings: Sequence[Training], placement: Placement) -> None:
     """Submit arrays, each behind those before, and note the jobs in the folders. Raises RunError; then none is left."""
-    _probe(common_folder(trainings), placement)
     by_name, before = {each.name: each for each in trainings}, [job_of(each) for each in trainings]
     queue, submitted = jobs(), []
     submitted_before = sorted({str(id).partition("_")[0] for id in before if id in queue})
@@ -122,9 +135,10 @@ def submit(missing: Sequence[Training], trainings: Sequence[Training], placement
         for array, text in arrays(missing, trainings, placement):
             for each in array:
                 each.folder.mkdir(parents=True, exist_ok=True)
+                (each.folder / FAILURE).unlink(missing_ok=True)
                 needed = [by_name[name] for name in each.after]
                 described = {
-                    "argv": each.argv,
+                    "argv": argv(each, placement),
                     "result": each.result,
                     "cores": each.cores or placement.cores,
                     "after": {need.name: str(need.folder.resolve() / (need.result or "")) for need in needed},
@@ -141,6 +155,15 @@ def submit(missing: Sequence[Training], trainings: Sequence[Training], placement
         if submitted:
             subprocess.run(["scancel", *submitted], check=False)
         raise
+
+
+def argv(training: Training, placement: Placement) -> tuple[str, ...]:
+    """Command line within a job: srun starts the processes that share the training, on all nodes, and ends all when one
+    fails, but none when another has done its part."""
+    if training.devices * training.nodes == 1:
+        return training.argv
+    cores = training.cores or placement.cores
+    return ("srun", "--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cores}", *training.argv)
 
 
 def job_of(training: Training) -> str | None:
@@ -174,14 +197,22 @@ def _probe(folder: Path, placement: Placement) -> None:
         if (value := getattr(slurm, name)) is not None:
             wanted.append(f"--{name}={value}")
     with token_file(folder) as token:
-        tests = f"test -e {shlex.quote(str(token))} && test -d {shlex.quote(os.getcwd())} && echo seen || hostname"
+        python = "" if slurm.launcher else f"&& test -x {shlex.quote(sys.executable)} "
+        tests = (
+            f"test -e {shlex.quote(str(token))} && test -d {shlex.quote(os.getcwd())} {python}&& echo seen || hostname"
+        )
         found = subprocess.run(
-            [*wanted, *slurm.options, "--chdir=/", "sh", "-c", tests], capture_output=True, text=True, check=False
+            [*wanted, *(f"--{option}" for option in slurm.options), "--chdir=/", "sh", "-c", tests],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     said = found.stderr.strip().splitlines()
     if found.returncode == 0 and found.stdout.strip() != "seen":
         node = found.stdout.strip()
-        raise RunError(f"Slurm node {node}: expected to see {folder} and {Path.cwd()} as here (a shared folder)")
+        raise RunError(
+            f"Slurm node {node}: expected to see {folder}, {Path.cwd()} and {sys.executable} as here (a shared folder)"
+        )
     if found.returncode and any(word in row.lower() for row in said for word in ("invalid", "not found", "contact")):
         raise RunError(f"Slurm: {said[0].removeprefix('srun: ').removeprefix('error: ')}")
     if found.returncode:
@@ -191,9 +222,11 @@ def _probe(folder: Path, placement: Placement) -> None:
 class _Waiting:
     """Looks at queue and folders until every training has ended. The jobs go on whatever becomes of this."""
 
-    def __init__(self, trainings: Sequence[Training], watch: Watch) -> None:
-        self.trainings, self.watch = {each.name: each for each in trainings}, watch
+    def __init__(self, trainings: Sequence[Training], placement: Placement, watch: Watch, queued: set[str]) -> None:
+        """queued: names of those that have jobs. What another command works on is submitted once that one leaves it."""
+        self.trainings, self.placement, self.watch = {each.name: each for each in trainings}, placement, watch
         self.found = {each.name: State() for each in trainings}
+        self.queued = queued
         self.lost: dict[str, int] = {}
         self.lines = Lines(lambda name: line(self.trainings, self.found, name))
 
@@ -213,6 +246,11 @@ class _Waiting:
         for name, training in self.trainings.items():
             if not self.found[name].has_ended:
                 self.found[name] = self._state(training, queue)
+        if left := [self.trainings[name] for name, state in self.found.items() if state == LEFT]:
+            submit(left, list(self.trainings.values()), self.placement)
+            self.queued |= {each.name for each in left}
+            self.lost |= {each.name: 0 for each in left}
+            self.found |= {each.name: State() for each in left}
         if before != {name: str(each) for name, each in self.found.items()}:
             self.watch(self.found)
         self.lines.show({name: str(each) for name, each in self.found.items()})
@@ -224,6 +262,7 @@ class _Waiting:
             return State("finished")
         if id in queue:
             job = queue[id]
+            self.queued.add(training.name)
             if job.word in WAITING:
                 return State("waiting", f"job {id}, {job.reason}")
             return State("running", f"job {id} on {job.node}")
@@ -237,4 +276,6 @@ class _Waiting:
             return State("finished")  # of a command without a result, whose job has ended and left no failure
         if said.startswith("failed: "):
             return State("failed", said.removeprefix("failed: "))
+        if training.name not in self.queued:
+            return LEFT
         return State("not run", f"job {id} has ended without a result; the same command goes on")

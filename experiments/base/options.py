@@ -110,6 +110,11 @@ def options_in(folder: Path, kind: type[Options]) -> Options:
         raise RunError(f"{folder / 'config.json'}: expected the options of an experiment, found: {error}") from None
 
 
+def absolute(path: Path | None) -> Path | None:
+    """The same place from whatever folder a command is called in. Links are left to the machine that follows them."""
+    return None if path is None else path.absolute()
+
+
 def at_least(least: int, **options: int | None) -> None:
     """Raises ValueError when an option, where it is given, is smaller."""
     for name, value in options.items():

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common.files import write_json, write_text
-from common.runs import PACKAGES
+from common.runs import PACKAGES, is_in_use
 from experiments.base.trainings import FAILURE, IN_USE, LOG, WHERE, State, Training, why
 
 GRACE_SECONDS = 10.0
@@ -68,13 +68,18 @@ def end(processes: Sequence[Process]) -> None:
 
 def outcome(training: Training, code: int) -> State:
     """What an exit status says of a training; why it failed is written into its folder."""
-    if code == IN_USE:
+    if in_use(code, training.folder):
         return State("elsewhere", "another command is working on it")
     if code == 0 and (training.result is None or training.is_finished):
         return State("finished")
     reason = why(code, training.folder / LOG) if code else f"ended without a {training.result}"
     write_text(training.folder / FAILURE, f"{reason}\n")
     return State("failed", reason)
+
+
+def in_use(code: int, folder: Path) -> bool:
+    """Whether a training ended as another process works on it; torchrun and srun have an exit status of their own."""
+    return code == IN_USE or (code != 0 and is_in_use(folder))
 
 
 def note_place(folder: Path, on: str, **more: object) -> None:

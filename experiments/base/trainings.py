@@ -39,16 +39,28 @@ class Training:
     """Names of those that must have ended before it, whatever has become of them."""
     result: str | None = "summary.json"
     """File of the folder that is written last; None for a command that finds out by itself what is left to do."""
+    devices: int = 1
+    """Processes on each node that share it."""
+    nodes: int = 1
+    """Nodes on which they are."""
     cores: int | None = None
-    """None takes a share of the machine, on Ray and Slurm what ``--cores`` says."""
+    """Of each process. None takes a share of the machine, on Ray and Slurm what ``--cores`` says."""
     gpus: int = 1
-    """Of those that there are."""
+    """On each node, of those that there are."""
     memory_gib: float = 3.0
-    """Host memory, which bounds how many run side by side."""
+    """Host memory of each process, which bounds how many run side by side."""
 
     @property
     def is_finished(self) -> bool:
         return self.result is not None and (self.folder / self.result).exists()
+
+    @property
+    def argv_here(self) -> tuple[str, ...]:
+        """Command line on one machine: torchrun starts the processes that share the training."""
+        if self.devices == 1:
+            return self.argv
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.devices))
+        return (self.argv[0], *torchrun, *self.argv[1:])
 
 
 @dataclass
@@ -85,8 +97,10 @@ class Slurm:
     """GPUs of each training, as 1 or a100:1; by default none is asked for."""
     mem: str | None = None
     """Memory of each training, as 16G; by default what the training says it needs."""
+    launcher: str | None = None
+    """What starts Python in a job, as "apptainer exec --nv /shared/glioma.sif"; by default nothing."""
     options: tuple[str, ...] = ()
-    """Further options of sbatch, as --slurm.options --constraint=a100 --exclude=n7."""
+    """Further options of sbatch without their dashes, as --slurm.options constraint=a100 exclude=n7 exclusive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +108,11 @@ class Placement:
     """Where the trainings of a command run; part of the options of every command that has several."""
 
     at_once: int = 1
-    """Trainings side by side on this machine; each gets its share of the cores, and of several GPUs one."""
+    """Trainings side by side on this machine; each gets its share of the cores, and of several GPUs what it needs."""
     on: Literal["local", "ray", "slurm"] = "local"
     """Where trainings run: here, on a Ray cluster (RAY_ADDRESS; without it one is started here), or as Slurm's jobs."""
     cores: int = 1
-    """Cores of each training on Ray and Slurm."""
+    """Cores of each training's process on Ray and Slurm."""
     most: int | None = None
     """With Ray or Slurm, at most so many trainings side by side; by default as many as there is room for."""
     submit_only: bool = False
@@ -147,6 +161,13 @@ def given(folder: Path, name: str = "config", /, **entries: type) -> dict[str, A
     except (OSError, ValueError) as error:
         raise RunError(f"{folder}: expected the folder of a training with its {name}.json, found: {error}") from error
     return written
+
+
+def shared_by(config: Any) -> dict[str, int]:
+    """What a training asks for on account of its model's configuration; a U-Net's devices are one process'."""
+    if not hasattr(config, "nodes"):
+        return {"gpus": config.devices}
+    return {"devices": config.devices, "nodes": config.nodes, "gpus": config.devices}
 
 
 def python(*words: object) -> tuple[str, ...]:

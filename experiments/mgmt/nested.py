@@ -5,7 +5,7 @@ FLAIR and threshold are chosen on validation. Beside it stand the same with shuf
 chance, and a logistic regression on what needs no network: planes, numbers of images, share of bright FLAIR pixels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,12 @@ from common.classification import (
 from common.files import write_csv
 from common.splits import Split, k_folds_stratified
 from experiments.mgmt.ensemble import Settings
+from experiments.mgmt.simple import simple_features
 from experiments.mgmt.study import Fitted, MgmtOptions, MgmtStudy, Model, mgmt_study
 from mgmt_classifier.ensemble import weighted_mean
 
 EXPERIMENT = "mgmt_ensemble_nested"
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-BRIGHT_SD = 2.0  # of a series' non-zero pixels; about where oedema begins in FLAIR
 
 
 def run(options: MgmtOptions, settings: Settings) -> None:
@@ -146,30 +146,14 @@ def shuffle(labels: Mapping[str, int], *, seed: int) -> dict[str, int]:
 
 def baseline(study: MgmtStudy, settings: Settings) -> np.ndarray:
     """A logistic regression's probabilities, in the order of :func:`cross_validate`, trained on each fold's others."""
-    facts = features(study, settings, sorted(study.labels))
+    entries = {contrast: study.stores[config.recipe].entries for contrast, config in settings.models.items()}
+    facts = simple_features(entries, sorted(study.labels))
     found = []
     for split in folds(study, settings, study.labels):
         known = [*split.train, *split.validation]
         truth = np.array([study.labels[id] for id in known])
         found.append(baseline_probabilities(facts.loc[known], truth, facts.loc[sorted(split.test)]))
     return np.concatenate(found)
-
-
-def features(study: MgmtStudy, settings: Settings, ids: Sequence[str]) -> pd.DataFrame:
-    """By patient: plane and number of images of each series, and the share of bright pixels in FLAIR's chosen images,
-    which stands for the tumour's size."""
-    rows = []
-    for id in ids:
-        entries = {contrast: study.stores[config.recipe].entries[id] for contrast, config in settings.models.items()}
-        row: dict[str, object] = {}
-        for contrast, entry in entries.items():
-            row[f"{contrast}_plane"] = entry.geometry["plane"]
-            row[f"{contrast}_images"] = entry.geometry["series_images"]
-        images, flair = entries["FLAIR"].open(), entries["FLAIR"].geometry
-        bright = images > flair["mean"] + BRIGHT_SD * flair["sd"]
-        row["bright_share"] = np.count_nonzero(bright) / np.count_nonzero(images)
-        rows.append(row)
-    return pd.DataFrame(rows, index=pd.Index(ids, name="id"))
 
 
 def _auc(values: np.ndarray, labels: np.ndarray) -> tuple[float, int, tuple[float, float]]:

@@ -5,29 +5,30 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from common import splits
 from common.dicom.mgmt_cohort import DOUBTFUL, MgmtCohort, find_patients
 from common.files import write_json, write_text
+from common.processes import check_alone
 from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.store import Store
 from common.subject import Problem
 from experiments.base import results
 from experiments.base.engines import run
-from experiments.base.options import FromPreset, Refused, at_least, leave_out, refusals, refuse_phantoms
+from experiments.base.options import Refused, absolute, leave_out, refusals, refuse_phantoms
 from experiments.base.results import Result
-from experiments.base.trainings import Placement, Training, given, python, require
+from experiments.base.trainings import Training, given, python, require, shared_by
 from experiments.mgmt.cohort import notes_on_series
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.phantoms import phantom_patients
 
 if TYPE_CHECKING:
     from mgmt_classifier.config import Config
     from mgmt_classifier.data import SliceRecipe
 
-PHANTOM_PATIENTS = 200
-PHANTOM_SEED = 2021
 PREDICTIONS = "predictions.csv"
 
 # What every demo changes in its models: small images, a quarter of the filters, a strided first convolution (as in the
@@ -41,44 +42,6 @@ SMALL = {
     "flip_probability": 0.5,
     "workers": 0,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class MgmtOptions(FromPreset, Placement):
-    """What every MGMT experiment is told on its command line."""
-
-    data: Path | None = None
-    """The competition's folder, or its train folder (DICOM). Without it the embedded phantoms are used."""
-    labels: Path | None = None
-    """Label table (BraTS21ID, MGMT_value); by default train_labels.csv beside train."""
-    preset: Literal["paper", "demo"] | None = None
-    """The report's settings, or small ones for two CPU cores; by default paper with --data and demo without."""
-    leave_out_bad: bool = False
-    """Go on without patients that cannot be used; they are named in the run's folder and counted in the table."""
-    leave_out_doubtful: bool = False
-    """Leave out 00109, 00123 and 00709, as the competition's organisers allow."""
-    max_patients: int | None = None
-    """Use at most so many patients, the first by id."""
-    effect: float = 1.0
-    """Strength of the signal planted in the embedded phantoms; 0: their images know nothing of the labels."""
-    phantom_seed: int = PHANTOM_SEED
-    """Seed of the embedded phantoms."""
-    split_seed: int = 0
-    """Seed of the split and of the permutation tests."""
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
-    prepared: Path = Path("prepared")
-    """Folder of the prepared store."""
-    phantoms: Path = Path("phantoms_mgmt")
-    """Folder of the embedded cohorts."""
-    jobs: int = -1
-    """Processes that read and prepare; -1 takes every core."""
-    fresh: bool = False
-    """Start over, in place of going on from the last finished epoch or showing the finished result."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(1, max_patients=self.max_patients, jobs=None if self.jobs == -1 else self.jobs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,20 +104,21 @@ class MgmtStudy:
         return {name: fitted(self.run.folder / name) for name in models}
 
     def _training(self, name: str, model: "Model") -> Training:
-        """A model as a training, described in its folder; the parts that are its own, or the study's."""
-        folder = self.run.folder / name
-        training = Training(
-            name=name, argv=python("-m", "experiments.train", folder), folder=folder, result=PREDICTIONS
-        )
-        if not training.is_finished and not is_in_use(folder):
-            split, labels = model.split or self.split, model.labels or self.labels
-            table = None if self.options.labels is None else self.options.labels.resolve()
-            options = {"labels": table, "prepared": self.options.prepared.resolve(), "jobs": self.options.jobs}
-            settings = {"experiment": self.experiment, "kind": "mgmt", "name": name, "options": options}
+        """A model as a training, with the parts and labels that are its own, or the study's."""
+        return model_training(
+            name,
+            self.run.folder / name,
+            experiment=self.experiment,
+            options=self.options,
+            config=model.config,
+            split=model.split or self.split,
             # The patients are where they were found, whatever folder this command is called in.
-            data = {"synthetic": self.synthetic, "folder": self.cohort.folder.resolve(), "labels": dict(labels)}
-            describe(folder, config=settings | {"model": asdict(model.config)}, data=data, split=split.as_dict())
-        return training
+            data={
+                "synthetic": self.synthetic,
+                "folder": self.cohort.folder.resolve(),
+                "labels": dict(model.labels or self.labels),
+            },
+        )
 
     def result(
         self, name: str, value: float | str, n: int, interval: tuple[float, float] = (float("nan"), float("nan"))
@@ -172,10 +136,32 @@ class MgmtStudy:
         print(results.table(results.read_summary(self.run.folder / "summary.json")))
         print((self.run.folder / "verdicts.txt").read_text(encoding="utf-8"), end="")
         if self.synthetic:
-            print(f"{results.SYNTHETIC_NOTE}; planted effect {self.options.effect:g}")
+            print(f"{results.SYNTHETIC_NOTE}; planted: {self.options.planted}")
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         print(f"patients: {parts} (train / validation / test); left out: {len(self.left_out)}")
         print(f"run folder: {self.run.folder}")
+
+
+def model_training(
+    name: str,
+    folder: Path,
+    *,
+    experiment: str,
+    options: MgmtOptions,
+    config: "Config",
+    split: splits.Split,
+    data: Mapping[str, object],
+) -> Training:
+    """A model as a training, described in its folder. data: where its patients lie, and their labels, by id."""
+    argv = python("-m", "experiments.train", folder)
+    training = Training(name=name, argv=argv, folder=folder, result=PREDICTIONS, **shared_by(config))
+    if not training.is_finished and not is_in_use(folder):
+        table = None if options.labels is None else options.labels.resolve()
+        given_options = {"labels": table, "prepared": options.prepared.resolve(), "jobs": options.jobs}
+        given_options["local_copy"] = absolute(options.local_copy)
+        settings = {"experiment": experiment, "kind": "mgmt", "name": name, "options": given_options}
+        describe(folder, config=settings | {"model": asdict(config)}, data=data, split=split.as_dict())
+    return training
 
 
 def prepare(study: MgmtStudy, patients: Iterable[str], config: "Config") -> "dict[str, Any]":
@@ -204,6 +190,7 @@ def mgmt_study(
     exit status 1.
     """
     with refusals():
+        check_alone()
         opened = _open(experiment, options, settings, configs, parts)
         with opened.run:
             opened.run.close()
@@ -278,7 +265,9 @@ def _open(
             and written["split"]["hash"] == split.hash
         )
 
-    source = f"phantoms{options.effect:g}" if options.data is None else cohort.folder.resolve().name
+    source = (
+        f"phantoms{options.planted.removeprefix('effect')}" if options.data is None else cohort.folder.resolve().name
+    )
     digest = configuration_hash(settings, split.hash, described["fingerprint"])
     place = folder_of_run(options.runs / experiment, f"{options.preset}-{source}-{split.name}", digest, is_same)
     run = Run(place, fresh=options.fresh)
@@ -286,24 +275,3 @@ def _open(
         written = {"experiment": experiment, "options": asdict(options), "model": asdict(settings)}
         run.describe(config=written, data=described, split=split.as_dict())
     return MgmtStudy(experiment, options, cohort, stores, labels, split, run, left_out)
-
-
-def phantom_patients(options: MgmtOptions) -> Path:
-    """The embedded MGMT cohort, made where it is missing; says so, because every result on it is synthetic."""
-    from common.phantom.dicom import write_cohort
-
-    folder = options.phantoms / f"seed{options.phantom_seed}_effect{options.effect:g}"
-    print(
-        f"no --data given: using the embedded cohort of {PHANTOM_PATIENTS} synthetic patients in {folder}, "
-        f"planted effect {options.effect:g}"
-    )
-    try:
-        return write_cohort(
-            folder,
-            n_patients=PHANTOM_PATIENTS,
-            seed=options.phantom_seed,
-            effect=options.effect,
-            n_jobs=options.jobs,
-        )
-    except ValueError as error:
-        raise Refused(f"{error} Delete the folder, or name another with --phantoms.") from error

@@ -10,7 +10,9 @@ from common.runs import Run, RunError, read_model_config
 from common.splits import PARTS
 from experiments.base.options import options_in
 from experiments.base.trainings import given
-from experiments.mgmt.study import PREDICTIONS, MgmtOptions
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.pooled import site_entries
+from experiments.mgmt.study import PREDICTIONS
 
 
 def train(folder: Path) -> None:
@@ -24,17 +26,21 @@ def train(folder: Path) -> None:
     from mgmt_classifier.train import fit
 
     config, options = read_model_config(folder, Config), options_in(folder, MgmtOptions)
-    described = given(folder, "data", folder=str, labels=dict)
+    described = given(folder, "data", labels=dict)
     split = given(folder, "split", **dict.fromkeys(PARTS, list))
     labels, used = described["labels"], {id for part in PARTS for id in split[part]}
     with Run(folder) as run:
         run.note_start()
-        patients = [
-            patient for patient in find_patients(described["folder"], options.labels).patients if patient.id in used
-        ]
-        entries = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs).entries
+        entries = {}
+        if (place := described.get("folder")) is not None:
+            patients = [patient for patient in find_patients(place, options.labels).patients if patient.id in used]
+            entries |= data.prepare(
+                patients, config.recipe, options.prepared, n_jobs=options.jobs, local_copy=options.local_copy
+            ).entries
+        if sites := described.get("sites"):
+            entries |= site_entries(sites, config, used, options.prepared, jobs=options.jobs)
         if lost := sorted(used - set(entries)):
-            raise RunError(f"{described['folder']}: expected the patients that {folder} was made for, lost: {lost}")
+            raise RunError(f"{place or 'sites'}: expected the patients that {folder} was made for, lost: {lost}")
         parts = {part: [(entries[id], labels[id]) for id in split[part]] for part in PARTS}
         fit(config, parts["train"], parts["validation"], run)
         rows = [

@@ -52,8 +52,8 @@ def markdown(experiment: Experiment) -> str:
 def latex(experiment: Experiment) -> str:
     """A longtable in small type, which fits an article's column; its first line says which packages it needs."""
     frame = pd.DataFrame([_cells(row) for row in _rows(experiment)], columns=HEAD)
-    caption = _in_latex(f"{experiment.name}: {_about(experiment)}")
-    style = frame.map(_in_latex).rename(columns=_in_latex).style.hide(axis="index")
+    caption = in_latex(f"{experiment.name}: {_about(experiment)}")
+    style = frame.map(in_latex).rename(columns=in_latex).style.hide(axis="index")
     table = style.to_latex(
         environment="longtable",
         hrules=True,
@@ -94,7 +94,8 @@ def _in_markdown(text: str) -> str:
     return " ".join(text.split())
 
 
-def _in_latex(text: str) -> str:
+def in_latex(text: str) -> str:
+    """Text as LaTeX prints it."""
     return "".join(LATEX.get(character, character) for character in text)
 
 

@@ -36,6 +36,7 @@ def add(
     recipe: Recipe,
     prepared_in: Path,
     n_jobs: int,
+    local_copy: Path | None = None,
 ) -> Added:
     """The first ``number`` randomised patients that are of no kind in ``without``, made where they are missing.
 
@@ -53,24 +54,28 @@ def add(
         )
     except ValueError as error:
         raise Refused(str(error)) from error
-    added = _prepared(folder, {name_of(n) for n in numbers}, recipe, prepared_in, n_jobs)
+    added = _prepared(folder, {name_of(n) for n in numbers}, recipe, prepared_in, n_jobs, local_copy)
     kept = tuple(entry for entry in added.entries if entry.geometry["labelled_fraction"] >= minimum_mask_fraction)
     return replace(added, entries=kept, fingerprints={entry.id: added.fingerprints[entry.id] for entry in kept})
 
 
-def restore(written: Mapping, *, recipe: Recipe, prepared_in: Path, n_jobs: int) -> tuple[Entry, ...]:
+def restore(
+    written: Mapping, *, recipe: Recipe, prepared_in: Path, n_jobs: int, local_copy: Path | None
+) -> tuple[Entry, ...]:
     """Those that a training's data.json names. Raises RunError when their files have changed since."""
     if not written.get("subjects"):
         return ()
-    added = _prepared(Path(written["folder"]), set(written["subjects"]), recipe, prepared_in, n_jobs)
+    added = _prepared(Path(written["folder"]), set(written["subjects"]), recipe, prepared_in, n_jobs, local_copy)
     if added.fingerprints != written["subjects"]:
         raise RunError(f"{added.folder}: expected the synthetic patients that this training was made for, found others")
     return added.entries
 
 
-def _prepared(folder: Path, names: Container[str], recipe: Recipe, prepared_in: Path, n_jobs: int) -> Added:
+def _prepared(
+    folder: Path, names: Container[str], recipe: Recipe, prepared_in: Path, n_jobs: int, local_copy: Path | None
+) -> Added:
     subjects = [subject for subject in find_subjects(folder).subjects if subject.id in names]
-    store = prepared.prepare(subjects, recipe, prepared_in, n_jobs=n_jobs)
+    store = prepared.prepare(subjects, recipe, prepared_in, n_jobs=n_jobs, local_copy=local_copy)
     if store.problems:
         raise RunError(f"{store.problems[0]}; delete the folder of this synthetic patient, and it is made again")
     return Added(

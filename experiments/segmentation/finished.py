@@ -60,12 +60,18 @@ class Finished:
         """Whether its subjects are the embedded phantoms."""
         return bool(self.data.get("synthetic"))
 
-    def cases(self) -> pd.DataFrame:
-        """Scores of the subjects that its networks have not seen, one row each. Raises RunError without any."""
+    @property
+    def scored(self) -> Path:
+        """Folder with the scores and label maps of the subjects that its networks have not seen. Raises RunError
+        without any."""
         for place in OWN_CASES:
             if (self.folder / place / "cases.csv").exists():
-                return read_scores(self.folder / place / "cases.csv")
+                return self.folder / place
         raise RunError(f"{self.folder}: expected the scores of a test part (cases.csv), found none")
+
+    def cases(self) -> pd.DataFrame:
+        """Scores of the subjects that its networks have not seen, one row each. Raises RunError without any."""
+        return read_scores(self.scored / "cases.csv")
 
 
 @dataclass(frozen=True)

@@ -28,22 +28,26 @@ PART_MARKS = {"validation": "o", "test": "^"}
 
 
 def label_sizes(parts: Mapping[str, Path]) -> pd.DataFrame:
+    """:func:`sizes_of` the cases of several parts. parts: part -> run folder whose cases.csv is read."""
+    return pd.concat([sizes_of(read_cases(folder), part) for part, folder in parts.items()], ignore_index=True)
+
+
+def sizes_of(cases: pd.DataFrame, part: str) -> pd.DataFrame:
     """Every label of every case: case, part, class, volume_truth_ml, volume_predicted_ml, dice, state.
 
-    parts: part -> run folder whose cases.csv is read. state: found, missed, empty in truth (dice nan) or invented
-    (predicted, though the truth has none).
+    cases: a row of scores each. state: found, missed, empty in truth (dice nan) or invented (predicted, though the
+    truth has none).
     """
     rows = []
-    for part, folder in parts.items():
-        for case in read_cases(folder).to_dict("records"):
-            for name in CLASS_NAMES:
-                truth, predicted = case[f"volume_truth_ml_{name}"], case[f"volume_predicted_ml_{name}"]
-                dice = case[f"dice_{name}"]
-                if truth > 0:
-                    state = "found" if dice > 0 else "missed"
-                else:
-                    state = "invented" if predicted > 0 else "empty in truth"
-                rows.append((case["case"], part, name, truth, predicted, dice, state))
+    for case in cases.to_dict("records"):
+        for name in CLASS_NAMES:
+            truth, predicted = case[f"volume_truth_ml_{name}"], case[f"volume_predicted_ml_{name}"]
+            dice = case[f"dice_{name}"]
+            if truth > 0:
+                state = "found" if dice > 0 else "missed"
+            else:
+                state = "invented" if predicted > 0 else "empty in truth"
+            rows.append((case["case"], part, name, truth, predicted, dice, state))
     columns = ["case", "part", "class", "volume_truth_ml", "volume_predicted_ml", "dice", "state"]
     return pd.DataFrame(rows, columns=columns)
 

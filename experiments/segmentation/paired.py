@@ -23,11 +23,16 @@ def compare(against: Path, own: Path, policy: EmptyPolicy, metrics: Sequence[str
     )
     if set(first.index) != set(second.index):
         raise RunError(f"{own}: expected the cases of {against}, found others")
+    table = differences(first, second, metrics)
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+
+
+def differences(first: pd.DataFrame, second: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """:func:`compare` of two frames of the same cases, by case and valued by a policy, without p_holm."""
     rows = []
     for metric in metrics:
         both = pd.concat([first[metric], second[metric]], axis=1, keys=["against", "own"]).dropna()
         found = paired_difference(both["against"], both["own"], seed=0)
         row = {"metric": metric, **both.mean(), "difference": found.value}
         rows.append(row | {"low": found.low, "high": found.high, "p": found.p, "n": found.n})
-    table = pd.DataFrame(rows)
-    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+    return pd.DataFrame(rows)

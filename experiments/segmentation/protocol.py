@@ -14,7 +14,7 @@ from common.scoring import summarise
 from experiments.base import results
 from experiments.base.engines import run
 from experiments.base.options import Refused, refusals
-from experiments.base.trainings import require
+from experiments.base.trainings import require, shared_by
 from experiments.segmentation import external
 from experiments.segmentation.finished import read_run
 from experiments.segmentation.study import NetworkOptions, Options, Study
@@ -37,8 +37,10 @@ def run_network(kind: str, config: Any, options: NetworkOptions, open_study: Ope
     with open_study(options) as opened:
         other = external.CohortOptions.of(options)
         checked = None if other is None else external.check(read_run(opened.run.folder), other)
-        if not opened.run.is_finished and options.on != "local":
-            opened.run.close()  # the training is another process's
+        asked = shared_by(config)
+        several = asked.get("devices", 1) * asked.get("nodes", 1) > 1
+        if not opened.run.is_finished and (several or options.on != "local"):
+            opened.run.close()  # the training is another process's, or several processes'
             require(run([opened.training(kind, opened.experiment, config, opened.run.folder)], options))
         elif not opened.run.is_finished:
             from experiments.segmentation import training  # and with it the plotting library

@@ -18,15 +18,25 @@ from common.files import file_stem
 from common.identity import as_one_patient, equal_content
 from common.phantom.randomised import Kind
 from common.prepared import Entry, Store
+from common.processes import check_alone
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.scoring import EmptyPolicy
 from common.subject import Subject
 from experiments.base import results
-from experiments.base.options import FromPreset, Refused, at_least, leave_out, options_in, refusals, refuse_phantoms
+from experiments.base.options import (
+    FromPreset,
+    Refused,
+    absolute,
+    at_least,
+    leave_out,
+    options_in,
+    refusals,
+    refuse_phantoms,
+)
 from experiments.base.progress import begin, step
 from experiments.base.reading import Reading, refuse_cavity
-from experiments.base.trainings import Placement, Training, given
+from experiments.base.trainings import Placement, Training, given, shared_by
 from experiments.segmentation import added, fine_tuning
 from segresnet_monai.config import Config as SegResNet
 from segresnet_monai.start import Start, find_start
@@ -66,6 +76,8 @@ class Options(Reading, FromPreset, Placement):
     """Folder of the run folders."""
     prepared: Path = Path("prepared")
     """Folder of the prepared store."""
+    local_copy: Path | None = None
+    """Folder on a disk of the training machine's own, to which prepared entries are copied once to be read there."""
     phantoms: Path = Path("phantoms")
     """Folder of the embedded cohort; that of the randomised patients has the same name and ``_randomised``."""
     synthetic: int = 0
@@ -190,11 +202,13 @@ class Study:
             folder=folder,
             after=after,
             result=result,
+            **shared_by(config),
         )
         if not training.is_finished and not is_in_use(folder):
             # Scans and store are where they are, whatever folder the training's own command is typed in.
             options = asdict(self.options) | {"prepared": self.options.prepared.resolve()}
             options["runs"] = self.options.runs.resolve()
+            options["local_copy"] = absolute(self.options.local_copy)
             settings = {"experiment": self.experiment, "kind": kind, "name": name, "options": options}
             settings |= {} if self.backend is None else {"backend": self.backend}
             settings |= {} if self.start is None else {"start": asdict(self.start)}
@@ -266,6 +280,7 @@ def study(
     and exit status 1.
     """
     with refusals():
+        check_alone()
         opened = _open(
             experiment,
             options,
@@ -276,6 +291,8 @@ def study(
             out_of_fold,
             backend,
             network or config,
+            # Where only trainings in processes of their own read crops, they copy what they need where they run.
+            local_copy=None if several else absolute(options.local_copy),
         )
         with opened.run:
             if several:
@@ -293,6 +310,8 @@ def _open(
     out_of_fold: bool,
     backend: str | None,
     network: SegResNet,
+    *,
+    local_copy: Path | None,
 ) -> Study:
     refuse_contradictions(options)
     if options.layout is not None:  # the run is read again, from whatever folder
@@ -311,7 +330,7 @@ def _open(
     refuse_cavity(cohort)
     with step(2):
         stores = [
-            prepared.prepare(cohort.subjects, recipe, options.prepared, n_jobs=options.jobs)
+            prepared.prepare(cohort.subjects, recipe, options.prepared, n_jobs=options.jobs, local_copy=local_copy)
             for recipe in (config.recipe, *further_recipes)
         ]
     store = stores[0]
@@ -351,6 +370,7 @@ def _open(
         recipe=config.recipe,
         prepared_in=options.prepared,
         n_jobs=options.jobs,
+        local_copy=local_copy,
     )
     used = fingerprints | others.fingerprints
     data = {
@@ -434,13 +454,12 @@ def restored(run: Run, config: Any) -> Study:
     split = splits.Split(written["name"], *(tuple(written[part]) for part in splits.PARTS))
     used = {*split.train, *split.validation, *split.test}
     subjects = [subject for subject in cohort.subjects if subject.id in used]
-    store = prepared.prepare(subjects, config.recipe, options.prepared, n_jobs=options.jobs)
+    place = {"n_jobs": options.jobs, "local_copy": options.local_copy}
+    store = prepared.prepare(subjects, config.recipe, options.prepared, **place)
     changed = [subject.id for subject in subjects if subject.fingerprint() != data["subjects"].get(subject.id)]
     if lost := sorted({*changed, *(used - set(store.entries))}):
         raise RunError(f"{cohort.folder}: expected the subjects that {run.folder} was made for, which differ: {lost}")
-    randomised = added.restore(
-        data.get("randomised", {}), recipe=config.recipe, prepared_in=options.prepared, n_jobs=options.jobs
-    )
+    randomised = added.restore(data.get("randomised", {}), recipe=config.recipe, prepared_in=options.prepared, **place)
     run.note_start()
     return Study(
         experiment=settings["experiment"],

@@ -13,9 +13,9 @@ from PIL import Image
 
 from common.answers import check_folder, segment_folder
 from common.arguments import PatientArguments
-from common.command import check_run, run_command
 from common.labels import BRATS_2018
 from common.patient import Trained
+from common.preprocess.command import check_run, run_command
 from common.recipe import Recipe
 from tests.cohorts import LPS_AFFINE, make_subject
 from tests.layouts import write_bids, write_upenn

@@ -10,6 +10,7 @@ from scipy import special, stats
 
 from common.classification import (
     accuracy_interval,
+    auc_change,
     auc_difference,
     auc_interval,
     best_threshold,
@@ -17,6 +18,7 @@ from common.classification import (
     log_loss,
     predicted_positive,
     roc_auc,
+    two_sided_p,
     verdict,
 )
 
@@ -503,3 +505,27 @@ def test_values_are_left_as_they_were():
         function(values, labels)
     np.testing.assert_array_equal(values, before[0])
     np.testing.assert_array_equal(labels, before[1])
+
+
+def test_a_permutation_p_of_both_sides_counts_every_arrangement():
+    """All 70 ways of dealing four ones among eight patients, against the sampled ones."""
+    values, labels = np.array([1.0, 2, 2, 3, 5, 5, 6, 9]), np.array([0, 0, 1, 0, 1, 0, 1, 1])
+    aucs = []
+    for ones in itertools.combinations(range(8), 4):
+        dealt = np.isin(np.arange(8), ones).astype(int)
+        aucs.append(sklearn.metrics.roc_auc_score(dealt, values))
+    exact = np.mean(np.abs(np.array(aucs) - 0.5) >= abs(sklearn.metrics.roc_auc_score(labels, values) - 0.5) - 1e-12)
+    assert two_sided_p(values, labels, seed=0) == pytest.approx(exact, abs=0.015)
+    assert two_sided_p(-values, labels, seed=0) == pytest.approx(exact, abs=0.015)
+
+
+def test_change_of_an_auc_between_cohorts_is_defined_at_the_end_of_the_scale():
+    perfect = np.arange(20.0), np.repeat([0, 1], 10)
+    mixed = np.array([3.0, 1, 4, 1, 5, 9, 2, 6]), np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    value, (low, high) = auc_change(perfect, mixed)
+    inside, outside = auc_interval(*perfect), auc_interval(*mixed)
+    there = sklearn.metrics.roc_auc_score(mixed[1], mixed[0])
+    assert value == pytest.approx(there - 1)
+    assert inside.high == 1
+    assert low == pytest.approx(value - (there - outside.low))
+    assert high == pytest.approx(value + np.hypot(outside.high - there, 1 - inside.low))

@@ -10,7 +10,9 @@ regions NETC and SNFH are NCR and ED here.
 """
 
 import csv
+import gc
 import math
+import weakref
 from collections import defaultdict
 from pathlib import Path
 
@@ -234,3 +236,20 @@ def test_what_cannot_be_scored_is_refused():
         lesion_scores(nothing, nothing, spacing_mm=(1, 1, 0))
     with pytest.raises(TypeError, match="truth must hold uint8 classes, received float64"):
         lesion_scores(nothing, nothing.astype(float), spacing_mm=ISOTROPIC_MM)
+
+
+def test_no_array_of_a_case_waits_for_the_collector_of_cycles(monkeypatch):
+    made = []
+
+    class Watched(lesions._Map):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(lesions, "_Map", Watched)
+    gc.disable()
+    try:
+        lesion_scores(labels(cube(3, 2, 5)), labels(cube(3, 3, 6)), spacing_mm=ISOTROPIC_MM)
+        assert [each() for each in made] == [None, None]
+    finally:
+        gc.enable()

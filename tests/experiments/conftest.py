@@ -17,6 +17,7 @@ TINY = (
     *("--preset", "demo", "--jobs", "2", "--model.spacing-mm", "None", "--model.crop-voxels", "24", "24", "24"),
     *("--model.encoder-blocks", "1", "1", "--model.decoder-blocks", "1", "--model.epochs", "2"),
     *("--model.crops-per-epoch", "2", "--model.validate-every", "1", "--model.workers", "0"),
+    *("--model.network", "segresnet", "--model.supervised-levels", "1"),
 )
 
 

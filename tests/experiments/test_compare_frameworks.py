@@ -10,14 +10,16 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from experiments import table1_variations, unet3d, unet25d
+from experiments import compare_frameworks, table1_variations, unet3d, unet25d
 from experiments.base.results import reported
 from experiments.compare_frameworks import DEMO, EQUAL_DEMO, EQUAL_PAPER, PAPER, Equal, FrameworkOptions, main
-from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS, backends
+from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS, backends, summary, table
 from experiments.comparison.models import COMPARED
+from experiments.evaluation import evaluate
 from experiments.segmentation.study import Options, Refused, study
 from tests.cohorts import write_cohort, write_subject
 from tests.experiments.conftest import ROOT
+from tests.experiments.evaluation.finished import write_run
 
 MODULE = "experiments.compare_frameworks"
 FRAMEWORKS = {"torch", "tensorflow", "keras", "jax", "monai", "lightning"}
@@ -189,6 +191,39 @@ def test_a_wrong_name_of_an_interpreter_ends_the_command_at_once(monkeypatch, co
     with pytest.raises(SystemExit, match="error: expected --python NAME=PATH"):
         main()
     assert not any(tmp_path.iterdir())
+
+
+def test_another_method_is_checked_before_the_trainings_and_scored_beside_the_networks(
+    monkeypatch, cohort, tmp_path, capsys
+):
+    """Everything but the trainings: the SegResNet's run is put where it would have made it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setattr(evaluate, "_draw", lambda *_: [])
+    monkeypatch.setattr(compare_frameworks, "run", lambda *_: pytest.fail("trained"))
+    program = ["program", "--data", str(cohort), *TINY, "--predictions", "nnunet=theirs", "--jobs", "1"]
+    monkeypatch.setattr(sys, "argv", program)
+    with pytest.raises(SystemExit, match="theirs: expected nnunet's label maps, named as the cohort's cases"):
+        main()
+    for case in sorted(path.name for path in cohort.iterdir()):
+        (tmp_path / "theirs" / f"{case}.nii.gz").symlink_to(cohort / case / f"{case}_seg.nii.gz")
+    with pytest.raises(SystemExit, match=r"--convention-of.*nnunet=brats2018"):
+        main()
+
+    def trained(trainings, options):
+        folder = next(each.folder for each in trainings if each.name == "segresnet")
+        write_run(folder, cohort, json.loads((folder / "split.json").read_text())["test"], 1)
+
+    monkeypatch.setattr(compare_frameworks, "run", trained)
+    monkeypatch.setattr(summary, "summarise", lambda *_: None)
+    monkeypatch.setattr(table, "show", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", [*program, "--convention-of", "nnunet=brats2018"])
+    main()
+    printed = capsys.readouterr().out
+    assert "nnunet - segresnet" in printed
+    (folder,) = (tmp_path / "runs" / "score").glob("*methods*")
+    cases = pd.read_csv(folder / "cases.csv").set_index("method")
+    assert cases.loc["nnunet", "dice_WT"] == 1 > cases.loc["segresnet", "dice_WT"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """All experiments by one command: what is passed on, what a failure and a kill leave, what the list says."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -9,14 +10,22 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
+import tyro
 
 from experiments import run_all
 from experiments.base.results import reported
+from experiments.base.trainings import Slurm
+from experiments.mgmt.options import MgmtOptions
 from experiments.run_all import Options, commands
+from experiments.segmentation import study as segmentation
+from tests.clusters import slurm as slurm_of_two
 from tests.experiments.conftest import environment
+from tests.experiments.test_killed import GRID, VARIATIONS
 
 PYTHON = ("-c",)
 
@@ -68,6 +77,34 @@ def test_each_experiment_understands_what_it_is_given(experiment, tmp_path, monk
     monkeypatch.setattr(sys, "argv", [experiment, *words])
     with pytest.raises(SystemExit, match=f"^error: {nowhere}: expected a folder of"):
         importlib.import_module(module).main()
+
+
+def test_the_words_for_slurm_reach_the_experiments():
+    slurm = Slurm(partition="gpu", mem="9G", launcher="apptainer exec g.sif", options=("constraint=a100", "exclusive"))
+    words = commands(Options(on="slurm", cores=2, most=3, slurm=slurm, local_copy=Path("/disk")))
+    for experiment, options in (("mgmt_grid", MgmtOptions), ("table1_variations", segmentation.Options)):
+        told = tyro.cli(options, args=words[experiment][2:])
+        assert (told.on, told.cores, told.most, told.slurm, told.local_copy) == ("slurm", 2, 3, slurm, Path("/disk"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on", ["ray", "slurm"])
+def test_trainings_of_several_experiments_run_on_a_cluster(on, cohort, competition, tmp_path, monkeypatch):
+    pytest.importorskip("monai", reason="needs the extras segresnet and mgmt")
+    options = Options(
+        data=cohort, mgmt_data=competition, runs=tmp_path, prepared=tmp_path / "prepared", at_once=2, on=on
+    )
+    options = replace(options, slurm=Slurm(mem="1500M")) if on == "slurm" else options
+    tiny = {"cohort": (), "table1_variations": VARIATIONS, "mgmt_grid": GRID}
+    wanted = {name: [*commands(options)[name], *words] for name, words in tiny.items()}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with slurm_of_two(tmp_path / "slurm") if on == "slurm" else contextlib.nullcontext({}) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        states = run_all.run_all(wanted, tmp_path / "run_all", at_once=2)
+    assert [status.state for status in states] == ["finished"] * 3
+    places = [json.loads(path.read_text())["on"] for path in tmp_path.glob("*/*/**/where.json")]
+    assert places.count(on) == 3 + 2
 
 
 def read_status(folder):

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from common.runs import Run
+from common.runs import Run, RunError
+from experiments.train import is_shared
 from tests.experiments.conftest import ROOT
 
 FUNCTIONS = """
@@ -27,7 +28,8 @@ def refuses(folder):
     raise RunError(f"{folder.name}: gone")
 
 def opens(folder):
-    from common.runs import Run
+    from common.runs import Run, RunError
+from experiments.train import is_shared
     Run(folder)
 """
 PROGRAM = """
@@ -89,3 +91,27 @@ def test_a_training_that_another_process_works_on_has_a_status_of_its_own(train)
     assert done.returncode == 75
     assert "another process is working on this run" in done.stderr
     assert train({"kind": "opens"})[0].returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        ({"devices": 1}, 2, "expected one process, found 2 of torchrun: a U-Net's trains on all GPUs of its host"),
+        ({"devices": 2, "nodes": 1}, 1, "expected 2 processes for 2 devices on each of 1 nodes"),
+        ({"devices": 1, "nodes": 1}, 2, "expected 1 processes for 1 devices on each of 1 nodes"),
+        ({"devices": "two", "nodes": 1}, 2, "expected numbers of devices and nodes, found 'two' and 1"),
+    ],
+)
+def test_other_processes_than_those_asked_for_are_refused(tmp_path, monkeypatch, model, size, message):
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(RunError, match=message):
+        is_shared(tmp_path, model)
+
+
+def test_what_the_processes_are_missing_is_said_in_one_line(train):
+    done, folder = train({"kind": "works", "model": {"devices": 2, "nodes": 1}})
+    assert done.returncode == 1
+    assert "error: expected 2 processes for 2 devices on each of 1 nodes" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "result").exists()

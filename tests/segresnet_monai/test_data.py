@@ -171,7 +171,7 @@ def test_workers_change_nothing(tiny_entries):
         loader = training_loader(tiny_entries, replace(CONFIG, workers=workers, flip_probabilities=(0.5, 0.5, 0.5)))
         epochs = []
         for epoch in (0, 1):
-            loader.sampler.set_epoch(epoch)
+            loader.batch_sampler.sampler.set_epoch(epoch)
             epochs += [batch["image"].sum().item() for batch in loader]
         batches.append(epochs)
     assert batches[0] == batches[1]
@@ -221,9 +221,9 @@ def test_a_resumed_loader_gives_the_same_augmented_items(tiny_entries, workers):
     )
     whole, resumed = training_loader(tiny_entries, config), training_loader(tiny_entries, config)
     for epoch in range(2):
-        whole.sampler.set_epoch(epoch)
+        whole.batch_sampler.sampler.set_epoch(epoch)
         expected = list(whole)
-    resumed.sampler.set_epoch(1)
+    resumed.batch_sampler.sampler.set_epoch(1)
     torch.testing.assert_close(list(resumed), expected, rtol=0, atol=0)
 
 

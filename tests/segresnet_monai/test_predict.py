@@ -21,7 +21,6 @@ from common.recipe import Recipe  # noqa: E402
 from common.regions import Decision, decode_regions  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.inference import (  # noqa: E402
-    Arguments,
     build,
     decode_labels,
     load,
@@ -31,6 +30,7 @@ from segresnet_monai.inference import (  # noqa: E402
     probabilities,
 )
 from segresnet_monai.model import build_segresnet  # noqa: E402
+from segresnet_monai.predict import Arguments  # noqa: E402
 from segresnet_monai.train import save_weights  # noqa: E402
 from tests.cohorts import make_subject  # noqa: E402
 

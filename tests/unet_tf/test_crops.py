@@ -62,7 +62,7 @@ def entries(entries_of):
 def test_batches_are_the_segresnets_bit_for_bit(entries, config):
     loader, batches = training_loader(entries, SEGRESNET), Batches(entries, config, shuffle=True)
     for epoch in (0, 3):
-        loader.sampler.set_epoch(epoch)
+        loader.batch_sampler.sampler.set_epoch(epoch)
         batches.epoch = epoch
         wanted = list(loader)
         assert len(batches) == len(wanted) == 4

@@ -110,7 +110,9 @@ def test_half_are_methylated_in_an_order_of_the_seed():
     ("patient", "seed", "effect"), [(-1, 0, 1.0), (10_000, 0, 1.0), (0, -1, 1.0), (0, 0, -0.5), (0, 0, float("nan"))]
 )
 def test_impossible_numbers_are_refused(patient, seed, effect):
-    with pytest.raises(ValueError, match=r"expected patient in 0 .. 9999 and seed and effect of 0 or more, received"):
+    with pytest.raises(
+        ValueError, match=r"expected patient in 0 .. 9999 and seed, effect and confounder of 0 or more, received"
+    ):
         make_patient(patient, seed=seed, effect=effect)
 
 

@@ -1,8 +1,11 @@
 """Trainings as jobs of a real Slurm of two nodes on this machine."""
 
+import os
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +14,7 @@ from experiments.base import on_slurm
 from experiments.base.engines import run
 from experiments.base.trainings import Placement, Slurm, Training, python, require
 from tests.clusters import slurm
-from tests.experiments.base.test_ray import training
+from tests.experiments.base.test_ray import nowhere, training
 from tests.experiments.conftest import environment
 
 ON = Placement(on="slurm", slurm=Slurm(partition="main"))
@@ -30,7 +33,6 @@ def steps(folder):
     return [int(line.split()[0]) for line in (folder / "steps").read_text().splitlines()]
 
 
-@pytest.mark.slow
 def test_levels_are_kept_and_a_failure_is_told(cluster, tmp_path):
     failing = Training(
         name="fails", argv=python("-c", "exit('error: no scans')"), folder=tmp_path / "fails", memory_gib=0.1
@@ -104,9 +106,30 @@ def test_an_unknown_partition_is_one_error_and_nothing_is_submitted(cluster, tmp
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
+def test_a_folder_that_a_node_does_not_see_is_one_error(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_slurm, "token_file", nowhere)
+    before = set(on_slurm.jobs())
+    with pytest.raises(RunError, match=rf"Slurm node .*: expected to see {tmp_path}, .* \(a shared folder\)"):
+        run([training(tmp_path, "a")], ON)
+    assert set(on_slurm.jobs()) <= before
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_a_controller_that_does_not_answer_is_one_error(cluster, tmp_path, monkeypatch):
+    conf = Path(os.environ["SLURM_CONF"]).read_text()
+    (tmp_path / "slurm.conf").write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=9", conf))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    with pytest.raises(RunError, match=r"Slurm: .*[Uu]nable to contact slurm controller"):
+        run([training(tmp_path, "a")], ON)
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_dry_run_prints_scripts_that_bash_understands_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    slurm = Slurm(partition="gpu", time="8:00:00", gpus="a100:1", options=("--constraint=fast",))
+    launcher = "apptainer exec --nv glioma.sif"
+    slurm = Slurm(partition="gpu", time="8:00:00", gpus="a100:1", options=("constraint=fast",), launcher=launcher)
     wanted = [
         training(tmp_path, "it's a"),
         training(tmp_path, "b", gpus=0),
@@ -120,21 +143,40 @@ def test_a_dry_run_prints_scripts_that_bash_understands_and_writes_nothing(tmp_p
     for line in ("--partition=gpu", "--time=8:00:00", "--gres=gpu:a100:1", "--constraint=fast", "--cpus-per-task=4"):
         assert f"#SBATCH {line}\n" in printed
     assert printed.count("--gres") == 2
+    assert printed.count(f"\nexec {launcher} {sys.executable} -m experiments.base.job ") == 3
     assert not any(tmp_path.iterdir())
 
 
-def test_without_slurm_it_says_so(tmp_path):
-    program = (
-        "from pathlib import Path; from experiments.base.engines import run;"
-        f"from tests.experiments.base.test_ray import training; from tests.experiments.base.test_slurm import ON;"
-        f"run([training(Path({str(tmp_path)!r}), 'a')], ON)"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment() | {"PATH": "/none"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "--on slurm: expected Slurm's sbatch on this machine, found none on PATH" in found.stderr
+def test_processes_that_share_a_training_are_tasks_of_its_job(tmp_path, capsys):
+    shared = training(tmp_path, "a", devices=4, nodes=2, gpus=4, memory_gib=2.0)
+    placement = Placement(on="slurm", dry_run=True, cores=3, slurm=Slurm(gpus="4"))
+    with pytest.raises(SystemExit):
+        run([shared, training(tmp_path, "b")], placement)
+    alone, together = sorted(capsys.readouterr().out.split("#!/bin/bash\n")[1:], key=len)
+    for line in ("--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=3", "--gres=gpu:4", "--mem=8192M"):
+        assert f"#SBATCH {line}\n" in together
+    assert "tasks-per-node" not in alone
+    assert "nodes" not in alone
+    assert on_slurm.argv(shared, placement)[:4] == ("srun", "--kill-on-bad-exit=1", "--wait=0", "--cpus-per-task=3")
+    assert on_slurm.argv(shared, placement)[4:] == shared.argv
+
+
+def test_without_slurm_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/none")
+    with pytest.raises(RunError, match="--on slurm: expected Slurm's sbatch on this machine, found none on PATH"):
+        run([training(tmp_path, "a")], ON)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_what_another_command_leaves_unfinished_is_submitted(cluster, tmp_path):
+    """As after scancel, when the jobs are gone from the queue and their processes have not ended yet."""
+    (tmp_path / "a").mkdir()
+    program = "import sys, time; from common.runs import Run; run = Run(sys.argv[1]); print(flush=True); time.sleep(3)"
+    command, seen = [sys.executable, "-c", program, tmp_path / "a"], []
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        states = run([training(tmp_path, "a")], ON, watch=lambda states: seen.append(str(states["a"])))
+    assert states["a"].word == "finished"
+    assert seen[0] == "elsewhere: another command is working on it"
+    assert steps(tmp_path / "a") == [0]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -230,6 +231,35 @@ def test_without_need_or_company_no_gpu_is_taken_from_it(training, tmp_path, mon
     require(run([alone]))
     require(run([needless], Placement(at_once=2)))
     assert [(each.folder / "given").read_text().split(" ")[0] for each in (alone, needless)] == ["0,1", "0,1"]
+
+
+def test_processes_that_share_a_training_have_its_gpus_and_cores(training, monkeypatch):
+    started = []
+
+    class Process:
+        def __init__(self, argv, folder, **surroundings):
+            started.append((argv, surroundings))
+
+    monkeypatch.setattr(local, "Process", Process)
+    monkeypatch.setattr(local, "note_place", lambda *_: None)
+    monkeypatch.setattr(local.joblib, "cpu_count", lambda: 16)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    here = local.Local(2)
+    for name in ("left", "right"):
+        here.start(replace(training(name, devices=2, gpus=2), argv=("python3", "-m", "experiments.train", name)))
+    torchrun = ("python3", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    assert started == [
+        ((*torchrun, "experiments.train", "left"), {"threads": 4, "CUDA_VISIBLE_DEVICES": "4,5"}),
+        ((*torchrun, "experiments.train", "right"), {"threads": 4, "CUDA_VISIBLE_DEVICES": "6,7"}),
+    ]
+    assert not here.has_room(training("third"))
+
+
+@pytest.mark.parametrize("on", ["local", "ray"])
+def test_several_nodes_without_slurm_are_refused_with_what_to_type(training, started, on):
+    with pytest.raises(RunError, match=r"wide: expected 1 node with --on .*received 2; .*torchrun --nnodes 2 --nproc-"):
+        run([training("narrow"), training("wide", nodes=2)], Placement(on=on))
+    assert started() == []
 
 
 @pytest.mark.parametrize(

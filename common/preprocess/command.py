@@ -26,13 +26,14 @@ def run_command(kind: type[Arguments], network: Callable[[Arguments], Trained], 
     arguments = tyro.cli(kind, prog=prog)
     try:
         from common.answers import check_folder, segment_folder
-        from common.patient import check_files, report, segment
+        from common.patient import report
+        from common.preprocess.patient import check, segment
 
         check_run(arguments.run)
-        if arguments.data is None:
-            check_files(arguments)
-            trained = network(arguments)
-            report(segment(arguments, trained.recipe, trained.predict), arguments.output)
+        if arguments.data is None or arguments.dicom is not None:
+            check(arguments)
+            name = prog.removeprefix("python -m ").partition(".")[0]
+            report(segment(arguments, network(arguments), network=name), arguments.output)
             return
         check_folder(arguments)
         problems = segment_folder(arguments, network(arguments))

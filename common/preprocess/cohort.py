@@ -1,0 +1,124 @@
+"""A folder of patients' DICOM to BraTS's layout, which everything else takes: resumed, with every failure named."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from common.files import read_json, write_json
+from common.preprocess import brain, space
+from common.preprocess.patient import prepare
+from common.subject import CONTRASTS, Problem
+from common.walk import shown
+
+RECORD = "conversion.json"
+COLUMNS = ("patient", "contrast", "series")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What is converted, and how.
+
+    data: a folder per patient, named by its id. output: takes <id>/<id>_flair.nii.gz and so on. steps: takes what is
+    left of every step, per patient. brain_mask: as :func:`common.preprocess.brain.brain_mask` takes it, or a folder
+    with <id>.nii.gz. named: by patient and contrast the series that is not told by itself.
+    """
+
+    data: Path
+    output: Path
+    steps: Path
+    brain_mask: str
+    named: Mapping[str, Mapping[str, str]]
+
+    def mask_of(self, patient: str) -> str:
+        """The choice of a patient's brain mask."""
+        is_folder = self.brain_mask not in (*brain.EXTRACTORS, brain.NONE)
+        return str(Path(self.brain_mask) / f"{patient}.nii.gz") if is_folder else self.brain_mask
+
+
+def read_named(path: Path | None) -> dict[str, dict[str, str]]:
+    """A table patient, contrast, series (UID, or folder below the patient's) by patient and contrast.
+
+    Raises ValueError when it has other columns, an unknown contrast, or says a thing twice.
+    """
+    if path is None:
+        return {}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(table.columns) != list(COLUMNS):
+        raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(table.columns)}")
+    named: dict[str, dict[str, str]] = {}
+    for row in table.itertuples(index=False):
+        if row.contrast not in CONTRASTS or row.contrast in named.get(row.patient, {}):
+            raise ValueError(
+                f"{path}: expected each of {', '.join(CONTRASTS)} at most once per patient, found {row.contrast} of "
+                f"{row.patient}"
+            )
+        named.setdefault(row.patient, {})[row.contrast] = row.series
+    return named
+
+
+def check(conversion: Conversion) -> tuple[str, ...]:
+    """Before any work: the patients. Raises ValueError or MissingToolError when the conversion cannot be made."""
+    data, mask = conversion.data, conversion.brain_mask
+    if not data.is_dir():
+        raise ValueError(f"{shown(data)}: expected a folder with a folder of DICOM series per patient, found none")
+    inside = data.resolve()
+    for place in (conversion.output, conversion.steps):
+        if place.resolve().is_relative_to(inside):
+            raise ValueError(f"{place}: expected a folder outside of {data}, whose patients would be mixed with it")
+    if conversion.steps.resolve().is_relative_to(conversion.output.resolve()):
+        raise ValueError(f"{conversion.steps}: expected a folder for the steps outside of {conversion.output}")
+    space.load_sitk()
+    if mask in (*brain.EXTRACTORS, brain.NONE):
+        brain.check_choice(mask)
+    elif not Path(mask).is_dir():
+        tools = ", ".join((*brain.EXTRACTORS, brain.NONE))
+        raise ValueError(f"--brain-mask {mask}: expected {tools} or a folder with <patient>.nii.gz, found none")
+    patients = tuple(sorted(place.name for place in data.iterdir() if place.is_dir() and place.name[0] != "."))
+    if not patients:
+        raise ValueError(f"{shown(data)}: expected a folder of DICOM series per patient, found no folder")
+    if unknown := sorted(conversion.named.keys() - set(patients)):
+        raise ValueError(f"{shown(data)}: expected the patients whose series are named, found no {', '.join(unknown)}")
+    wanted = {"brain_mask": mask}
+    record = conversion.steps / RECORD
+    if record.exists() and (found := read_json(record, dict)) != wanted:
+        raise ValueError(f"{record}: expected a cohort made with {wanted}, found {found}; give a new folder")
+    write_json(record, wanted)
+    return patients
+
+
+def convert(conversion: Conversion, *, n_jobs: int = 1) -> tuple[Problem, ...]:
+    """Convert every patient that is not there yet; returns what kept others out, sorted by patient.
+
+    A patient's folder appears whole or not at all. Raises as :func:`check`.
+    """
+    patients = check(conversion)
+    missing = [patient for patient in patients if not (conversion.output / patient).exists()]
+    work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_convert)(patient, conversion) for patient in missing)
+    problems = list(filter(None, tqdm(work, total=len(missing), desc="converting", unit="patient", disable=None)))
+    return tuple(problems)
+
+
+def _convert(patient: str, conversion: Conversion) -> Problem | None:
+    data = conversion.data / patient
+    try:
+        mask = conversion.mask_of(patient)
+        brain.check_choice(mask)
+        prepared = prepare(
+            data, conversion.steps / patient, contrasts=CONTRASTS, named=conversion.named.get(patient, {}), mask=mask
+        )
+        prepared.draw(np.zeros_like(next(iter(prepared.placed.values())), np.uint8))
+    except (ValueError, OSError) as error:
+        return Problem(shown(patient), None, str(error))
+    part = conversion.output / f".{patient}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for contrast, path in prepared.scans.items():
+        shutil.move(path, part / f"{patient}_{contrast.lower()}.nii.gz")
+    part.rename(conversion.output / patient)
+    return None

@@ -1,0 +1,174 @@
+"""Methods on a cohort -> a folder with scores, comparisons, ranking, tables and pictures, and what is shown of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from common import nifti
+from common.files import atomic_path, file_stem, read_json, write_csv, write_json
+from common.labels import CLASSES
+from common.runs import Run, configuration_hash
+from common.splits import Split
+from common.subject import Problem
+from experiments.base import results
+from experiments.base.options import Refused, leave_out
+from experiments.evaluation import page, scoring, summary, tables
+from experiments.evaluation.inputs import Found, ScoreOptions, find, listed
+from experiments.evaluation.page import Shown
+from experiments.evaluation.scoring import Work
+
+EXPERIMENT = summary.EXPERIMENT
+STORE = "scored"
+"""Folder, beside the results', of every label map's scores."""
+
+
+def evaluate(options: ScoreOptions) -> Path:
+    """Find, check, score, compare and show; returns the folder of the results. A killed call goes on.
+
+    Raises Refused, CohortError, ScanError or RunError for what the user can mend, before anything is scored where
+    names and headers tell.
+    """
+    found = find(options)
+    works = scoring.label_maps(found.methods, found.subjects, options.runs / EXPERIMENT / STORE)
+    keys = [[each.method, each.case, each.kept.stem] for work in works for each in work.label_maps]
+    digest = configuration_hash(keys, options.empty_masks, options.cases)
+    source = file_stem(found.cohort.folder.resolve().name)
+    folder = options.runs / EXPERIMENT / f"{source}-{len(found.methods)}methods-{digest}"
+    with Run(folder, fresh=options.fresh) as opened:
+        if not opened.is_finished:
+            split = Split(EXPERIMENT, (), (), found.cases).as_dict()
+            opened.describe(config=_settings(options), data=describe(found), split=split)
+            problems = scoring.score(works, cores=options.cores, fresh=options.fresh)
+            bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="cases")
+            _write(opened, options, found, [work for work in works if work.subject.id not in bad], problems)
+        show(folder)
+    return folder
+
+
+def _settings(options: ScoreOptions) -> dict[str, object]:
+    return {"experiment": EXPERIMENT, "options": asdict(options)}
+
+
+def describe(found: Found) -> dict[str, object]:
+    """data.json: the cohort, every method's label maps, what is missing, surplus and left out."""
+    return {
+        "folder": found.cohort.folder.resolve(),
+        "layout": found.cohort.layout,
+        "synthetic": found.synthetic,
+        "masks": found.cohort.notes,
+        "left_out": [str(problem) for problem in found.problems],
+        "wanted": len(found.wanted),
+        "methods": {
+            each.name: {
+                "folder": each.source.resolve(),
+                "values": each.ground,
+                "missing": found.missing[each.name],
+                "surplus": each.surplus,
+                "scans": each.scans,
+            }
+            for each in found.methods
+        },
+    }
+
+
+def _write(
+    opened: Run, options: ScoreOptions, found: Found, works: Sequence[Work], problems: Sequence[Problem]
+) -> None:
+    """Everything of a finished comparison; summary.json, last, marks it as that."""
+    if not works:
+        raise Refused(f"{found.cohort.folder}: expected cases that can be scored, found none")
+    folder, methods = opened.folder, [each.name for each in found.methods]
+    with atomic_path(folder / "lesions.csv") as lesions:
+        cases, together, brought = scoring.frames(works, lesions)
+    write_csv(folder / "cases.csv", cases)
+    used = tuple(work.subject.id for work in works)
+    data = describe(found) | {"notes": summary.swaps(together), "brought": brought}
+    data["left_out"] += [str(problem) for problem in problems]
+    data["about"] = _about(options, found, used)
+    write_json(folder / "data.json", data)
+    write_json(folder / "split.json", Split(EXPERIMENT, (), (), used).as_dict())
+    rows = summary.write(folder, methods, cases, options.empty_masks, synthetic=found.synthetic)
+    tables.write(folder, pd.read_csv(folder / "scores.csv", dtype={"method": str}), methods, about=data["about"])
+    shown = _draw(folder, found, works, cases)
+    made = tables.of_comparison(folder, rows, methods, about=data["about"])
+    page.write(folder, made, shown, list(said(read_json(folder / "data.json", dict))))
+    write_json(folder / "summary.json", results.as_rows(rows))
+
+
+def _about(options: ScoreOptions, found: Found, used: Sequence[str]) -> str:
+    """Which cases the numbers are of, in a sentence."""
+    n = len(found.wanted)
+    said = f"all {n} cases" if len(used) == n else f"{len(used)} of {n} cases"
+    if options.cases == "intersection":
+        said = f"intersection: the {len(found.cases)} of {n} cases of which every method has a label map"
+        said += f", {len(used)} of them scored" * (len(used) < len(found.cases))
+    return f"{'synthetic phantoms; ' * found.synthetic}{said}; empty masks: {options.empty_masks}"
+
+
+def _draw(folder: Path, found: Found, works: Sequence[Work], cases: pd.DataFrame) -> list[Shown]:
+    """Write the pictures and label_size.csv; returns the best, the median and the worst case."""
+    from experiments.evaluation import pictures  # and with it the plotting library
+    from experiments.segmentation.label_size import sizes_of
+
+    by_case = {work.subject.id: work for work in works}
+    shown = []
+    for rank, case in pictures.chosen(cases).items():
+        truth, predicted = volumes(by_case[case])
+        shown.append(Shown(rank, by_case[case].subject, truth, predicted))
+    pictures.draw_cases(folder / "figures" / "cases.png", shown, cases, synthetic=found.synthetic)
+    lesions = pd.read_csv(folder / "lesions.csv", dtype={"method": str, "case": str})
+    sizes = {}
+    for method in (each.name for each in found.methods):
+        sizes[method] = sizes_of(cases[cases["method"] == method], "test")
+        own = lesions[lesions["method"] == method]
+        pictures.draw_method(folder / "figures", method, sizes[method], own, synthetic=found.synthetic)
+    write_csv(folder / "label_size.csv", pd.concat(frame.assign(method=name) for name, frame in sizes.items()))
+    return shown
+
+
+def volumes(work: Work) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A case's truth and every method's classes (x, y, z) on its grid, the resection cavity as background."""
+    truth = work.subject.load_labels()
+    affine = nifti.affine_mm(nifti.read_header(work.subject.label))
+    maps = {each.method: scoring.read(each.file, each.convention, truth, affine)[0] for each in work.label_maps}
+    return _without_cavity(truth), {method: _without_cavity(labels) for method, labels in maps.items()}
+
+
+def _without_cavity(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels < len(CLASSES), labels, 0).astype(np.uint8)
+
+
+def show(folder: Path) -> None:
+    """Print the tables, and what they were measured on."""
+    data = read_json(folder / "data.json", dict)
+    methods = data["methods"]
+    found = results.read_summary(folder / "summary.json")
+    for table in tables.of_comparison(folder, found, list(methods), about=data["about"]):
+        print(f"{table}\n")
+    for line in said(data):
+        print(line)
+    print(f"page: {folder / page.FILE}")
+    print(f"folder: {folder}")
+
+
+def said(data: Mapping[str, Any]) -> Iterator[str]:
+    """What the numbers were measured on, line by line. data: data.json of a finished comparison."""
+    if data["synthetic"]:
+        yield results.SYNTHETIC_NOTE
+    for name, each in data["methods"].items():
+        yield f"{name}: {each['folder']}, read as {each['values']}"
+        for what, cases in (("missing", each["missing"]), ("surplus, which take no part", each["surplus"])):
+            if cases:
+                yield f"  {len(cases)} {what}: {listed(cases)}"
+        if each["scans"]:
+            yield f"  {each['scans']} scans take no part"
+        for words, n in data["brought"].get(name, {}).items():
+            yield f"  {n} cases {words}"
+    yield from (*data["notes"], *data["masks"])
+    yield f"left out: {len(data['left_out'])}{':' if data['left_out'] else ''}"
+    yield from (f"  {problem}" for problem in data["left_out"])
+    yield "whether a method has seen these patients in its training is not known here"

@@ -1,0 +1,89 @@
+"""Finished runs as methods: label maps of the cases that their networks have not seen, folds of one study pooled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.files import read_json
+from common.runs import RunError
+from common.subject import Subject
+from experiments.base.options import Refused
+from experiments.base.reading import Reading
+from experiments.evaluation.label_maps import Method
+from experiments.segmentation.finished import Finished, read_run, require_finished
+
+FOLDS = "folds.json"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A run, or the runs of a study's folds, under one name. files: label map by case. prints: of the scans by case."""
+
+    name: str
+    folder: Path
+    members: tuple[Finished, ...]
+    files: Mapping[str, Path]
+    prints: Mapping[str, str]
+
+    @property
+    def data(self) -> Path:
+        """Folder of the scans, where they lay when the run was made."""
+        return Path(self.members[0].data["folder"])
+
+    @property
+    def reading(self) -> Reading:
+        """How the cohort was read."""
+        return self.members[0].reading
+
+    def method(self, subjects: Mapping[str, Subject]) -> Method:
+        """Its label maps, which have the values of the cohort's masks. Raises Refused unless the cohort's scans and
+        masks are those that the run has scored."""
+        lost = [case for case in self.files if case not in subjects]
+        other = [case for case in self.files if case in subjects and subjects[case].fingerprint() != self.prints[case]]
+        if lost or other:
+            raise Refused(
+                f"{self.folder}: expected the scans and masks that it has scored, of {len(self.files)} cases "
+                f"{len(lost)} are not in the cohort and {len(other)} differ: {', '.join([*lost, *other][:5])}"
+            )
+        conventions = {case: subjects[case].convention for case in self.files}
+        return Method(self.name, self.folder, self.files, conventions, "as the cohort's masks, by its run")
+
+
+def read(given: Sequence[tuple[str, Path]]) -> list[Runs]:
+    """Finished runs, or studies of several folds, by name. Raises RunError when one is not."""
+    return [_read(name, folder) for name, folder in given]
+
+
+def _read(name: str, folder: Path) -> Runs:
+    members = tuple(map(_finished, _folders(folder)))
+    files: dict[str, Path] = {}
+    prints: dict[str, str] = {}
+    for run in members:
+        place = run.scored
+        for case in run.cases()["case"]:
+            file = place / "predictions" / f"{case}.nii.gz"
+            if not file.exists():
+                raise RunError(f"{file}: expected the label map of a case that the run has scored, found none")
+            if case in files:
+                raise RunError(f"{folder}: expected every case in one fold, found {case} in several")
+            if case not in run.data["subjects"]:
+                raise RunError(f"{run.folder / 'data.json'}: expected an entry of {case}, which was scored, found none")
+            files[case], prints[case] = file, run.data["subjects"][case]
+    return Runs(name, folder, members, files, prints)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The run's own folder, or those of its study's folds, which lie beside it where they have been moved with it."""
+    if not (folder / FOLDS).exists():
+        return [folder]
+    try:
+        listed = [Path(each) for each in read_json(folder / FOLDS, list)]
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{folder / FOLDS}: expected the folders of folds, found: {error}") from error
+    return [beside if (beside := folder.parent / each.name).exists() else each for each in listed]
+
+
+def _finished(folder: Path) -> Finished:
+    run = read_run(folder)
+    require_finished(run)
+    return run

@@ -1,0 +1,198 @@
+"""What a comparison of methods is given: a cohort, the label maps of its cases, and what is wrong with them."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from common import nifti
+from common.cohort import Cohort
+from common.files import file_stem
+from common.labels import Cavity
+from common.nifti import Scan, ScanError
+from common.phantom.folder import embedded_cohort
+from common.scoring import EmptyPolicy
+from common.subject import Problem, Subject
+from experiments.base.options import Refused, at_least, leave_out
+from experiments.base.reading import Reading
+from experiments.evaluation import finished_runs, grids, label_maps
+from experiments.evaluation.label_maps import Method
+
+NAMED = 5
+"""Cases that are named where more are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """Which cohort, whose label maps, and how they are compared."""
+
+    data: Path | None = None
+    """Folder of the cohort, masks included; with --runs-of by default the one that the runs were made on."""
+    predictions: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A method's label maps, NAME=FOLDER: a file per case, named by its id, alone or with _seg or -seg; any number."""
+    runs_of: tuple[str, ...] = ()
+    """Folders of finished runs, or NAME=FOLDER: their label maps of the cases that their networks have not seen."""
+    convention: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """What a method's values mean, where neither a dataset.json nor names tell: NAME=brats2018, brats2023, brats2024 or
+    msd; without NAME=, what the cohort's masks mean."""
+    layout: Path | None = None
+    """Mapping file (TOML, six lines: see common.cohort.mapping) of a cohort in none of the known layouts."""
+    cavity: Cavity | None = None
+    """Resection cavity (RC) in the cohort's masks: background, there and in label maps, or such subjects are left out;
+    by default RC is scored as a class of its own."""
+    cases: Literal["all", "intersection"] = "all"
+    """All cases of the cohort (of runs: that one of them has tested), or those that every method has; said in every
+    table."""
+    leave_out_bad: bool = False
+    """Go on without cases of which a file cannot be used; they are named and counted."""
+    max_subjects: int | None = None
+    """Use at most so many subjects, the first by id."""
+    empty_masks: EmptyPolicy = "brats"
+    """What an empty mask is worth: Dice 1 or 0 and 0 or 373.13 mm (the grid's diagonal), or ignored and counted."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    cores: int = -1
+    """Processes that score; -1 takes every core."""
+    fresh: bool = False
+    """Score everything again, in place of going on after the last finished case or showing the finished result."""
+
+    def __post_init__(self) -> None:
+        at_least(1, max_subjects=self.max_subjects, cores=None if self.cores == -1 else self.cores)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A cohort and the methods' label maps of it. cases: that are compared. wanted: cases before an intersection.
+
+    missing: by method, those of wanted that it lacks. problems: of cases that are left out. synthetic: phantoms.
+    """
+
+    cohort: Cohort
+    methods: tuple[Method, ...]
+    wanted: tuple[str, ...]
+    cases: tuple[str, ...]
+    missing: Mapping[str, tuple[str, ...]]
+    problems: tuple[Problem, ...]
+    synthetic: bool
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """Those of the cases."""
+        used = set(self.cases)
+        return [subject for subject in self.cohort.subjects if subject.id in used]
+
+
+def find(options: ScoreOptions) -> Found:
+    """The cohort, the methods and the cases that are compared, all files' headers read.
+
+    Raises Refused when a method lacks cases and all are wanted, or a file cannot be used and none may be left out.
+    """
+    plain = [given for given in options.convention if "=" not in given]
+    if len(plain) > 1:
+        raise Refused(f"expected one --convention for the cohort's masks, received {' and '.join(plain)}")
+    given = [_run(each) for each in options.runs_of]
+    names = [name for name, _ in given] + [each.partition("=")[0] for each in options.predictions]
+    if not names:
+        raise Refused("expected label maps to score: --predictions NAME=FOLDER, or --runs-of FOLDER")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Refused(f"expected another name for each method, received {', '.join(twice)} several times: NAME=FOLDER")
+    runs = finished_runs.read(given)
+    if options.data is None and not runs:
+        raise Refused("expected --data FOLDER beside --predictions, received none")
+    folder = options.data or runs[0].data
+    reading = Reading(layout=options.layout, convention=plain[0] if plain else None, cavity=options.cavity)
+    if options.data is None and reading == Reading():
+        reading = runs[0].reading
+    if not folder.is_dir():
+        raise Refused(f"{folder}: expected the folder of the cohort, found none; --data names it")
+    cohort = reading.find(folder, max_subjects=options.max_subjects)
+    subjects = {subject.id: subject for subject in cohort.subjects}
+    if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
+        raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
+    left_out = leave_out(cohort.incomplete, cohort.folder, allowed=options.leave_out_bad, who="subjects")
+    methods = [run.method(subjects) for run in runs] + methods_of(options, subjects)
+    tested = {case for run in runs for case in run.files}
+    wanted = tuple(case for case in subjects if case in tested or not runs)
+    missing = missing_of(methods, wanted)
+    if options.cases == "all":
+        require_all(missing, len(wanted))
+    cases = tuple(case for case in wanted if all(case in each.files for each in methods))
+    if not cases:
+        raise Refused(f"{cohort.folder}: expected cases of which every method has a label map, found none")
+    problems = [problem for case in cases for problem in _headers(subjects[case], methods)]
+    bad = {*left_out, *leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="cases")}
+    cases = tuple(case for case in cases if case not in bad)
+    if not cases:
+        raise Refused(f"{cohort.folder}: expected cases that can be scored, found none")
+    synthetic = embedded_cohort(next(iter(cohort.subjects[0].images.values()))) is not None
+    return Found(cohort, tuple(methods), wanted, cases, missing, (*cohort.incomplete, *problems), synthetic)
+
+
+def methods_of(options: ScoreOptions, cases: Collection[str]) -> list[Method]:
+    """The methods of --predictions. Raises Refused where their label maps of the cases cannot be told for certain."""
+    folders = [label_maps.named(given, option="--predictions") for given in options.predictions]
+    conventions = dict(label_maps.named(given, option="--convention") for given in options.convention if "=" in given)
+    if unknown := set(conventions) - {name for name, _ in folders}:
+        raise Refused(f"expected --convention of a method that --predictions names, received {', '.join(unknown)}")
+    found = [label_maps.find(name, Path(path), cases, conventions.get(name)) for name, path in folders]
+    return [each.without_cavity() for each in found] if options.cavity == "background" else found
+
+
+def require_methods(options: ScoreOptions, cases: Sequence[str]) -> None:
+    """Raises Refused unless every method of --predictions has a label map of each case whose values can be told."""
+    require_all(missing_of(methods_of(options, cases), cases), len(cases))
+
+
+def missing_of(methods: Sequence[Method], cases: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """By method the cases of which it has no label map."""
+    return {each.name: tuple(case for case in cases if case not in each.files) for each in methods}
+
+
+def require_all(missing: Mapping[str, Sequence[str]], n: int) -> None:
+    """Raises Refused where a method lacks some of n cases."""
+    if lines := [f"  {name}: {listed(cases)}" for name, cases in missing.items() if cases]:
+        raise Refused(
+            f"expected a label map of each of {n} cases, missing:\n"
+            + "\n".join(lines)
+            + "\nadd them, or compare the cases that every method has with --cases intersection"
+        )
+
+
+def _run(given: str) -> tuple[str, Path]:
+    """Name and folder of --runs-of: the name given, else the experiment's and the run's own folder's."""
+    name, _, path = given.partition("=")
+    if path and not Path(given).exists():
+        name, path = label_maps.named(given, option="--runs-of")
+        return name, Path(path)
+    folder = Path(given)
+    return file_stem("-".join(label_maps.plain(part) for part in folder.resolve().parts[-2:])), folder
+
+
+def _headers(subject: Subject, methods: Sequence[Method]) -> Iterator[Problem]:
+    """What the headers of a case's truth and label maps say against them; voxels are met when they are scored."""
+    try:
+        truth = nifti.read_header(subject.label)
+    except (ScanError, OSError) as error:
+        yield Problem(subject.id, subject.label, f"its truth cannot be used: {error}")
+        return
+    for method in methods:
+        file = method.files[subject.id]
+        try:
+            header = nifti.read_header(file)
+            shape = header.get_data_shape()
+            empty = Scan(np.broadcast_to(np.uint8(0), shape[:3]), nifti.affine_mm(header), header)
+            what = grids.problem(empty, truth.get_data_shape()[:3], nifti.affine_mm(truth))
+            if len(shape) == 4 and shape[3] > 1:
+                what = f"expected one label map (x, y, z), found shape {shape}"
+        except (ScanError, OSError) as error:
+            what = str(error)
+        if what:
+            yield Problem(subject.id, file, f"{method.name}: {what}")
+
+
+def listed(cases: Sequence[str]) -> str:
+    """The first NAMED of them, and how many more there are."""
+    return f"{', '.join(cases[:NAMED])}{f' and {len(cases) - NAMED} more' * (len(cases) > NAMED)}"

@@ -1,0 +1,187 @@
+"""A method's label maps in a folder: which case each of them is of, and what its values mean."""
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common import nifti
+from common.cohort.names import FILE_NAMES
+from common.files import read_json
+from common.labels import CONVENTIONS, LabelConvention, convention_from_names, convention_of_id, infer_convention
+from common.nifti import ScanError
+from common.subject import LABEL
+from common.walk import shown, walk
+from experiments.base.options import Refused
+
+SUFFIXES = (".nii", ".nii.gz")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(?:_[A-Za-z0-9.+-]+)*")
+"""Of a method: part of files' and results' names, in which two underscores divide."""
+LONGEST_NAME = 60
+LAYOUTS = {"_": "BraTS 2018-2021", "-": "BraTS 2023"}
+"""By what stands between a case's id and ``seg``."""
+TABLE, RECORD = "dataset.json", "predictions.json"
+_KNOWN = "|".join(CONVENTIONS)
+LOOKED_AT = 3
+"""Label maps whose values are named where nothing says what they mean."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's label maps. files, conventions: by case. ground: how their values are read, and why.
+
+    surplus: label maps of other cases, by file name. scans: further files that take no part.
+    """
+
+    name: str
+    source: Path
+    files: Mapping[str, Path]
+    conventions: Mapping[str, LabelConvention]
+    ground: str
+    surplus: tuple[str, ...] = ()
+    scans: int = 0
+
+    def without_cavity(self) -> "Method":
+        """The same, the resection cavity read as background."""
+        return replace(self, conventions={case: _without_cavity(each) for case, each in self.conventions.items()})
+
+
+def _without_cavity(convention: LabelConvention) -> LabelConvention:
+    return convention if convention.rc is None else replace(convention, rc_is_background=True)
+
+
+def named(given: str, *, option: str) -> tuple[str, str]:
+    """The two sides of NAME=VALUE. Raises Refused for anything else, or for a name that no file can bear."""
+    name, _, value = given.partition("=")
+    if not value or not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise Refused(
+            f"expected {option} NAME=... with a name of letters, digits, single underscores, -, + and ., received "
+            f"{given!r}"
+        )
+    return name, value
+
+
+def plain(text: str) -> str:
+    """A text as a part of a method's name."""
+    return re.sub(r"[^A-Za-z0-9.+]+", "-", text).strip("-.+") or "run"
+
+
+def find(name: str, folder: Path, cases: Collection[str], convention: str | None) -> Method:
+    """A method's label maps of the cases: ``CASE.nii.gz``, ``CASE_seg.nii.gz`` or ``CASE-seg.nii.gz``, at any depth.
+
+    convention: the name of one, as the user says. Otherwise a dataset.json beside the label maps (nnU-Net's output; of
+    a folder ``labels…`` also above it), a predictions.json (of this suite's predict) or BraTS's names say what the
+    values mean, as of a cohort's masks.
+    Raises Refused when there are none, two for one case, or their values cannot be told for certain.
+    """
+    if not os.path.isdir(folder):
+        raise Refused(f"{folder}: expected a folder of {name}'s label maps, found no folder")
+    claims: dict[str, list[Path]] = {}
+    layouts: dict[str, str | None] = {}
+    surplus, scans = [], 0
+    walked = walk(folder, suffixes=SUFFIXES)
+    for file in walked.files:
+        stem = re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
+        with_seg = re.fullmatch(r"(.+)([_-])seg", stem, re.IGNORECASE)
+        if stem in cases:
+            claims.setdefault(stem, []).append(file)
+            layouts[stem] = None
+        elif with_seg and with_seg[1] in cases:
+            claims.setdefault(with_seg[1], []).append(file)
+            layouts[with_seg[1]] = LAYOUTS[with_seg[2]]
+        elif _is_contrast(file.name):
+            scans += 1
+        else:
+            surplus.append(shown(file.relative_to(folder)))
+    if walked.troubles:
+        raise Refused("\n".join(f"{shown(trouble.path)}: {trouble.what}" for trouble in walked.troubles))
+    if not claims:
+        example = min(cases)
+        there = f"{', '.join(surplus[:3])}{', ...' * (len(surplus) > 3)}" if surplus else f"{scans} scans"
+        raise Refused(
+            f"{folder}: expected {name}'s label maps, named as the cohort's cases ({example}.nii.gz, "
+            f"{example}_seg.nii.gz or {example}-seg.nii.gz), found {there}"
+        )
+    if twice := [files for files in claims.values() if len(files) > 1]:
+        listed = "; ".join(" and ".join(str(file.relative_to(folder)) for file in files) for files in twice[:3])
+        raise Refused(f"{folder}: expected one label map of each case, found several of {len(twice)}: {listed}")
+    files = {case: claims[case][0] for case in sorted(claims)}
+    conventions, ground = _conventions(name, folder, files, layouts, convention)
+    return Method(name, folder, files, conventions, ground, tuple(surplus), scans)
+
+
+def _is_contrast(name: str) -> bool:
+    """Whether a file is named as a scan of one of BraTS's layouts."""
+    found = [(names.match(name), names.words) for names in FILE_NAMES.values()]
+    return any(matched and words[matched[1]] != LABEL for matched, words in found)
+
+
+def _conventions(
+    name: str, folder: Path, files: Mapping[str, Path], layouts: Mapping[str, str | None], wanted: str | None
+) -> tuple[dict[str, LabelConvention], str]:
+    if wanted is not None and wanted not in CONVENTIONS:
+        raise Refused(f"expected --convention {name}= one of {', '.join(CONVENTIONS)}, received {wanted!r}")
+    chosen, ground = CONVENTIONS.get(wanted or ""), "as the user says"
+    table = _table(folder)
+    if table is not None:
+        try:
+            described = _described(table)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            if chosen is None:
+                raise Refused(f"{table}: {error}; {_choice(name)}") from error
+            described = chosen
+        if chosen is not None and chosen.values != described.values:
+            raise Refused(f"{table}: says {described}, which contradicts --convention {name}={wanted}")
+        chosen, ground = described, ground if wanted else f"by {table.name}"
+    by_name, why = {}, ""
+    for case in files:
+        try:
+            if (layout := layouts[case]) is not None:
+                by_name[case] = convention_of_id(layout, case)[0]
+        except ValueError as error:
+            why = why or str(error)
+    if chosen is not None:
+        others = {str(each) for each in by_name.values() if each.values != chosen.values}
+        if others and wanted is None:
+            raise Refused(
+                f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; {_choice(name)}"
+            )
+        return dict.fromkeys(files, chosen), f"{chosen}, {ground}"
+    if missing := [case for case in files if case not in by_name]:
+        raise Refused(f"{folder}: {why or _unsettled(files, missing)}; {_choice(name)}")
+    return by_name, f"{' or '.join(sorted({str(each) for each in by_name.values()}))}, by their names"
+
+
+def _table(folder: Path) -> Path | None:
+    """The file that says what a folder's label maps hold."""
+    places = [folder / TABLE, folder / RECORD]
+    if folder.resolve().name.startswith("labels"):
+        places.append(folder.parent / TABLE)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _described(table: Path) -> LabelConvention:
+    """What such a file says. Raises ValueError where it says nothing that is known."""
+    labels = read_json(table, dict).get("labels", {})
+    if isinstance(labels, str) and labels in CONVENTIONS:
+        return CONVENTIONS[labels]
+    return convention_from_names(labels)
+
+
+def _choice(name: str) -> str:
+    return f"where you know it, name the convention (--convention; beside networks --convention-of): {name}={_KNOWN}"
+
+
+def _unsettled(files: Mapping[str, Path], cases: list[str]) -> str:
+    """What the values of some label maps leave open."""
+    values: set[int] = set()
+    try:
+        for case in cases[:LOOKED_AT]:
+            values |= set(np.unique(nifti.read(files[case]).data).tolist())
+        infer_convention("plain", values)
+    except (ScanError, ValueError) as error:
+        return str(error)
+    raise AssertionError("a folder's values alone settle nothing")

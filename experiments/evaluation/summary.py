@@ -1,0 +1,113 @@
+"""What a comparison of methods comes to: summaries, paired differences, ranking, and doubts about labels' meaning."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.files import write_csv
+from common.labels import CLASSES
+from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better, summarise
+from common.statistics import holm
+from experiments.base.results import Result
+from experiments.evaluation.ranking import RANKS, ranking
+from experiments.segmentation.paired import differences
+
+EXPERIMENT = "score"
+DICE = ("mean_dice", *(f"dice_{name}" for name in ("ET", "TC", "WT", "NCR", "ED")))
+REGIONS = ("ET", "TC", "WT")
+COMPARED = (
+    *DICE,
+    *(f"hd95_{region}" for region in REGIONS),
+    *(f"lesion_{score}_brats2023_{region}" for score in ("dice", "hd95") for region in REGIONS),
+)
+"""What is tested pair by pair, and ranked."""
+SHOWN = (
+    *COMPARED,
+    *(f"lesion_{score}_brats2023_{region}" for score in ("sensitivity", "fp") for region in REGIONS),
+)
+OF_CAVITY = ("dice_RC", "hd95_RC", "lesion_dice_brats2024_RC")
+"""What comes on top where the resection cavity was scored."""
+SWAP_GAIN = 0.1
+"""Mean Dice of the classes, all cases' voxels together, that another reading of a method's values must gain for a
+note."""
+
+
+def write(
+    folder: Path, methods: Sequence[str], cases: pd.DataFrame, policy: EmptyPolicy, *, synthetic: bool
+) -> list[Result]:
+    """Write scores.csv, comparisons.csv and ranking.csv of the cases' scores; returns the results of summary.json."""
+    scores = pd.concat(
+        summarise(cases[cases["method"] == method].drop(columns="method"), policy=policy).assign(method=method)
+        for method in methods
+    )
+    comparisons = compare(cases, methods, policy)
+    ranks = ranking(cases, compared(cases))
+    for name, frame in (("scores", scores), ("comparisons", comparisons), ("ranking", ranks)):
+        write_csv(folder / f"{name}.csv", frame)
+    n = cases["case"].nunique()
+
+    def result(name: str, value: float, n: int, low: float = np.nan, high: float = np.nan) -> Result:
+        return Result.of(EXPERIMENT, name, float(value), int(n), (low, high), synthetic=synthetic)
+
+    found = [
+        result(f"{row.method}__{row.metric}", row.mean, row.n, row.low, row.high)
+        for row in scores[scores["metric"].isin((*SHOWN, *OF_CAVITY))].itertuples()
+    ]
+    for row in comparisons.itertuples():
+        name = f"{row.method}_minus_{row.against}__{row.metric}"
+        found.append(result(name, row.difference, row.n, row.low, row.high))
+        found.append(result(f"{name}_p", row.p_holm, row.n))
+    for row in ranks[ranks["criterion"] == RANKS].itertuples():
+        found += [result(f"{row.method}__rank", row.value, n), result(f"{row.method}__first", row.first, n)]
+    return found
+
+
+def compared(cases: pd.DataFrame) -> tuple[str, ...]:
+    """COMPARED, and OF_CAVITY where the resection cavity was scored."""
+    return COMPARED + tuple(metric for metric in OF_CAVITY if metric in cases)
+
+
+def compare(cases: pd.DataFrame, methods: Sequence[str], policy: EmptyPolicy) -> pd.DataFrame:
+    """Every pair of methods on the same cases, metric by metric.
+
+    Columns: method, against, metric, difference (method - against) with its 95 % interval low to high, n, p of
+    Wilcoxon's signed-rank test, p_holm after Holm over all rows, higher_is_better.
+    """
+    valued = apply_empty_policy(cases, policy)
+    of = {method: valued[valued["method"] == method].set_index("case") for method in methods}
+    found = [
+        differences(of[against], of[method], compared(cases)).assign(method=method, against=against)
+        for against, method in itertools.combinations(methods, 2)
+    ]
+    names = ["method", "against", "metric", "difference", "low", "high", "n", "p"]
+    table = pd.concat(found)[names] if found else pd.DataFrame(columns=names)
+    better = table["metric"].map(higher_is_better)
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)), higher_is_better=better)
+
+
+def swaps(together: Mapping[str, np.ndarray]) -> list[str]:
+    """What says that a method's values mean other classes than they are read as.
+
+    together: by method the voxels per pair of classes (predicted, true) over all cases.
+    """
+    notes = []
+    for method, pairs in together.items():
+        orders = {order: _mean_dice(pairs[[0, *order, 4]]) for order in itertools.permutations((1, 2, 3))}
+        read = orders.pop((1, 2, 3))
+        best = max(orders, key=orders.get)
+        if orders[best] > read + SWAP_GAIN:
+            other = [f"its {CLASSES[own]} as {CLASSES[place]}" for place, own in enumerate(best, 1) if own != place]
+            notes.append(
+                f"{method}: its labels would agree better with the truth, by mean Dice over all voxels "
+                f"{orders[best]:.2f} in place of {read:.2f}, with {', '.join(other)}: check what its values mean"
+            )
+    return notes
+
+
+def _mean_dice(pairs: np.ndarray) -> float:
+    both = np.diag(pairs)[1 : len(CLASSES)]
+    sizes = (pairs.sum(axis=0) + pairs.sum(axis=1))[1 : len(CLASSES)]
+    return float(np.mean(2 * both / np.maximum(sizes, 1)))

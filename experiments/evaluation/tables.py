@@ -1,0 +1,147 @@
+"""The tables of a comparison of methods: on the terminal, and as CSV and LaTeX with methods as rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from common.files import write_csv, write_text
+from experiments.base import results
+from experiments.base.results import Result
+from experiments.evaluation.ranking import RANKS, RESAMPLES
+from experiments.evaluation.summary import OF_CAVITY, SHOWN
+from experiments.page.tables import in_latex
+
+COLUMNS = ("ET", "TC", "WT", "NCR", "ED", "RC")
+MEASURES = {
+    "dice": "Dice",
+    "hd95": "HD95 (mm)",
+    "hd": "Hausdorff distance (mm)",
+    "surface_dice": "surface Dice at 1 mm",
+    "lesion_dice_brats2023": "lesion-wise Dice, BraTS 2023",
+    "lesion_hd95_brats2023": "lesion-wise HD95 (mm), BraTS 2023",
+    "lesion_dice_brats2024": "lesion-wise Dice, BraTS 2024",
+    "lesion_hd95_brats2024": "lesion-wise HD95 (mm), BraTS 2024",
+}
+"""Each a table of its own."""
+
+
+def write(folder: Path, scores: pd.DataFrame, methods: Sequence[str], *, about: str) -> None:
+    """tables/<measure>.csv and .tex: methods as rows, regions as columns, means with 95 % intervals.
+
+    scores: as in scores.csv. about: which cases, in a sentence, which stands in every table.
+    """
+    found = scores.set_index(["method", "metric"])
+    regions = [region for region in COLUMNS if (methods[0], f"dice_{region}") in found.index]
+    for measure, words in MEASURES.items():
+        lines, cells = [], []
+        for method in methods:
+            rows = {region: found.loc[(method, f"{measure}_{region}")] for region in regions}
+            line = {"method": method, "measure": measure, "cases": about}
+            for region, row in rows.items():
+                line |= {region: row["mean"], f"{region}_low": row["low"], f"{region}_high": row["high"]}
+                line[f"{region}_n"] = row["n"]
+            lines.append(line)
+            cells.append({"method": method} | {region: _cell(row) for region, row in rows.items()})
+        write_csv(folder / "tables" / f"{measure}.csv", pd.DataFrame(lines))
+        write_text(folder / "tables" / f"{measure}.tex", latex(pd.DataFrame(cells), f"{words}: {about}", measure))
+
+
+def latex(cells: pd.DataFrame, caption: str, label: str) -> str:
+    """A booktabs table of text cells; its first line says which package it needs."""
+    style = cells.map(in_latex).rename(columns=in_latex).style.hide(axis="index")
+    table = style.to_latex(
+        environment="table",
+        hrules=True,
+        column_format="l" + "r" * (cells.shape[1] - 1),
+        caption=in_latex(caption),
+        label=f"tab:{label}",
+        position_float="centering",
+    )
+    return f"% \\usepackage{{booktabs}}\n{table}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, and what they are."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+    def __str__(self) -> str:
+        return f"{results.aligned([self.head, *self.rows])}\n{self.note}"
+
+
+def of_comparison(folder: Path, found: Sequence[Result], methods: Sequence[str], *, about: str) -> list[Table]:
+    """The scores, and of several methods the paired differences and the ranking.
+
+    folder: with comparisons.csv and ranking.csv. found: the results of summary.json. about: ends every table's note.
+    """
+    summary = {each.key.partition(".")[2]: each for each in found}
+    tables = [scores_table(summary, methods)]
+    if len(methods) > 1:
+        comparisons = pd.read_csv(folder / "comparisons.csv", dtype={"method": str, "against": str})
+        tables.append(differences_table(comparisons))
+        tables.append(ranking_table(pd.read_csv(folder / "ranking.csv", dtype={"method": str}), methods))
+    return [replace(table, note="; ".join(filter(None, (table.note, about)))) for table in tables]
+
+
+def scores_table(summary: Mapping[str, Result], methods: Sequence[str]) -> Table:
+    """Metrics as rows, methods as columns: means with 95 % intervals."""
+
+    def cell(found: Result) -> str:
+        interval = "" if found.low is None else f" ({results.short(found.low)} to {results.short(found.high)})"
+        return results.short(found.value) + interval
+
+    shown = [metric for metric in (*SHOWN, *OF_CAVITY) if f"{methods[0]}__{metric}" in summary]
+    rows = [(metric, *(cell(summary[f"{method}__{metric}"]) for method in methods)) for metric in shown]
+    rows.append(("cases", *(str(summary[f"{method}__{SHOWN[0]}"].n) for method in methods)))
+    return Table("Scores", ("metric (95 % interval)", *methods), rows, results.LESION_NOTE)
+
+
+def differences_table(comparisons: pd.DataFrame) -> Table:
+    """Metrics as rows, pairs of methods as columns: differences with 95 % intervals and p after Holm."""
+
+    def cell(row: pd.Series) -> str:
+        if not row["n"]:
+            return "-"
+        interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
+        p = "" if pd.isna(row["p_holm"]) else f", p {results.p_value(row['p_holm'])}"
+        return f"{row['difference']:+.3f}{interval}{p}"
+
+    pairs = comparisons.groupby(["method", "against"], sort=False)
+    columns = {pair: rows.set_index("metric") for pair, rows in pairs}
+    head = ("difference (95 % interval)", *(f"{method} - {against}" for method, against in columns))
+    metrics = comparisons["metric"].unique()
+    rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in metrics]
+    tests = int(comparisons["p"].notna().sum())
+    note = f"p: Wilcoxon's signed-rank test, paired by case, after Holm over the table's {tests} tests"
+    return Table("Paired differences", head, rows, note if tests else "no test: too few cases")
+
+
+def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> Table:
+    """Criteria as rows, methods as columns: place, and how often the method is first."""
+    found = ranks.set_index(["criterion", "method"])
+
+    def cell(criterion: str, method: str) -> str:
+        row = found.loc[(criterion, method)]
+        value = f"{row['value']:.2f}" if criterion == RANKS else results.short(float(row["value"]))
+        return f"{int(row['place'])} ({value}, first in {row['first']:.1%})"
+
+    head = ("place (value, share of resamples)", *methods)
+    rows = [(criterion, *(cell(criterion, method) for method in methods)) for criterion in ranks["criterion"].unique()]
+    note = (
+        "rank: of Dice and HD95 of ET, TC and WT within each case, averaged over them and the cases; first: of the "
+        f"cases drawn anew {RESAMPLES} times; empty masks are valued as BraTS does"
+    )
+    return Table("Ranking", head, rows, note)
+
+
+def _cell(row: pd.Series) -> str:
+    if pd.isna(row["mean"]):
+        return "-"
+    interval = "" if pd.isna(row["low"]) else f" ({results.short(row['low'])} to {results.short(row['high'])})"
+    return results.short(float(row["mean"])) + interval

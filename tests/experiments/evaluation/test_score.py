@@ -1,0 +1,429 @@
+"""Any method's label maps on one cohort: the numbers, what is told apart, what is refused, what a kill leaves."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from benchmarks.lesions import plain
+from common.cohort import find_subjects
+from common.labels import BRATS_2018, BRATS_2023, MSD
+from common.runs import RunError
+from common.scoring import summarise
+from experiments.base.options import Refused
+from experiments.evaluation import evaluate as module
+from experiments.evaluation import inputs, label_maps, pictures, scoring
+from experiments.evaluation.evaluate import evaluate
+from experiments.evaluation.inputs import ScoreOptions
+from experiments.evaluation.ranking import RANKED, ranking
+from tests.cohorts import write_cohort
+from tests.layouts import write_2023
+
+N = 4
+NNUNET = {"background": 0, "ED": 1, "NCR": 2, "ET": 3}
+
+
+def eroded(truth):
+    return truth * ndimage.binary_erosion(truth > 0).astype(np.uint8)
+
+
+def noisy(truth, seed):
+    """Shifted, with specks and without some of its ET."""
+    rng = np.random.default_rng(seed)
+    found = np.roll(truth, (1, 0, -1), (0, 1, 2))
+    found[(found == 3) & (rng.random(truth.shape) < 0.3)] = 1
+    found[2:5, 3:5, 4:7] = 2
+    return found
+
+
+def write(path, values, like):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(values, like.affine), path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("score") / "cohort", N)
+
+
+@pytest.fixture(scope="module")
+def truths(data):
+    return {subject.id: subject.load_labels() for subject in find_subjects(data).subjects}
+
+
+@pytest.fixture(scope="module")
+def sets(data, truths, tmp_path_factory):
+    """The truth as BraTS 2018-2021, eroded as nnU-Net's output with its own order, noisy as BraTS 2023, turned."""
+    folder = tmp_path_factory.mktemp("sets")
+    for seed, (case, truth) in enumerate(truths.items()):
+        like = nib.load(data / case / f"{case}_seg.nii.gz")
+        write(folder / "truth" / f"{case}_seg.nii.gz", BRATS_2018.from_classes(truth), like)
+        write(folder / "nnunet" / f"{case}.nii.gz", MSD.from_classes(eroded(truth)), like)
+        write(folder / "other" / case / f"{case}-seg.nii.gz", BRATS_2023.from_classes(noisy(truth, seed)), like)
+        file = folder / "other" / case / f"{case}-seg.nii.gz"
+        nib.save(nib.load(file).as_reoriented([[1, 1], [0, -1], [2, -1]]), file)
+    (folder / "nnunet" / "dataset.json").write_text(json.dumps({"labels": NNUNET}))
+    return folder
+
+
+@pytest.fixture
+def options(data, sets, tmp_path, monkeypatch):
+    """Options with a runs folder of the test's own; pictures are drawn once, in `finished`."""
+    monkeypatch.setattr(module, "_draw", lambda *_: [])
+    monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
+
+    def make(**changed):
+        given = {
+            "data": data,
+            "predictions": tuple(f"{name}={sets / name}" for name in ("truth", "nnunet", "other")),
+            "convention": ("other=brats2023",),
+            "runs": tmp_path / "runs",
+            "cores": 1,
+        }
+        return ScoreOptions(**given | changed)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(data, sets, tmp_path_factory):
+    """Everything that there is, but pictures of one method alone, as they take most of the time."""
+    real = pictures.draw_method
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "draw_method", lambda *given, **named: given[1] == "other" and real(*given, **named))
+        patch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
+        return evaluate(
+            ScoreOptions(
+                data=data,
+                predictions=tuple(f"{name}={sets / name}" for name in ("truth", "nnunet", "other")),
+                convention=("other=brats2023",),
+                runs=tmp_path_factory.mktemp("finished") / "runs",
+                empty_masks="ignore",
+                cores=1,
+            )
+        )
+
+
+def values(folder):
+    return {line["key"]: line for line in json.loads((folder / "summary.json").read_text())}
+
+
+# The numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")  # surface-distance's way to scipy.ndimage
+def test_numbers_are_those_of_nnunet_and_of_the_organisers_by_their_definitions(finished, truths):
+    found = values(finished)
+    made = {
+        "truth": truths,
+        "nnunet": {case: eroded(truth) for case, truth in truths.items()},
+        "other": {case: noisy(truth, seed) for seed, (case, truth) in enumerate(truths.items())},
+    }
+    regions = {"NCR": (1,), "ED": (2,), "ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}
+    for method, predictions in made.items():
+        for name, members in regions.items():
+            dice = []
+            for case, truth in truths.items():
+                predicted, true = np.isin(predictions[case], members), np.isin(truth, members)
+                tp, fp, fn = (predicted & true).sum(), (predicted & ~true).sum(), (~predicted & true).sum()
+                dice.append(2 * tp / (2 * tp + fp + fn) if tp + fp + fn else np.nan)  # nnU-Net's compute_metrics
+            assert found[f"score.{method}__dice_{name}"]["value"] == pytest.approx(np.nanmean(dice), abs=1e-12)
+        lesions = [plain(predictions[case], truth) for case, truth in truths.items()]
+        for name in ("ET", "TC", "WT"):
+            dice, hd95 = np.mean([case[name] for case in lesions], axis=0)
+            assert found[f"score.{method}__lesion_dice_brats2023_{name}"]["value"] == pytest.approx(dice, abs=1e-9)
+            assert found[f"score.{method}__lesion_hd95_brats2023_{name}"]["value"] == pytest.approx(hd95, abs=1e-6)
+    assert found["score.truth__lesion_dice_brats2023_WT"]["value"] == 1
+    assert 0 < found["score.other__lesion_dice_brats2023_WT"]["value"] < 0.9
+
+
+def test_differences_are_of_pairs_and_adjusted_together(finished):
+    rows = pd.read_csv(finished / "comparisons.csv")
+    cases = pd.read_csv(finished / "cases.csv").set_index(["method", "case"])
+    assert set(zip(rows["method"], rows["against"], strict=True)) == {
+        ("nnunet", "truth"), ("other", "truth"), ("other", "nnunet"),
+    }  # fmt: skip
+    row = rows.set_index(["method", "against", "metric"]).loc[("other", "nnunet", "dice_TC")]
+    difference = (cases.loc["other", "dice_TC"] - cases.loc["nnunet", "dice_TC"]).mean()
+    assert row["difference"] == pytest.approx(difference)
+    assert row["p_holm"] == min(1, row["p"] * rows["p"].notna().sum())
+
+
+def test_every_case_lesion_table_and_picture_is_there(finished, capsys):
+    assert pd.read_csv(finished / "cases.csv").groupby("method").size().to_dict() == dict.fromkeys(
+        ("truth", "nnunet", "other"), N
+    )
+    lesions = pd.read_csv(finished / "lesions.csv")
+    invented = lesions[(lesions["state"] == "invented") & (lesions["definition"] == "brats2023")]
+    assert Counter(zip(invented["method"], invented["region"], strict=True))["other", "WT"] == N
+    assert {path.name for path in (finished / "figures").iterdir()} >= {
+        "cases.png", "label_size_other.png", "lesions_other.png",
+    }  # fmt: skip
+    page = (finished / "index.html").read_text()
+    assert page.count("<iframe") == 3
+    assert page.count('<img src="data:image/png') == page.count("<img") == 3
+    assert "all 4 cases" in page
+    assert "labels of truth, whose mean rank is best" in page
+    table = pd.read_csv(finished / "tables" / "dice.csv")
+    assert list(table["method"]) == ["truth", "nnunet", "other"]
+    assert table["WT"][0] == 1
+    text = (finished / "tables" / "dice.tex").read_text()
+    assert r"\toprule" in text
+    assert r"method & ET & TC & WT & NCR & ED \\" in text
+    assert "all 4 cases" in text
+
+
+# What is told apart, and what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"convention": ()}, "ids like BraTS_000 do not say which collection.*--convention.*other=brats2018"),
+        ({"convention": ("other=msd", "nnunet=brats2023")}, "dataset.json: says msd .* contradicts"),
+        ({"convention": ("other=brats",)}, "expected --convention other= one of"),
+        ({"convention": ("other=brats2023", "nobody=msd")}, "of a method that --predictions names, received nobody"),
+        ({"predictions": ()}, "expected label maps to score"),
+        ({"predictions": ("a__b=x",)}, "NAME=... with a name of letters"),
+        ({"predictions": ("a=nowhere",), "convention": ()}, "nowhere: expected a folder of a's label maps"),
+        ({"data": None}, "expected --data FOLDER beside --predictions"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(options, changed, said):
+    with pytest.raises(Refused, match=said):
+        evaluate(options(**changed))
+
+
+def test_plain_names_without_a_table_name_the_readings_of_their_values(options, sets, tmp_path):
+    for file in (sets / "nnunet").glob("*.nii.gz"):
+        (tmp_path / "bare").mkdir(exist_ok=True)
+        (tmp_path / "bare" / file.name).symlink_to(file)
+    with pytest.raises(Refused, match=r"could be read as brats2023 .* or msd .*--convention.*bare=brats2018"):
+        evaluate(options(predictions=(f"bare={tmp_path / 'bare'}",), convention=()))
+    folder = evaluate(options(predictions=(f"bare={tmp_path / 'bare'}",), convention=("bare=brats2023",)))
+    (note,) = json.loads((folder / "data.json").read_text())["notes"]
+    assert "its ED as NCR, its NCR as ED: check what its values mean" in note
+
+
+@pytest.mark.parametrize(
+    ("file", "labels", "expected"),
+    [
+        ("maps/dataset.json", NNUNET, "msd (1 ED, 2 NCR, 3 ET), by dataset.json"),
+        ("maps/predictions.json", "brats2023", "brats2023 (1 NCR, 2 ED, 3 ET), by predictions.json"),
+        ("dataset.json", {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}, None),
+        ("maps/dataset.json", {"background": 0, "tumour": 1}, "'tumour' is not a known name"),
+        ("maps/predictions.json", "others", "--convention.*a=brats2018"),
+        ("labelsTs/dataset.json", {"WT": [1, 2, 3], "TC": [2, 3], "ET": 3}, "msd (1 ED, 2 NCR, 3 ET), by dataset.json"),
+    ],
+)
+def test_a_table_beside_the_label_maps_says_what_they_hold(tmp_path, file, labels, expected):
+    folder = tmp_path / ("labelsTs" if "labelsTs" in file else "maps")
+    write(folder / "one.nii.gz", np.full((3, 3, 3), 3, np.uint8), nib.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4)))
+    (tmp_path / file).write_text(json.dumps({"labels": labels}))
+    if expected and expected.startswith(("msd", "brats")):
+        assert label_maps.find("a", folder, {"one"}, None).ground == expected
+    else:
+        with pytest.raises(Refused, match=expected or "without labels in a dataset.json"):
+            label_maps.find("a", folder, {"one"}, None)
+
+
+def test_msd_label_maps_are_read_by_the_table_above_them(tmp_path):
+    write(tmp_path / "labelsTs" / "one.nii", np.full((3, 3, 3), 3, np.uint8), nib.Nifti1Image(np.zeros(1), np.eye(4)))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": NNUNET}))
+    assert label_maps.find("a", tmp_path / "labelsTs", {"one"}, None).conventions["one"].values == MSD.values  # noqa: PD011
+
+
+def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, tmp_path, capsys):
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted((sets / "truth").iterdir())[:3]:
+        (few / file.name).symlink_to(file)
+    (few / "stranger_seg.nii.gz").symlink_to(file)
+    given = (f"few={few}", f"truth={sets / 'truth'}")
+    with pytest.raises(Refused, match=r"of each of 4 cases, missing:\n  few: BraTS_003\n.*--cases intersection"):
+        evaluate(options(predictions=given, convention=()))
+    folder = evaluate(options(predictions=given, convention=(), cases="intersection"))
+    assert set(pd.read_csv(folder / "cases.csv")["case"]) == {"BraTS_000", "BraTS_001", "BraTS_002"}
+    said = "intersection: the 3 of 4 cases of which every method has a label map"
+    printed = capsys.readouterr().out
+    assert printed.count(said) == 3  # under each table
+    assert "1 missing: BraTS_003" in printed
+    assert "1 surplus, which take no part: stranger_seg.nii.gz" in printed
+    tables = list((folder / "tables").iterdir())
+    assert len(tables) == 16
+    assert all(said in table.read_text() for table in tables)
+
+
+def test_two_label_maps_of_one_case_are_refused(options, sets, tmp_path):
+    for place in ("a", "b"):
+        (tmp_path / "two" / place).mkdir(parents=True)
+        (tmp_path / "two" / place / "BraTS_000_seg.nii.gz").symlink_to(sets / "truth" / "BraTS_000_seg.nii.gz")
+    with pytest.raises(Refused, match=r"several of 1: a/BraTS_000_seg.nii.gz and b/BraTS_000_seg.nii.gz"):
+        evaluate(options(predictions=(f"two={tmp_path / 'two'}",), convention=()))
+
+
+def test_bad_label_maps_are_all_named_and_what_was_scored_stays(options, sets, truths, tmp_path, capsys, monkeypatch):
+    bad = tmp_path / "bad"
+    for case, truth in truths.items():
+        like = nib.load(sets / "truth" / f"{case}_seg.nii.gz")
+        broken = {"BraTS_001": truth * np.uint8(7), "BraTS_002": truth.astype(np.float32) * 0.3}
+        write(bad / f"{case}_seg.nii.gz", broken.get(case, BRATS_2018.from_classes(truth)), like)
+    asked = options(predictions=(f"bad={bad}",), convention=())
+    with pytest.raises(Refused, match=r"2 cases cannot be used:\n.*BraTS_001: bad: mask values.*\n.*BraTS_002: bad: "):
+        evaluate(asked)
+    scored = []
+    monkeypatch.setattr(scoring, "score_case", lambda work, real=scoring.score_case: scored.append(work) or real(work))
+    folder = evaluate(options(predictions=(f"bad={bad}",), convention=(), leave_out_bad=True))
+    assert [work.subject.id for work in scored] == ["BraTS_001", "BraTS_002"]
+    assert set(pd.read_csv(folder / "cases.csv")["case"]) == {"BraTS_000", "BraTS_003"}
+    printed = capsys.readouterr().out
+    assert "2 of 4 cases; empty masks" in printed
+    assert "left out: 2:" in printed
+
+
+def test_headers_are_judged_before_anything_is_scored(options, truths, tmp_path, monkeypatch):
+    for case, truth in truths.items():
+        image = nib.Nifti1Image(truth[:-1], None)
+        image.set_sform(None, 0)
+        image.set_qform(None, 0)
+        (tmp_path / "lost").mkdir(exist_ok=True)
+        nib.save(image, tmp_path / "lost" / f"{case}_seg.nii.gz")
+    monkeypatch.setattr(scoring, "score", lambda *_, **__: pytest.fail("scored"))
+    with pytest.raises(Refused, match=r"4 cases cannot be used:\n.*does not say which way the axes run"):
+        evaluate(options(predictions=(f"lost={tmp_path / 'lost'}",), convention=()))
+
+
+# A kill, content and processes ----------------------------------------------------------------------------------------
+
+
+def test_a_killed_call_goes_on_and_ends_with_the_same_scores(options, finished, monkeypatch):
+    real, done = scoring.score_case, []
+
+    def killed_after_two(work):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(work)
+        return real(work)
+
+    asked = options(empty_masks="ignore")
+    monkeypatch.setattr(scoring, "score_case", killed_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(asked)
+    again = []
+    monkeypatch.setattr(scoring, "score_case", lambda work: again.append(work) or real(work))
+    folder = evaluate(asked)
+    assert len(again) == N - 2
+    for name in ("cases.csv", "lesions.csv", "comparisons.csv", "ranking.csv"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    again.clear()
+    assert evaluate(asked) == folder
+    assert not again
+
+
+def test_a_further_method_and_changed_content_cost_only_themselves(options, sets, truths, tmp_path, monkeypatch):
+    first = evaluate(options(predictions=(f"truth={sets / 'truth'}",), convention=()))
+    real, scored = scoring.score_case, []
+    monkeypatch.setattr(
+        scoring, "score_case", lambda work: scored.extend((e.method, e.case) for e in work.label_maps) or real(work)
+    )
+    copy = tmp_path / "copy"
+    for case, truth in truths.items():
+        values = eroded(truth) if case == "BraTS_002" else truth
+        write(
+            copy / f"{case}_seg.nii.gz",
+            BRATS_2018.from_classes(values),
+            nib.load(sets / "truth" / f"{case}_seg.nii.gz"),
+        )
+    second = evaluate(options(predictions=(f"truth={sets / 'truth'}", f"copy={copy}"), convention=()))
+    assert first != second
+    assert scored == [("copy", "BraTS_002")]
+
+
+def test_damaged_scores_are_named(options, sets):
+    given = options(predictions=(f"truth={sets / 'truth'}",), convention=())
+    folder = evaluate(given)
+    (folder / "summary.json").unlink()
+    kept = next((folder.parent / module.STORE).rglob("*.json"))
+    kept.write_text("{")
+    with pytest.raises(RunError, match=f"{kept.name}: expected JSON.*--fresh scores it again"):
+        evaluate(given)
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same(options, finished, tmp_path):
+    found = inputs.find(options())
+    works = scoring.label_maps(found.methods, found.subjects, tmp_path / "store")
+    assert scoring.score(works, cores=2, fresh=False) == []
+    cases, _, brought = scoring.frames(works, tmp_path / "lesions.csv")
+    cases.to_csv(tmp_path / "cases.csv", index=False)
+    for name in ("cases.csv", "lesions.csv"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+    assert set(brought) == {"other"}
+
+
+# The ranking ----------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_are_within_cases_and_stability_is_the_share_of_resamples():
+    rng = np.random.default_rng(5)
+    rows = []
+    for case in range(7):
+        for method in "abc":
+            row = {"method": method, "case": str(case), "dice_background": 1.0}
+            for name in ("NCR", "ED", "ET", "TC", "WT"):
+                dice = rng.choice([0.5, 0.6, 0.7, 0.8])
+                row |= {f"dice_{name}": dice, f"surface_dice_{name}": dice, f"false_positive_voxels_{name}": 0.0}
+                row |= {f"hd_{name}": 9 * (1 - dice), f"hd95_{name}": float(rng.integers(1, 5))}
+                row |= {f"volume_truth_ml_{name}": 1.0, f"volume_predicted_ml_{name}": 1.0}
+            rows.append(row)
+    cases = pd.DataFrame(rows)
+    cases.loc[0, ["dice_ET", "hd95_ET", "volume_predicted_ml_ET"]] = 0.0, np.inf, 0.0  # missed: last of its case
+    found = ranking(cases, ("dice_WT",), resamples=4000).set_index(["criterion", "method"])
+
+    def rank(case, method, metric):
+        own = cases[cases["case"] == case].set_index("method")[metric] * (-1 if metric.startswith("dice") else 1)
+        return (own < own[method]).sum() + ((own == own[method]).sum() + 1) / 2
+
+    expected = {m: np.array([[rank(str(c), m, metric) for metric in RANKED] for c in range(7)]) for m in "abc"}
+    means = {method: ranks.mean() for method, ranks in expected.items()}
+    assert found.loc["rank", "value"].to_dict() == pytest.approx(means)
+    assert found.loc["rank", "place"].to_dict() == {m: i for i, m in enumerate(sorted(means, key=means.get), 1)}
+    per_case = np.stack([ranks.mean(axis=1) for ranks in expected.values()])  # (method, case)
+    drawn = np.random.default_rng(8).integers(0, 7, (4000, 7))
+    first = np.bincount(per_case[:, drawn].mean(axis=2).argmin(axis=0), minlength=3) / 4000
+    np.testing.assert_allclose(found.loc["rank", "first"].to_numpy(), first, atol=0.04)
+    assert found["first"].groupby("criterion").sum().tolist() == pytest.approx([1, 1])
+
+
+# The resection cavity -------------------------------------------------------------------------------------------------
+
+
+def test_the_cavity_is_a_class_of_its_own_or_background_as_the_user_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_draw", lambda *_: [])
+    monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
+    data = write_2023(
+        tmp_path / "cohort", "GLI", {f"{n:05d}-100": n for n in range(10, 13)}, resected={"00010-100", "00012-100"}
+    )
+    maps, three = tmp_path / "maps", tmp_path / "three"
+    for subject in find_subjects(data).subjects:
+        like, truth = nib.load(subject.label), subject.load_labels()
+        write(maps / f"{subject.id}-seg.nii.gz", np.roll(truth, 1, 0), like)
+        write(three / f"{subject.id}.nii.gz", truth * (truth < 4).astype(np.uint8), like)
+    (three / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "NCR": 1, "ED": 2, "ET": 3}}))
+    asked = ScoreOptions(data=data, predictions=(f"maps={maps}", f"three={three}"), runs=tmp_path / "runs", cores=1)
+    truths = [subject.load_labels() == 4 for subject in find_subjects(data).subjects]
+    assert any(truth.any() for truth in truths)
+    expected = [2 * (np.roll(t, 1, 0) & t).sum() / (2 * t.sum()) if t.any() else 1 for t in truths]
+    folder = evaluate(asked)
+    assert values(folder)["score.maps__dice_RC"]["value"] == pytest.approx(np.mean(expected))
+    assert values(folder)["score.three__dice_RC"]["value"] == np.mean([not truth.any() for truth in truths])
+    assert "RC" in pd.read_csv(folder / "tables" / "dice.csv")
+    folder = evaluate(replace(asked, cavity="background"))
+    assert "score.maps__dice_RC" not in values(folder)
+    assert values(folder)["score.three__mean_dice"]["value"] == 1
