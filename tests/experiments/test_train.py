@@ -28,8 +28,7 @@ def refuses(folder):
     raise RunError(f"{folder.name}: gone")
 
 def opens(folder):
-    from common.runs import Run, RunError
-from experiments.train import is_shared
+    from common.runs import Run
     Run(folder)
 """
 PROGRAM = """
