@@ -60,20 +60,20 @@ $(VENV)/bin/python:
 
 # torch is installed first, so that TORCH_INDEX (the address of PyTorch's CPU or CUDA builds) serves it alone.
 $(VENV)/demo.done: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt]'
+	$(PIP) install -qq --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) install -qq --constraint constraints.txt --editable '.[segresnet,mgmt]'
 	touch $@
 
 $(VENV)/unet.done: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[unet]'
+	$(PIP) install -qq --constraint constraints.txt --editable '.[unet]'
 	touch $@
 
 $(VENV)/docs.done: $(VENV)/demo.done
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(PIP) install -qq --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 $(VENV)/test.done: $(VENV)/demo.done
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[segresnet,mgmt,unet,onnx,mlflow,wandb,test,benchmarks]'
+	$(PIP) install -qq --constraint constraints.txt --editable '.[segresnet,mgmt,unet,onnx,mlflow,wandb,test,benchmarks]'
 	touch $@
 
 clean: ## remove the virtual environment

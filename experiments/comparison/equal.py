@@ -28,6 +28,8 @@ def unet_of(segresnet: SegResNet, *, spatial_dims: int) -> UNet:
         (not segresnet.vae, "vae", "False, for a U-Net has no such branch"),
         (segresnet.slices is None, "slices", "None, for a U-Net's crops come from everywhere"),
         (segresnet.continued_from is None, "continued_from", "None, for a U-Net's training continues no other"),
+        (segresnet.devices == 1, "devices", "1: each network is trained in one process"),
+        (segresnet.nodes == 1, "nodes", "1: each network is trained in one process"),
         (segresnet.precision is not None, "precision", f"one of {', '.join(PRECISIONS)}"),
     )
     for holds, name, wanted in checks:

@@ -250,6 +250,7 @@ TINY_EQUAL = (
 )
 NAMED_OTHERWISE = {"initial_filters": "filters", "encoder_blocks": None, "decoder_blocks": None, "network": None}
 WITHOUT_EFFECT = {
+    "nodes",
     "vae",
     "vae_weight",
     "recompute_activations",
@@ -288,6 +289,7 @@ def test_the_unets_follow_every_setting_of_the_segresnet(preset):
         ({"network": "segresnet_ds", "supervised_levels": 2}, "supervised_levels to be 1"),
         ({"loss": "dice_bce"}, "loss to be batch_dice_bce"),
         ({"slices": (60, 135)}, "slices to be None"),
+        ({"nodes": 2, "batch_size": 2}, "nodes to be 1: each network"),
         ({"precision": None}, "precision to be one of auto, float32"),
         ({"crop_voxels": (40, 48, 48)}, "crop_voxels to be positive, multiples of 16"),
     ],

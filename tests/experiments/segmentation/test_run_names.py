@@ -167,12 +167,12 @@ def test_a_finished_run_of_an_older_version_is_shown(cohort, tmp_path, monkeypat
     assert lacking not in (folder / "config.json").read_text()
     summary = json.dumps(as_rows(everything(module.EXPERIMENT, synthetic=False)))
     (folder / "summary.json").write_text(summary)
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for name in ("segresnet", "unet"):
         monkeypatch.setattr(f"experiments.segmentation.training.{name}", nothing_is_trained)
     main(module, monkeypatch, *given)
     shown = capsys.readouterr().out
     assert f"run folder: {folder.relative_to(tmp_path)}" in shown
     assert "mean_dice" in shown
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert list(folder.parent.iterdir()) == [folder]
