@@ -325,7 +325,7 @@ def environment() -> dict[str, object]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": _gpus(),
+        "gpus": gpus(),
     }
 
 
@@ -354,7 +354,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
+    """Name, memory and driver of each NVIDIA GPU of this machine."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()

@@ -37,7 +37,6 @@ from experiments.base.options import Refused, command_line, refusals
 from experiments.base.trainings import state
 from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS
 from experiments.comparison.equal import unet_of
-from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions, require_methods
 from experiments.segmentation.study import Options, Study, study
 from segresnet_monai.config import Config as SegResNet
@@ -201,6 +200,8 @@ def main() -> None:
         summary.summarise(opened, configs, backends.read(opened))
         table.show(opened)
         if others is not None:
+            from experiments.evaluation.evaluate import evaluate  # and with it the plotting library
+
             print()
             folders = {model: models.folder_of(opened, model) for model in MODELS}
             finished = tuple(f"{model}={folder}" for model, folder in folders.items() if state(folder) == "finished")

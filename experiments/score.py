@@ -14,12 +14,13 @@ folder that it names. A case that a method lacks ends the command, or with --cas
 import tyro
 
 from experiments.base.options import refusals, wrapped
-from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions
 
 
 def main() -> None:
     options = tyro.cli(ScoreOptions, prog="python -m experiments.score", description=wrapped(__doc__))
+    from experiments.evaluation.evaluate import evaluate  # and with it the plotting library
+
     with refusals():
         evaluate(options)
 

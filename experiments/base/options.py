@@ -15,7 +15,7 @@ from common.cohort import CohortError
 from common.files import typed
 from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
-from common.runs import RunError
+from common.runs import RunError, gpus
 from common.subject import Problem
 from experiments.base.reading import Reading
 from experiments.base.results import aligned
@@ -153,6 +153,12 @@ def command_line(
         )
     except ValueError as error:  # tyro words what a model refuses, not what options without a name of their own do
         sys.exit(f"error: {error}")
+    if preset == next(iter(presets)) and len(presets) > 1 and arguments.options.on == "local" and not gpus():
+        print(
+            f"note: no GPU is found here, and preset {preset} is made for one: on processors it takes days. It goes on "
+            f"where it is stopped; for minutes, --preset {list(presets)[-1]}",
+            file=sys.stderr,
+        )
     return replace(arguments.options, changed=differences(config, arguments.model)), arguments.model
 
 

@@ -40,10 +40,13 @@ HEADLINES = {
     "hd95_WT": "mm between the outlines, 95 % are nearer; down",
 }
 """The rows that say most, what each is, and which way is better."""
-PENALTY = (
-    "a label that was missed, or found where there is none, counts as Dice 0 and as HD95 373 mm (--empty-masks), so a "
-    "few such patients can rule a mean"
-)
+PENALTY = {
+    "brats": "a label that was missed, or found where there is none, counts as Dice 0 and as HD95 373 mm, so a few "
+    "such patients can rule a mean (--empty-masks)",
+    "ignore": "a label that was missed, or found where there is none, counts as Dice 0 and has no HD95; a patient who "
+    "rightly has none does not count for it (--empty-masks)",
+}
+"""What the empty-mask policies do to a mean."""
 SYNTHETIC_NOTE = "synthetic: measured on the embedded phantoms; it says nothing about patients"
 
 
@@ -150,14 +153,15 @@ def table(results: Iterable[Result]) -> str:
     return aligned(rows)
 
 
-def segmentation_table(results: Iterable[Result], *, every: bool = True) -> str:
+def segmentation_table(results: Iterable[Result], *, headlines_under: str | None = None) -> str:
     """:func:`table` of a segmentation's summary, with LESIONS_IN_TABLE of the lesion-wise scores, and what they are.
 
-    every: all rows; else those of HEADLINES, with what each means.
+    headlines_under: an empty-mask policy, under which only the rows of HEADLINES are shown, with what each means; None
+    shows all rows.
     """
     results = list(results)
-    if not every:
-        return _headlines(results)
+    if headlines_under is not None:
+        return _headlines(results, PENALTY[headlines_under])
     shown, noted = [], False
     for result in results:
         _, lesion, name = result.key.partition("lesion_")
@@ -167,13 +171,13 @@ def segmentation_table(results: Iterable[Result], *, every: bool = True) -> str:
     return "\n".join([table(shown), *([LESION_NOTE] if noted else [])])
 
 
-def _headlines(results: Sequence[Result]) -> str:
+def _headlines(results: Sequence[Result], penalty: str) -> str:
     by_name = {result.key.partition(".")[2]: result for result in results}
     shown = {name: by_name[name] for name in HEADLINES if name in by_name}
     lines = table(shown.values()).splitlines()
     meanings = ["", "", *(HEADLINES[name] for name in shown)]
     rows = [f"{line}  {meaning}".rstrip() for line, meaning in zip(lines, meanings, strict=True)]
-    return "\n".join([*rows, f"{len(by_name) - len(shown)} more in scores.csv; --all-rows shows them", PENALTY])
+    return "\n".join([*rows, f"{len(by_name) - len(shown)} more in scores.csv; --all-rows shows them", penalty])
 
 
 def what_next(folder: Path, experiment: str) -> str:

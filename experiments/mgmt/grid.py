@@ -9,7 +9,6 @@ import pandas as pd
 from common.classification import auc_interval, best_under_chance, log_loss, roc_auc, verdict
 from common.dicom.mgmt_cohort import CONTRASTS
 from common.files import write_csv, write_text
-from experiments.mgmt.pictures import draw_grid
 from experiments.mgmt.study import MgmtStudy, Model
 from mgmt_classifier.config import Config
 
@@ -72,6 +71,8 @@ def score(study: MgmtStudy, settings: Settings) -> None:
     ]
     write_csv(study.run.folder / "grid.csv", table)
     write_text(study.run.folder / "grid.txt", as_printed(table))
+    from experiments.mgmt.pictures import draw_grid  # and with it the plotting library
+
     draw_grid(study.run.figures / "grid.png", table, chance=(chance.expected, chance.high), synthetic=study.synthetic)
     study.finish(found, [f"Grid: {verdict(np.stack(probabilities), labels, seed=study.options.split_seed)}"])
 

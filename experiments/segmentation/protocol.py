@@ -70,7 +70,8 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
     with refusals():
         require(run(trainings, options))
         folder = pool(studies, config, options)
-        print(results.segmentation_table(results.read_summary(folder / "summary.json"), every=options.all_rows))
+        found = results.read_summary(folder / "summary.json")
+        print(results.segmentation_table(found, headlines_under=options.headlines_under))
         if studies[0].synthetic:
             print(results.SYNTHETIC_NOTE)
         for note in studies[0].trained_with():

@@ -91,6 +91,11 @@ class Options(Reading, FromPreset, Placement):
     fresh: bool = False
     """Start over, in place of going on from the last finished epoch or showing the finished result."""
 
+    @property
+    def headlines_under(self) -> EmptyPolicy | None:
+        """The policy of a table of few rows; None where all are to be shown."""
+        return None if self.all_rows else self.empty_masks
+
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, max_subjects=self.max_subjects, jobs=None if self.jobs == -1 else self.jobs)
@@ -223,7 +228,7 @@ class Study:
         """Print the table *reported | this run | 95 % interval | n* and where everything lies."""
         found = results.read_summary(self.run.folder / "summary.json")
         begin(5)
-        print(results.segmentation_table(found, every=self.options.all_rows))
+        print(results.segmentation_table(found, headlines_under=self.options.headlines_under))
         self.show_data()
         print(results.what_next(self.run.folder, self.experiment))
 

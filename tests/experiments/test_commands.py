@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from experiments.base import options as options_of_commands
 from experiments.base.options import command_line
 from experiments.segmentation.study import Options
 from experiments.table1_baseline import DEMO, PAPER
@@ -89,3 +90,21 @@ def test_the_preset_follows_from_the_data_unless_it_is_named(monkeypatch, argume
 
 def test_the_paper_preset_is_the_reports():
     assert Config() == PAPER
+
+
+def test_what_is_not_the_presets_is_kept_and_a_preset_for_a_gpu_says_so_without_one(monkeypatch, capsys):
+    def asked(*arguments):
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        return command_line("table1_baseline", {"paper": PAPER, "demo": DEMO}, "", options_type=Options)[0].changed
+
+    monkeypatch.setattr(options_of_commands, "gpus", list)
+    assert asked() == ()
+    differing = ("--model.epochs", "7", "--model.crop-voxels", "32", "48", "40")
+    assert asked(*differing) == ("crop_voxels=(32, 48, 40)", "epochs=7")
+    assert not capsys.readouterr().err
+    assert asked("--preset", "paper") == ()
+    assert "no GPU is found here, and preset paper is made for one" in capsys.readouterr().err
+    asked("--preset", "paper", "--on", "slurm")
+    monkeypatch.setattr(options_of_commands, "gpus", lambda: ["a card"])
+    asked("--preset", "paper")
+    assert not capsys.readouterr().err

@@ -2,7 +2,15 @@ import pandas as pd
 import pytest
 
 from common.runs import RunError
-from experiments.base.results import Result, as_rows, read_summary, reported, segmentation_results, table
+from experiments.base.results import (
+    Result,
+    as_rows,
+    read_summary,
+    reported,
+    segmentation_results,
+    segmentation_table,
+    table,
+)
 
 
 def scores(**values):
@@ -70,3 +78,22 @@ def test_a_damaged_summary_is_named(tmp_path, text):
     (tmp_path / "summary.json").write_text(text)
     with pytest.raises(RunError, match=r"summary\.json: expected a list of results, found: .*--fresh"):
         read_summary(tmp_path / "summary.json")
+
+
+def test_a_table_of_few_rows_says_what_they_mean_and_counts_the_others():
+    found = [
+        Result(f"x.{name}", None, 0.5, None, None, 2, False) for name in ("hd_WT", "dice_WT", "mean_dice", "lesion_fp")
+    ]
+    for policy, hd in (("brats", "HD95 373 mm"), ("ignore", "no HD95")):
+        lines = segmentation_table(found, headlines_under=policy).splitlines()
+        assert [line.split()[0] for line in lines[2:4]] == ["dice_WT", "mean_dice"]
+        assert all(line.endswith("; up") for line in lines[2:4])
+        assert lines[4].startswith("2 more in scores.csv")
+        assert hd in lines[5]
+    assert "hd_WT" in segmentation_table(found)
+
+
+def test_no_p_value_is_shown_as_0():
+    rows = [Result("x.difference_p", None, p, None, None, 9, False) for p in (1e-9, 0.0123)]
+    assert [line.split()[-2] for line in table(rows).splitlines()[2:]] == ["0.001", "0.012"]
+    assert "< 0.001" in table(rows)
