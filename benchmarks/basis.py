@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.cohort import find_subjects
 from common.phantom.cohort import write_cohort
 from common.subject import Subject
-from experiments.segmentation.study import PHANTOM_SEED
+from experiments.segmentation.phantoms import PHANTOM_SEED
 
 PHANTOMS = Path("phantoms")
 

@@ -25,7 +25,7 @@ from benchmarks.compare import Arguments, Row, compare, report, seconds
 from common.costs import gflop
 from common.prepared import Entry, prepare
 from experiments import unet3d, unet25d
-from experiments.segmentation.study import PHANTOM_SUBJECTS
+from experiments.segmentation.phantoms import PHANTOM_SUBJECTS
 from unet_tf.config import Config
 from unet_tf.data import Batches
 from unet_tf.inference import build

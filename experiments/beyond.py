@@ -30,7 +30,8 @@ from experiments.base.options import Refused, command_line, refusals
 from experiments.segmentation import external
 from experiments.segmentation.control import run_with_control
 from experiments.segmentation.finished import read_run
-from experiments.segmentation.study import SegResNetOptions, study
+from experiments.segmentation.options import SegResNetOptions
+from experiments.segmentation.study import study
 from segresnet_monai.config import Config
 
 EXPERIMENT = "beyond"

@@ -47,7 +47,7 @@ from experiments.mgmt.options import MgmtOptions
 from experiments.mgmt.phantoms import phantom_patients
 from experiments.segmentation import cohort as cohort_segmentation
 from experiments.segmentation import shards as segmentation_shards
-from experiments.segmentation.study import phantom_cohort
+from experiments.segmentation.phantoms import phantom_cohort
 
 EXPERIMENT = "cohort"
 PREPARED_FOR = {

@@ -13,8 +13,9 @@ from dataclasses import replace
 from functools import partial
 
 from experiments.base.options import command_line
+from experiments.segmentation.options import NetworkOptions
 from experiments.segmentation.protocol import run_network
-from experiments.segmentation.study import NetworkOptions, study
+from experiments.segmentation.study import study
 from unet_tf.config import Config, backend
 
 EXPERIMENT = "unet3d"

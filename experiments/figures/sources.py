@@ -24,7 +24,7 @@ from experiments.base.options import BothTasks, Refused
 from experiments.base.reading import kept
 from experiments.base.runs import shown
 from experiments.mgmt.study import MgmtOptions, phantom_patients
-from experiments.segmentation.study import phantom_cohort
+from experiments.segmentation.phantoms import phantom_cohort
 
 MASKS = ("NCR", "ED", "ET", "WT")
 TEXTS = ("case", "id", "view", "contrast", "part", "class", "state")

@@ -11,7 +11,7 @@ from common.scoring import EmptyPolicy
 from experiments.base import results
 from experiments.base.options import refusals
 from experiments.segmentation import paired
-from experiments.segmentation.study import SegResNetOptions
+from experiments.segmentation.options import SegResNetOptions
 
 METRICS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "hd95_TC", "hd95_WT")
 CONTROL = "control.csv"

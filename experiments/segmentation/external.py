@@ -27,7 +27,8 @@ from experiments.base.reading import Reading, refuse_cavity
 from experiments.base.results import Result
 from experiments.segmentation.fine_tuning import seen_by
 from experiments.segmentation.finished import Finished, Networks, load, read_run, require_finished
-from experiments.segmentation.study import NetworkOptions, Options, Study
+from experiments.segmentation.options import NetworkOptions, Options
+from experiments.segmentation.study import Study
 
 FOLDER = "external"
 SHOWN = (

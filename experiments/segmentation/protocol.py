@@ -17,7 +17,8 @@ from experiments.base.options import Refused, refusals
 from experiments.base.trainings import require, shared_by
 from experiments.segmentation import external
 from experiments.segmentation.finished import read_run
-from experiments.segmentation.study import NetworkOptions, Options, Study
+from experiments.segmentation.options import NetworkOptions, Options
+from experiments.segmentation.study import Study
 
 OpenStudy = Callable[[Options], AbstractContextManager[Study]]
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.base import options as options_of_commands
 from experiments.base.options import command_line
-from experiments.segmentation.study import Options
+from experiments.segmentation.options import Options
 from experiments.table1_baseline import DEMO, PAPER
 from segresnet_monai.config import Config
 from tests.experiments.conftest import ROOT, environment

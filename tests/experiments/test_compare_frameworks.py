@@ -11,12 +11,14 @@ import pytest
 from matplotlib.image import imread
 
 from experiments import compare_frameworks, table1_variations, unet3d, unet25d
+from experiments.base.options import Refused
 from experiments.base.results import reported
 from experiments.compare_frameworks import DEMO, EQUAL_DEMO, EQUAL_PAPER, PAPER, Equal, FrameworkOptions, main
 from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS, backends, summary, table
 from experiments.comparison.models import COMPARED
 from experiments.evaluation import evaluate
-from experiments.segmentation.study import Options, Refused, study
+from experiments.segmentation.options import Options
+from experiments.segmentation.study import study
 from tests.cohorts import write_cohort, write_subject
 from tests.experiments.conftest import ROOT
 from tests.experiments.evaluation.finished import write_run

@@ -10,7 +10,7 @@ from common.files import plain
 from common.runs import RunError
 from experiments.base.options import options_in
 from experiments.mgmt.study import MgmtOptions
-from experiments.segmentation.study import Options
+from experiments.segmentation.options import Options
 
 
 @pytest.mark.parametrize("options", [Options(data=Path("scans"), folds=4), MgmtOptions(labels=Path("l.csv"), jobs=2)])

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from common.splits import Split
+from experiments.base.options import Refused
 from experiments.comparison import MODELS
 from experiments.comparison.models import COMPARED, compare, read_cases
-from experiments.segmentation.study import Refused
 
 
 def random_scores(n_cases, models=tuple(MODELS)):

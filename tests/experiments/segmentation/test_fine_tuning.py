@@ -19,7 +19,8 @@ from experiments.base.options import Refused
 from experiments.segmentation.adopted import adopt_training
 from experiments.segmentation.control import METRICS, compare
 from experiments.segmentation.fine_tuning import refuse_seen, seen_by
-from experiments.segmentation.study import Options, SegResNetOptions, refuse_contradictions, restored, study
+from experiments.segmentation.options import Options, SegResNetOptions, refuse_contradictions
+from experiments.segmentation.study import restored, study
 from segresnet_monai.config import Config
 from tests.cohorts import LPS_AFFINE, make_subject
 from tests.experiments.conftest import TINY

@@ -13,8 +13,9 @@ import pytest
 from common.recipe import Recipe
 from common.splits import split_by_fractions
 from experiments.base.results import OF_VIEWS
+from experiments.segmentation.options import Options
 from experiments.segmentation.scores import score
-from experiments.segmentation.study import Options, study
+from experiments.segmentation.study import study
 from tests.cohorts import write_cohort
 
 CROP = ((10, 30), (12, 36), (8, 28))
