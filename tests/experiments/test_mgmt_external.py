@@ -152,7 +152,7 @@ def summary(folder):
 
 
 def rows(folder):
-    return pd.read_csv(folder / "predictions.csv")
+    return pd.read_csv(folder / "predictions.csv", dtype={"id": str})
 
 
 def test_the_trap_is_named_and_the_signal_that_holds_is_too(folder):
@@ -351,6 +351,17 @@ def test_each_site_is_left_out_in_turn(tmp_path, competition, places, capsys, un
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("predictions.csv")}
     left_out(tmp_path, *cohorts)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("predictions.csv")}
+
+
+def test_doubtful_patients_are_left_out_here_too(tmp_path, competition, places, monkeypatch, untrained):
+    monkeypatch.setattr(study, "DOUBTFUL", {"00003": "allowed", "00099": "allowed"})  # the latter is not there
+    cohorts = ("--data", competition, "--sites", f"upenn={places['upenn']}", "--no-shuffled")
+    folder = left_out(tmp_path, *cohorts, "--leave-out-doubtful", "--max-patients", 20)
+    own = rows(folder)["id"].loc[rows(folder)["site"] == "competition"]
+    assert sorted(own) == [f"{number:05}" for number in range(21) if number != 3]
+    found = pd.read_csv(folder / "counts.csv").set_index(["site", "scans"])["n"]
+    assert found["competition", "left out: doubtful"] == 1
+    assert json.loads((folder / "data.json").read_text())["left_out"]["competition"] == {"doubtful": ["00003"]}
 
 
 def test_sites_of_nifti_alone(tmp_path, places, untrained):
