@@ -30,7 +30,7 @@ from experiments.mgmt.nested import shuffle
 from experiments.mgmt.phantoms import phantom_patients, phantom_site
 from experiments.mgmt.pooled import DEFAULT_CUT, pooled_id, site_in_data
 from experiments.mgmt.simple import simple_features
-from experiments.mgmt.sites import Prepared, Site, SiteOptions, counts, prepare_site, read_site, read_sites, warn
+from experiments.mgmt.sites import Prepared, Site, SiteOptions, counts, facts, prepare_site, read_site, read_sites, warn
 from experiments.mgmt.study import PREDICTIONS, fitted, labelled, model_training
 from mgmt_classifier.ensemble import weighted_mean
 
@@ -83,8 +83,9 @@ def run(options: SiteOptions, settings: Settings, *, shuffled: bool) -> Path:
     """Train and test every site in turn, and show what came of it; returns the run's folder."""
     pool = gather(options, settings)
     parts = {name: pool.split(name, seed=options.split_seed) for name in pool.names}
+    hashes = sorted(split.hash for split in parts.values())
     digest = configuration_hash(
-        settings, sorted(pool.labels.items()), sorted(split.hash for split in parts.values()), _prints(pool), shuffled
+        settings, sorted(pool.labels.items()), hashes, _prints(pool), options.split_seed, shuffled
     )
     folder = options.runs / EXPERIMENT / f"{options.preset}-left_out_site-{'+'.join(pool.names)}-{digest}"
     with Run(folder, fresh=options.fresh) as opened:
@@ -150,8 +151,8 @@ def gather(options: SiteOptions, settings: Settings) -> Pool:
 
 
 def _prints(pool: Pool) -> list:
-    """What changes with any scan."""
-    prints: list = [[s.fingerprint() for s in site.subjects] for site in pool.sites]
+    """What changes with any scan, and with what is known of anybody."""
+    prints: list = [facts(pool.sites), pool.left_out]
     if pool.cohort is not None:
         used = [patient for patient in pool.cohort.patients if patient.id in pool.labels]
         prints += [patient.fingerprint(contrast) for patient in used for contrast in pool.entries]

@@ -257,6 +257,11 @@ def prepare_site(
     return kept, {contrast: {id: store.entries[id] for id in ids} for contrast, store in stores.items()}
 
 
+def facts(sites: Sequence[Site]) -> dict[str, object]:
+    """What a result on these sites depends on, by site: the scans, and what the tables say of everybody."""
+    return {site.name: ({s.id: s.fingerprint() for s in site.subjects}, site.clinical, site.left_out) for site in sites}
+
+
 def counts(sites: Sequence[Site]) -> list[tuple[str, str, int]]:
     """Site, what has become of its scans, and how many."""
     rows = []

@@ -231,6 +231,34 @@ def test_the_same_command_shows_and_a_finished_run_is_tested_again_without_train
     assert summary(other)["b__auc"]["n"] == N + 1
 
 
+@pytest.mark.parametrize("protocol", ["external", "leave-one-site-out"])
+def test_another_seed_and_corrected_facts_are_another_result(
+    protocol, request, tmp_path, competition, places, monkeypatch
+):
+    """Models, tests and pictures are left out: which folder is asked for is what is tested."""
+    made = []
+    for module in (external, left_out_site):
+        monkeypatch.setattr(module, "_test", lambda *_, **__: None)
+        monkeypatch.setattr(module, "show", made.append)
+    table = tmp_path / "table.csv"
+    written = (places["upenn"] / "UPENN-GBM_clinical_info_v2.1.csv").read_text()
+    if protocol == "external":
+        words = ("--run", request.getfixturevalue("folder").parents[1])
+    else:
+        words = ("--protocol", protocol, "--data", competition, *SETTINGS)
+
+    def ask(content, *arguments):
+        table.write_text(content)
+        call(tmp_path, *words, "--sites", f"e={places['upenn']}", "--tables", f"e={table}", *arguments)
+        return made[-1]
+
+    first = ask(written)
+    assert ask(written) == first
+    others = {ask(written, "--split-seed", 1), ask(written.replace(",F,", ",M,", 1))}
+    others.add(ask(written.replace("Wildtype,Unm", "Mutated,Unm")))
+    assert len({first} | others) == 4
+
+
 def test_what_cannot_be_tested_is_refused_before_anything_is_trained(tmp_path, competition, places):
     data = ("--data", competition, *SETTINGS)
     bare = tmp_path / "bare"
