@@ -337,14 +337,18 @@ def bright_spot(folder, entries):
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """No network is trained: the rest of a training is what it is."""
+    """No network is trained: the rest of a training is what it is. Gives the images' files that it was to be on."""
     from mgmt_classifier import inference, train
 
+    read = set()
+
     def fit(config, training, validation, run):
+        read.update(entry.path for entry, _ in (*training, *validation))
         (run.folder / "threshold.json").write_text('{"threshold": 0.5}')
 
     monkeypatch.setattr(train, "fit", fit)
     monkeypatch.setattr(inference, "predict", bright_spot)
+    return read
 
 
 def left_out(work, *arguments):
@@ -393,7 +397,9 @@ def test_doubtful_patients_are_left_out_here_too(tmp_path, competition, places, 
 
 
 def test_sites_of_nifti_alone(tmp_path, places, untrained):
-    folder = left_out(tmp_path, *sites(places), "--no-shuffled")
+    folder = left_out(tmp_path, *sites(places), "--no-shuffled", "--local-copy", tmp_path / "near")
+    assert {path.parents[1] for path in untrained} == {tmp_path / "near"}
+    assert {path.name for path in untrained} == {path.name for path in tmp_path.glob("prepared/*/*.npy")}
     table = check_left_out(folder, SITES)
     assert not {"competition"} & set(table["site"])
     assert 0.2 < summary(folder)["ucsf__auc"]["value"] < 0.8
