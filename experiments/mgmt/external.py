@@ -152,7 +152,7 @@ def shuffled_models(run: Finished, opened: Run, options: SiteOptions) -> Path:
             f"shuffled/{contrast}",
             folder / contrast,
             experiment=EXPERIMENT,
-            options=options,
+            options=replace(options, labels=run.label_table),
             config=config,
             split=run.split,
             data={"synthetic": run.synthetic, "folder": run.place, "labels": dealt},

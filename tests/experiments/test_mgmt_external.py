@@ -4,6 +4,7 @@ hospital outside, and of the status in another."""
 import json
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -277,6 +278,15 @@ def test_what_cannot_be_tested_is_refused_before_anything_is_trained(tmp_path, c
         ),
         (("--data", tmp_path, "--run", tmp_path, "--sites", "a=b"), "expected --data or --run, received both"),
         (("--run", tmp_path), "expected the folder of a training with its config.json"),
+        (("--run", tmp_path, "--labels", "x.csv"), "without options of a training, .* received --labels"),
+        (
+            ("--run", tmp_path, "--effect", "0", "--leave-out-doubtful", "--model.flair.epochs", "7"),
+            "received --leave-out-doubtful, --effect, --model.flair.epochs=7$",
+        ),
+        (
+            ("--run", tmp_path, "--max-patients", "9", "--confounder", "1", "--phantom-seed", "3"),
+            "received --max-patients, --confounder, --phantom-seed$",
+        ),
     ):
         with pytest.raises(SystemExit, match=what):
             call(tmp_path, *arguments)
@@ -301,7 +311,7 @@ def test_the_control_is_the_same_training_on_labels_dealt_anew(work, tmp_path, m
     made = []
     monkeypatch.setattr(external, "run_trainings", lambda trainings, _: made.extend(trainings) or {})
     opened = SimpleNamespace(folder=tmp_path)
-    own = read_run(run)
+    own = replace(read_run(run), label_table=tmp_path / "labels.csv")
     assert external.shuffled_models(own, opened, SiteOptions(split_seed=3)) == tmp_path / "shuffled"
     assert [each.folder for each in made] == [tmp_path / "shuffled" / contrast for contrast in ("FLAIR", "T1w")]
     for each in made:
@@ -312,6 +322,7 @@ def test_the_control_is_the_same_training_on_labels_dealt_anew(work, tmp_path, m
         assert given["split"] == real["split"]
         assert given["config"]["model"] == real["config"]["model"]
         assert given["data"]["folder"] == real["data"]["folder"]
+        assert given["config"]["options"]["labels"] == str(tmp_path / "labels.csv")
         before, after = real["data"]["labels"], given["data"]["labels"]
         assert sum(before.values()) == sum(after.values())
         assert before.keys() == after.keys()
