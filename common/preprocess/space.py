@@ -62,14 +62,14 @@ def series_image(folder: Folder) -> sitk.Image:
     image.SetSpacing((first.spacing_mm[1], first.spacing_mm[0], step_mm))
     image.SetOrigin(first.position_mm)
     directions = np.column_stack([first.orientation[:3], first.orientation[3:], axis])
-    image.SetDirection(np.linalg.qr(directions)[0].ravel() * _signs(directions))
+    image.SetDirection(_orthogonal(directions))
     return image
 
 
-def _signs(directions: np.ndarray) -> np.ndarray:
-    """What turns the columns of the nearest orthogonal matrix as the rounded directions point."""
+def _orthogonal(directions: np.ndarray) -> list[float]:
+    """Rounded directions, (3, 3) with one per column, at right angles; row by row."""
     orthogonal = np.linalg.qr(directions)[0]
-    return np.tile(np.sign((orthogonal * directions).sum(axis=0)), (3, 1)).ravel()
+    return (orthogonal * np.sign((orthogonal * directions).sum(axis=0))).ravel().tolist()
 
 
 def working_grid(image: sitk.Image, *, spacing_mm: float = WORKING_MM) -> sitk.Image:
@@ -181,5 +181,5 @@ def from_scan(scan: Scan) -> sitk.Image:
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0), dtype=kind))
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((np.linalg.qr(directions)[0].ravel() * _signs(directions)).tolist())
+    image.SetDirection(_orthogonal(directions))
     return image

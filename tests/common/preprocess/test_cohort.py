@@ -109,6 +109,12 @@ def test_a_patients_mask_lies_in_the_scanners_space_on_any_grid(tmp_path, unmove
     assert "B.nii.gz: expected a file" in problem.what
 
 
+def test_a_package_that_is_missing_is_named_with_what_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(MissingToolError, match=r"needs SimpleITK: pip install 'glioma-suite\[preprocess\]'"):
+        space.load_sitk()
+
+
 def test_a_mask_of_somebody_else_is_refused(tmp_path):
     affine = np.diag([1.0, 1, 1, 1])
     affine[:3, 3] = 500
