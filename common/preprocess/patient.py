@@ -183,7 +183,8 @@ def _write_steps(folder: Path, choice: Choice, reference: str, motions: Mapping[
     (folder / "transforms").mkdir(parents=True, exist_ok=True)
     for name, motion in motions.items():
         path = folder / "transforms" / f"{reference}_to_{name}.tfm"
-        space.load_sitk().WriteTransform(motion.transform, str(path))
+        with space.in_words(f"to write {path}"):
+            space.load_sitk().WriteTransform(motion.transform, str(path))
     write_json(
         folder / "series.json",
         {

@@ -157,6 +157,36 @@ def test_a_tool_that_is_installed_is_asked_for_the_mask(tool, monkeypatch):
         check_choice(tool)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), KeyError("net"), MemoryError()])
+def test_a_patient_on_whom_a_tool_fails_does_not_end_the_others(tmp_path, unmoved, monkeypatch, error):
+    """A stand-in that fails on the second of three patients; of the third SimpleITK cannot write a transform."""
+    asked = []
+
+    class Extractor:
+        def extract(self, scan, masked, mask, device=None):
+            asked.append(scan)
+            if len(asked) == 2:
+                raise error
+            nib.save(nib.load(scan), mask)
+
+    def full(transform, path):
+        if "C" in Path(path).parts:
+            raise RuntimeError("sitk::ERROR: no space left")
+        Path(path).touch()
+
+    module, name, _ = EXTRACTORS["hd-bet"]
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{name: Extractor}))
+    monkeypatch.setattr(sitk, "WriteTransform", full)
+    for patient in "ABC":
+        write_patient(tmp_path / "in" / patient)
+    failed, unwritten = convert(conversion(tmp_path, brain_mask="hd-bet"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["A"]
+    assert (failed.subject, unwritten.subject) == ("B", "C")
+    assert "--brain-mask hd-bet: expected it to find the brain, found: " in failed.what
+    assert str(error) in failed.what
+    assert "T1ce_to_FLAIR.tfm, found: sitk::ERROR: no space left" in unwritten.what
+
+
 def test_a_table_of_series_that_contradicts_itself_is_refused(tmp_path):
     for rows, wrong in (
         ({"patient": ["A"], "contrast": ["T1ce"]}, "expected the columns"),
