@@ -16,6 +16,7 @@ from common.dicom.extras import MissingToolError  # noqa: E402
 from common.preprocess import cohort, registration, space  # noqa: E402
 from common.preprocess.brain import EXTRACTORS, brain_mask, check_choice  # noqa: E402
 from common.preprocess.cohort import Conversion, convert, read_named  # noqa: E402
+from common.preprocess.patient import prepare  # noqa: E402
 from experiments import from_dicom  # noqa: E402
 from tests.common.dicom.dicom_files import noise, write_series  # noqa: E402
 
@@ -185,6 +186,36 @@ def test_a_patient_on_whom_a_tool_fails_does_not_end_the_others(tmp_path, unmove
     assert "--brain-mask hd-bet: expected it to find the brain, found: " in failed.what
     assert str(error) in failed.what
     assert "T1ce_to_FLAIR.tfm, found: sitk::ERROR: no space left" in unwritten.what
+
+
+def test_steps_are_one_calls_and_nothing_else_there_is_touched(tmp_path, unmoved):
+    """Two contrasts with a mask, then without one from a folder in which a series is missing."""
+    patient, steps, mask = (
+        write_patient(tmp_path / "in" / "A"),
+        tmp_path / "steps",
+        tmp_path / "steps/brain_mask.nii.gz",
+    )
+    affine = np.diag([40.0, 40.0, 40.0, 1.0])
+    affine[:3, 3] = -160
+    everywhere = nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), affine)
+    nib.save(everywhere, tmp_path / "mask.nii.gz")
+
+    def files():
+        return {path.relative_to(steps).as_posix() for path in steps.rglob("*") if path.is_file()}
+
+    prepare(patient, steps, contrasts=("FLAIR", "T1ce"), named={}, mask=str(tmp_path / "mask.nii.gz"))
+    made = {"series.json", "scans/FLAIR.nii.gz", "scans/T1ce.nii.gz", "transforms/T1ce_to_FLAIR.tfm"}
+    assert files() == made | {"brain_mask.nii.gz"}
+    own = {"scans/mine.nii.gz", "notes.txt"}
+    later = {"on_series/T2_seg.nii.gz", "segmentation.nii.gz", "quality.png"}
+    for name in own | later:
+        (steps / name).parent.mkdir(exist_ok=True)
+        (steps / name).touch()
+    prepare(patient, steps, contrasts=("T1ce",), named={}, mask=str(mask))  # the mask of before, as one corrects it
+    assert files() == own | {"series.json", "scans/T1ce.nii.gz", "brain_mask.nii.gz"}
+    with pytest.raises(ValueError, match="no series is T1ce"):
+        prepare(write_patient(tmp_path / "in" / "B", ("T2",)), steps, contrasts=("T1ce",), named={}, mask="none")
+    assert files() == own
 
 
 def test_a_table_of_series_that_contradicts_itself_is_refused(tmp_path):
