@@ -1,5 +1,6 @@
 """Patients' DICOM as a cohort: what the experiments then find, who is left out, and what is done again."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,14 +32,15 @@ def unmoved(monkeypatch):
     monkeypatch.setattr("common.preprocess.patient.Prepared.draw", lambda *_: None)
 
 
-def write_patient(folder: Path, names=NAMES) -> Path:
+def write_patient(folder: Path, names=NAMES, *, patient_id: str | None = None) -> Path:
     """Small series of noise with air around, brighter from one to the next."""
     for number, name in enumerate(names, start=1):
         pixels = noise(12, (16, 14), seed=number, most=50) + 100 * number
         pixels[:2] = pixels[-2:] = 0
         pixels[:, :3] = pixels[:, -3:] = 0
         pixels[:, :, :3] = pixels[:, :, -3:] = 0
-        uids = {"SeriesInstanceUID": f"1.2.{number}", "StudyInstanceUID": "1.2", "PatientID": folder.name}
+        own = folder.name if patient_id is None else patient_id
+        uids = {"SeriesInstanceUID": f"1.2.{number}", "StudyInstanceUID": "1.2", "PatientID": own}
         write_series(
             folder / f"s{number}", pixels.astype(np.uint16), spacing_mm=(2.0, 2.0, 2.0), SeriesDescription=name, **uids
         )
@@ -70,10 +72,59 @@ def test_a_cohort_is_made_and_goes_on_where_a_patient_was_missing(tmp_path, unmo
     assert [subject.id for subject in find_subjects(tmp_path / "out").subjects] == ["A", "B"]
     assert (tmp_path / "out" / "A").stat().st_mtime_ns == made
     assert sorted(path.name for path in (tmp_path / "steps" / "B").iterdir()) == [
-        "scans", "series.json", "transforms",
+        "scans", "series.json", "source.json", "transforms",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="needs brainles-preprocessing"):
         convert(conversion(tmp_path, brain_mask="synthstrip"))
+
+
+def test_what_was_converted_from_something_else_is_named_and_left(tmp_path, unmoved):
+    write_patient(tmp_path / "in" / "A")
+    write_patient(tmp_path / "in" / "B")
+    assert convert(conversion(tmp_path, named={"A": {"T1": "s2"}})) == ()
+    made = (tmp_path / "out" / "A").stat().st_mtime_ns
+    for named, before in (({"A": {"T1": "s3", "T1ce": "s2"}}, "T1': 's2'"), ({}, "T1': 's2'")):
+        (problem,) = convert(conversion(tmp_path, named=named))
+        assert problem.subject == "A"
+        assert "was converted with other series named" in problem.what
+        assert before in problem.what
+        assert f"remove {tmp_path / 'out' / 'A'}" in problem.what
+    (tmp_path / "in").rename(tmp_path / "before")
+    write_patient(tmp_path / "in" / "A", patient_id="somebody else")
+    elsewhere = Conversion(
+        data=tmp_path / "before", output=tmp_path / "out", steps=tmp_path / "steps", brain_mask="none", named={}
+    )
+    problems = convert(elsewhere)
+    assert [problem.subject for problem in problems] == ["A", "B"]
+    assert all(f"from another folder, {tmp_path / 'in'}" in problem.what for problem in problems)
+    assert (tmp_path / "out" / "A").stat().st_mtime_ns == made
+    shutil.rmtree(tmp_path / "out" / "A")
+    assert convert(conversion(tmp_path)) == ()  # without named series this time
+    (tmp_path / "steps" / "A" / "source.json").unlink()  # converted before it was kept
+    assert convert(conversion(tmp_path, named={"A": {"T1": "s2"}})) == ()
+
+
+def test_two_visits_of_one_patient_stay_one_patient(tmp_path, unmoved, monkeypatch, capsys):
+    for folder, patient_id in {"P1_2019": "MRN 7", "P1_2020": "MRN 7", "P2": "MRN 8", "P3": ""}.items():
+        write_patient(tmp_path / "in" / folder, patient_id=patient_id)
+    options = ["--data", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--brain-mask", "none"]
+    monkeypatch.setattr(sys, "argv", ["from_dicom", *options])
+    from_dicom.main()
+    table = tmp_path / "out_steps" / "patients.csv"
+    said = capsys.readouterr().err
+    assert f"one patient's, P1_2019 and P1_2020: give --patients {table}" in said
+    assert "no PatientID is known of P3:" in said
+    found = find_subjects(tmp_path / "out", patients=table).subjects
+    whose = {subject.id: subject.patient for subject in found}
+    assert whose["P1_2019"] == whose["P1_2020"] != whose["P2"]
+    assert whose["P3"] == "P3"
+    assert "MRN" not in table.read_text()
+    monkeypatch.setattr(sys, "argv", ["from_dicom", *options])
+    shutil.rmtree(tmp_path / "out" / "P1_2020")
+    from_dicom.main()
+    assert {
+        subject.id: subject.patient for subject in find_subjects(tmp_path / "out", patients=table).subjects
+    } == whose
 
 
 def test_the_command_names_whom_it_could_not_convert(tmp_path, unmoved, monkeypatch, capsys):
@@ -189,12 +240,8 @@ def test_a_patient_on_whom_a_tool_fails_does_not_end_the_others(tmp_path, unmove
 
 
 def test_steps_are_one_calls_and_nothing_else_there_is_touched(tmp_path, unmoved):
-    """Two contrasts with a mask, then without one from a folder in which a series is missing."""
-    patient, steps, mask = (
-        write_patient(tmp_path / "in" / "A"),
-        tmp_path / "steps",
-        tmp_path / "steps/brain_mask.nii.gz",
-    )
+    """Two contrasts, then one with the mask that was left there, then a folder in which it is missing."""
+    patient, steps = write_patient(tmp_path / "in" / "A"), tmp_path / "steps"
     affine = np.diag([40.0, 40.0, 40.0, 1.0])
     affine[:3, 3] = -160
     everywhere = nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), affine)
@@ -211,7 +258,7 @@ def test_steps_are_one_calls_and_nothing_else_there_is_touched(tmp_path, unmoved
     for name in own | later:
         (steps / name).parent.mkdir(exist_ok=True)
         (steps / name).touch()
-    prepare(patient, steps, contrasts=("T1ce",), named={}, mask=str(mask))  # the mask of before, as one corrects it
+    prepare(patient, steps, contrasts=("T1ce",), named={}, mask=str(steps / "brain_mask.nii.gz"))
     assert files() == own | {"series.json", "scans/T1ce.nii.gz", "brain_mask.nii.gz"}
     with pytest.raises(ValueError, match="no series is T1ce"):
         prepare(write_patient(tmp_path / "in" / "B", ("T2",)), steps, contrasts=("T1ce",), named={}, mask="none")
