@@ -27,6 +27,9 @@ from experiments.mgmt.external import EXPERIMENT, sites_of, test_on
 from experiments.mgmt.sites import SiteOptions, places
 from experiments.mgmt.study import MgmtOptions
 
+OF_THE_RUN = ("labels", "max_patients", "leave_out_doubtful", "effect", "confounder", "phantom_seed")
+"""Options of the training, which do nothing where its finished run is given."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SiteOptions):
@@ -53,6 +56,8 @@ def main() -> None:
             return
         if run is not None and options.data is not None:
             raise Refused("expected --data or --run, received both: a run knows what it was trained on")
+        if run is not None and (idle := without_effect(options)):
+            raise Refused(f"expected --run without options of a training, which it has had, received {', '.join(idle)}")
         if not places(options) and (options.data or options.overlap):
             raise Refused("expected other hospitals' cohorts with --sites NAME=FOLDER, received none")
     if run is None:
@@ -65,6 +70,13 @@ def main() -> None:
             run = study.run.folder
     with refusals():
         test_on(run, options, shuffled=options.shuffled)
+
+
+def without_effect(options: Options) -> list[str]:
+    """What has been asked for that a finished run has settled."""
+    default = Options()
+    asked = [name for name in OF_THE_RUN if getattr(options, name) != getattr(default, name)]
+    return [f"--{name.replace('_', '-')}" for name in asked] + [f"--model.{setting}" for setting in options.changed]
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ unit has no meaning. Nothing here needs PyTorch: samples are arrays, which its l
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ STEPS = np.iinfo(np.int16).max
 
 Intensity = Literal["zscore", "maximum"]
 Position = tuple[int, int]
+Item = TypeVar("Item")
+Recipe = TypeVar("Recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +72,42 @@ def prepare(
     bad patient is stored. local_copy: as for :func:`common.prepared.prepare`.
     Raises StoreError when a disk is full or a folder cannot be written.
     """
+    # Processes: DICOM headers are parsed by Python code, which threads would take in turns.
+    return fill(
+        FORMAT,
+        recipe,
+        _fingerprint,
+        make,
+        patients,
+        folder,
+        n_jobs=n_jobs,
+        prefer="processes",
+        local_copy=local_copy,
+    )
+
+
+def fill(
+    number: int,
+    recipe: Recipe,
+    fingerprint: Callable[[Item, Recipe], str],
+    make: Callable[[Item, Recipe], tuple[np.ndarray, dict]],
+    items: Iterable[Item],
+    folder: str | Path,
+    *,
+    n_jobs: int,
+    prefer: Literal["threads", "processes"],
+    local_copy: Path | None,
+) -> Store[Entry]:
+    """:func:`common.store.fill` with entries of images. number, recipe, fingerprint, make: of its Kind, the latter two
+    of an item and the recipe."""
     kind = store.Kind(
-        number=FORMAT,
+        number=number,
         recipe=recipe,
         entry=Entry,
-        fingerprint=partial(_fingerprint, recipe=recipe),
+        fingerprint=partial(fingerprint, recipe=recipe),
         make=partial(make, recipe=recipe),
     )
-    # Processes: DICOM headers are parsed by Python code, which threads would take in turns.
-    return store.fill(kind, patients, folder, n_jobs=n_jobs, prefer="processes", local_copy=local_copy)
+    return store.fill(kind, items, folder, n_jobs=n_jobs, prefer=prefer, local_copy=local_copy)
 
 
 def make(patient: Patient, recipe: SliceRecipe) -> tuple[np.ndarray, dict]:

@@ -58,18 +58,22 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """The precision that a configuration asks of a prediction on a device, as a context."""
+    precision = resolve_for_prediction(
+        config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda"
+    )
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
 def logits(network: torch.nn.Module, entries: Sequence[Entry], config: Config) -> torch.Tensor:
     """float32 (n,) on the CPU, of prepared patients in their order, ``batch_size`` at a time.
 
     Raises RunError when one is not finite.
     """
     device = next(network.parameters()).device
-    precision = resolve_for_prediction(
-        config.precision, mixed_precision=config.mixed_precision, gpu=device.type == "cuda"
-    )
-    autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
     found = []
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast(config, device):
         for start in range(0, len(entries), config.batch_size):
             batch = entries[start : start + config.batch_size]
             images = [network_input(entry.open(), entry.geometry, intensity=config.intensity) for entry in batch]

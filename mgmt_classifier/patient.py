@@ -21,7 +21,7 @@ from mgmt_classifier import explain
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import make, network_input
 from mgmt_classifier.ensemble import weighted_mean
-from mgmt_classifier.inference import load_run, to_device
+from mgmt_classifier.inference import autocast, load_run, to_device
 
 NOTICE = (
     "Research software, not a medical device: not for clinical use. Whether such images tell MGMT status is an open "
@@ -68,11 +68,12 @@ def read_ensemble(run: Path) -> Ensemble:
             raise ValueError(f"{run / contrast}: expected a model of {contrast}, found one of {found}")
 
     def logits(images: Mapping[str, np.ndarray]) -> dict[str, float]:
-        with torch.inference_mode():
-            return {
-                contrast: float(network(to_device(torch.from_numpy(images[contrast])[None], device_of(network))))
-                for contrast, network in networks.items()
-            }
+        found = {}
+        for contrast, network in networks.items():
+            device = device_of(network)
+            with torch.inference_mode(), autocast(configs[contrast], device):
+                found[contrast] = float(network(to_device(torch.from_numpy(images[contrast])[None], device)))
+        return found
 
     return Ensemble(
         configs=configs,

@@ -9,13 +9,12 @@ images are chosen, resized and stored by the functions that do it for DICOM.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
 
-from common import store, volumes
+from common import volumes
 from common.dicom.mgmt_cohort import Patient
 from common.dicom.series import Plane, read_series
 from common.grid import Grid, bring
@@ -23,7 +22,7 @@ from common.nifti import ScanError
 from common.store import Store, UnusableError
 from common.subject import Problem, Subject, examine_arrays
 from mgmt_classifier import slices
-from mgmt_classifier.data import Entry, SliceRecipe, stored_images
+from mgmt_classifier.data import Entry, SliceRecipe, fill, stored_images
 
 FORMAT = 1  # part of every entry's key: raise it when the meaning of the stored numbers changes
 CONTRASTS = {"FLAIR": "FLAIR", "T1w": "T1", "T1wCE": "T1ce", "T2w": "T2"}
@@ -73,16 +72,26 @@ def cut_of(patients: Sequence[Patient], contrast: str, *, n_jobs: int = -1) -> C
     )
 
 
-def prepare(subjects: Iterable[Subject], recipe: ScanRecipe, folder: str | Path, *, n_jobs: int = -1) -> Store[Entry]:
+def prepare(
+    subjects: Iterable[Subject],
+    recipe: ScanRecipe,
+    folder: str | Path,
+    *,
+    n_jobs: int = -1,
+    local_copy: Path | None = None,
+) -> Store[Entry]:
     """Bring every subject into the store at ``folder``, as :func:`mgmt_classifier.data.prepare` does patients."""
-    kind = store.Kind(
-        number=FORMAT,
-        recipe=recipe,
-        entry=Entry,
-        fingerprint=partial(_fingerprint, recipe=recipe),
-        make=partial(make, recipe=recipe),
+    return fill(
+        FORMAT,
+        recipe,
+        _fingerprint,
+        make,
+        subjects,
+        folder,
+        n_jobs=n_jobs,
+        prefer="threads",
+        local_copy=local_copy,
     )
-    return store.fill(kind, subjects, folder, n_jobs=n_jobs, prefer="threads")
 
 
 def make(subject: Subject, recipe: ScanRecipe) -> tuple[np.ndarray, dict]:

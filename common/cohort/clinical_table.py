@@ -3,7 +3,8 @@
 UCSF-PDGM (``UCSF-PDGM-metadata*.csv``; its ids have three digits where its folders have four) and UPENN-GBM
 (``UPENN-GBM_clinical_info*.csv``, scanners in ``UPENN-GBM_acquisition.csv`` beside it) are told by their columns, which
 are written as the collections write them on The Cancer Imaging Archive. Any other cohort has a table of its own with
-the columns id and mgmt, and those of sex, age, idh, scanner and brats21_id that are known.
+the columns id and mgmt, and those of sex, age, idh, scanner and brats21_id that are known. Ids of BraTS itself hold the
+number that brats21_id would name.
 """
 
 import math
@@ -41,6 +42,8 @@ _COLUMNS = {
 }
 _LATER = re.compile(r"UCSF-PDGM-\d+_FU\d+d|UPENN-GBM-\d+_(?!11$)\d+")
 _BRATS21_ID = re.compile(r"(?:BraTS2021_)?(\d{1,5})")
+# BraTS 2023 has kept the numbers of 2021 (D); time points from 100 on are other scans, after treatment, of BraTS 2024.
+_OF_BRATS = re.compile(r"(?:BraTS2021_|BraTS-GLI-)(\d{5})(?:-0\d\d)?", re.IGNORECASE)
 
 Idh = Literal["wildtype", "mutant"]
 
@@ -50,7 +53,8 @@ class Clinical:
     """What a table says of one scan. None: it does not say.
 
     mgmt: 1 methylated, 0 not, None where mgmt_said, the table's word, decides neither. brats21_id: the patient's number
-    in BraTS 2021, five digits, which the RSNA-MICCAI competition shares.
+    in BraTS 2021, five digits, which the RSNA-MICCAI competition shares: from the table, else from an id such as
+    BraTS2021_00097 or BraTS-GLI-00097-000.
     """
 
     id: str
@@ -67,7 +71,7 @@ class Clinical:
 class Table:
     """A clinical table. collection: UCSF, UPENN or OWN. scans: by id, as `common.cohort` writes it.
 
-    says_brats21: whether it can say which patients are in BraTS 2021.
+    says_brats21: whether it can say which patients are in BraTS 2021: it has a column for them, or all ids are BraTS's.
     """
 
     path: Path
@@ -124,7 +128,8 @@ def read_clinical(table: str | Path) -> Table:
     if kinds[0] == UPENN and (table.parent / ACQUISITION).is_file():
         scanners = _scanners(table.parent / ACQUISITION)
         scans = {id: replace(scan, scanner=scanners.get(id) or None) for id, scan in scans.items()}
-    return Table(table, kinds[0], scans, "brats21_id" in columns)
+    tells = "brats21_id" in columns or all(scan.brats21_id for scan in scans.values())
+    return Table(table, kinds[0], scans, tells)
 
 
 def read_mapping(table: str | Path) -> dict[str, set[str]]:
@@ -153,15 +158,17 @@ def _clinical(cells: Mapping[str, str], where: str) -> Clinical:
             f"{where}: expected {', '.join(METHYLATED)} or that it is not known "
             f"({', '.join(filter(None, _UNDECIDED))}) as MGMT status, found {said!a}"
         )
+    id = subject_id(cells["id"])
+    own = _OF_BRATS.fullmatch(id)
     return Clinical(
-        id=subject_id(cells["id"]),
+        id=id,
         mgmt=METHYLATED.get(said.lower()),
         mgmt_said=said or "nothing",
         sex=_sex(cells.get("sex", ""), where),
         age=_age(cells.get("age", ""), where),
         idh=_idh(cells.get("idh", ""), where),
         scanner=cells.get("scanner") or None,
-        brats21_id=_brats21(cells.get("brats21_id", ""), where),
+        brats21_id=_brats21(cells.get("brats21_id", ""), where) or (own and own[1]),
     )
 
 

@@ -45,8 +45,7 @@ _README = """# Synthetic MGMT cohort of a second site
 
 Every image and every line of patients.csv in this folder is synthetic, made by `common.phantom.site` of the glioma
 suite on the MNI152 brain template. No patient was scanned; MGMT status, sex, age and IDH are invented. Nothing measured
-on it
-says anything about patients. `cohort.json` names the arguments that it is a function of.
+on it says anything about patients. `cohort.json` names the arguments that it is a function of.
 """
 
 

@@ -61,15 +61,16 @@ def shards(
     return found
 
 
-def fill(folder: Path, kind: type[Recipe], prepare: Callable[[Mapping, Recipe], Store]) -> None:
-    """Prepare a shard as its folder describes it. prepare: gives the store of its subjects for a recipe."""
+def fill(folder: Path, kind: type[Recipe], find: Callable[[Mapping], Callable[[Recipe], Store]]) -> None:
+    """Prepare a shard as its folder describes it. find: looks for its subjects, and gives what fills their store for a
+    recipe."""
     with Run(folder):
         if (folder / RESULT).exists():  # another command was faster
             return
         described = given(folder, subjects=list, recipes=list)
-        rows = []
+        rows, prepare = [], find(described)
         for recipe in described["recipes"]:
-            store = prepare(described, typed(kind, recipe))
+            store = prepare(typed(kind, recipe))
             row = {"subjects": len(described["subjects"]), "made": store.prepared, "remade": len(store.remade)}
             row["problems"] = [str(problem) for problem in store.problems]
             rows.append(row | {"entries": sorted(str(entry.path.resolve()) for entry in store.entries.values())})

@@ -22,7 +22,7 @@ from experiments.mgmt.finished import Finished, read_run
 from experiments.mgmt.nested import shuffle
 from experiments.mgmt.phantoms import phantom_site
 from experiments.mgmt.simple import simple_features
-from experiments.mgmt.sites import Prepared, Site, SiteOptions, counts, prepare_site, read_site, read_sites, warn
+from experiments.mgmt.sites import Prepared, Site, SiteOptions, counts, facts, prepare_site, read_site, read_sites, warn
 from experiments.mgmt.study import PREDICTIONS, model_training
 from mgmt_classifier.ensemble import weighted_mean
 
@@ -43,9 +43,7 @@ def test_on(folder: Path, options: SiteOptions, *, shuffled: bool) -> Path:
         options = replace(options, **planted)
     sites = sites_of(options, run.labels, synthetic=run.synthetic)
     warn(sites)
-    prints = {site.name: {s.id: s.fingerprint() for s in site.subjects} for site in sites}
-    labels = {site.name: site.labels for site in sites}
-    digest = configuration_hash(sorted(prints.items()), sorted(labels.items()), shuffled)
+    digest = configuration_hash(facts(sites), options.split_seed, shuffled)
     place = run.folder / FOLDER / f"{file_stem('+'.join(site.name for site in sites))}-{digest}"
     with Run(place, fresh=options.fresh) as opened:
         if not opened.is_finished:
@@ -154,7 +152,7 @@ def shuffled_models(run: Finished, opened: Run, options: SiteOptions) -> Path:
             f"shuffled/{contrast}",
             folder / contrast,
             experiment=EXPERIMENT,
-            options=options,
+            options=replace(options, labels=run.label_table),
             config=config,
             split=run.split,
             data={"synthetic": run.synthetic, "folder": run.place, "labels": dealt},

@@ -30,8 +30,8 @@ from experiments.mgmt.nested import shuffle
 from experiments.mgmt.phantoms import phantom_patients, phantom_site
 from experiments.mgmt.pooled import DEFAULT_CUT, pooled_id, site_in_data
 from experiments.mgmt.simple import simple_features
-from experiments.mgmt.sites import Prepared, Site, SiteOptions, counts, prepare_site, read_site, read_sites, warn
-from experiments.mgmt.study import PREDICTIONS, fitted, model_training
+from experiments.mgmt.sites import Prepared, Site, SiteOptions, counts, facts, prepare_site, read_site, read_sites, warn
+from experiments.mgmt.study import PREDICTIONS, fitted, labelled, model_training
 from mgmt_classifier.ensemble import weighted_mean
 
 if TYPE_CHECKING:
@@ -47,13 +47,15 @@ FEWEST_SITES = 2
 @dataclass(frozen=True)
 class Pool:
     """Patients of all sites by an id that is one in all of them. entries: prepared images, by contrast and id; labels,
-    site: by id; sites: those of NIfTI; cohort: of DICOM, where there is one; cuts: by contrast."""
+    site: by id; sites: those of NIfTI; cohort: of DICOM, where there is one; left_out: ids of its others, by reason;
+    cuts: by contrast."""
 
     entries: Prepared
     labels: dict[str, int]
     site: dict[str, str]
     sites: tuple[Site, ...]
     cohort: MgmtCohort | None
+    left_out: Mapping[str, Sequence[str]]
     cuts: "Mapping[str, Cut]"
     synthetic: dict[str, bool]
 
@@ -81,8 +83,9 @@ def run(options: SiteOptions, settings: Settings, *, shuffled: bool) -> Path:
     """Train and test every site in turn, and show what came of it; returns the run's folder."""
     pool = gather(options, settings)
     parts = {name: pool.split(name, seed=options.split_seed) for name in pool.names}
+    hashes = sorted(split.hash for split in parts.values())
     digest = configuration_hash(
-        settings, sorted(pool.labels.items()), sorted(split.hash for split in parts.values()), _prints(pool), shuffled
+        settings, sorted(pool.labels.items()), hashes, _prints(pool), options.split_seed, shuffled
     )
     folder = options.runs / EXPERIMENT / f"{options.preset}-left_out_site-{'+'.join(pool.names)}-{digest}"
     with Run(folder, fresh=options.fresh) as opened:
@@ -105,19 +108,21 @@ def gather(options: SiteOptions, settings: Settings) -> Pool:
     from mgmt_classifier import data, scans
 
     cohort, entries, labels, site, synthetic = None, {c: {} for c in settings.models}, {}, {}, {}
+    left_out = {}
     cuts = dict.fromkeys(settings.models, DEFAULT_CUT)
     embedded = options.data is None and not options.sites
     if options.data is not None or embedded:
         cohort = find_patients(options.data or phantom_patients(options), options.labels)
         if options.data is not None:
             refuse_phantoms(options.data, cohort.any_series)
-        patients = [patient for patient in cohort.patients if patient.label is not None][: options.max_patients]
+        patients, doubtful = labelled(cohort, options)
         problems = {}
         for contrast, config in settings.models.items():
             store = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs)
             entries[contrast] = dict(store.entries)
             problems |= dict.fromkeys(store.problems)
         out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patients")
+        left_out = {reason: ids for reason, ids in (("doubtful", doubtful), ("cannot be used", out)) if ids}
         kept = [patient for patient in patients if patient.id not in out]
         labels = {patient.id: patient.label for patient in kept}
         site, synthetic = dict.fromkeys(labels, COMPETITION), {COMPETITION: embedded}
@@ -142,12 +147,12 @@ def gather(options: SiteOptions, settings: Settings) -> Pool:
         site |= {pooled_id(own.name, id): own.name for id in own.labels}
         for contrast, of_patient in prepared.items():
             entries[contrast] |= {pooled_id(own.name, id): entry for id, entry in of_patient.items()}
-    return Pool(entries, labels, site, tuple(usable), cohort, cuts, synthetic)
+    return Pool(entries, labels, site, tuple(usable), cohort, left_out, cuts, synthetic)
 
 
 def _prints(pool: Pool) -> list:
-    """What changes with any scan."""
-    prints: list = [[s.fingerprint() for s in site.subjects] for site in pool.sites]
+    """What changes with any scan, and with what is known of anybody."""
+    prints: list = [facts(pool.sites), pool.left_out]
     if pool.cohort is not None:
         used = [patient for patient in pool.cohort.patients if patient.id in pool.labels]
         prints += [patient.fingerprint(contrast) for patient in used for contrast in pool.entries]
@@ -161,7 +166,7 @@ def _data(pool: Pool, labels: Mapping[str, int]) -> dict[str, object]:
         "folder": None if pool.cohort is None else pool.cohort.folder.resolve(),
         "labels": dict(labels),
         "sites": {site.name: site_in_data(site.folder, pool.cuts) for site in pool.sites},
-        "left_out": {site.name: site.left_out for site in pool.sites},
+        "left_out": {COMPETITION: pool.left_out} | {site.name: site.left_out for site in pool.sites},
     }
 
 
@@ -243,4 +248,5 @@ def _counts(pool: Pool) -> Sequence[tuple[str, str, int]]:
     if pool.cohort is not None:
         found = Counter(pool.labels[id] for id in pool.of(COMPETITION))
         rows = [(COMPETITION, "tested, methylated", found[1]), (COMPETITION, "tested, unmethylated", found[0])]
+        rows += [(COMPETITION, f"left out: {reason}", len(ids)) for reason, ids in pool.left_out.items()]
     return [*rows, *counts(pool.sites)]

@@ -30,7 +30,13 @@ def site_in_data(folder: Path, cuts: Mapping[str, Cut]) -> dict[str, object]:
 
 
 def site_entries(
-    described: Mapping[str, Mapping], config: Config, used: Iterable[str], prepared: Path, *, jobs: int
+    described: Mapping[str, Mapping],
+    config: Config,
+    used: Iterable[str],
+    prepared: Path,
+    *,
+    jobs: int,
+    local_copy: Path | None,
 ) -> "dict[str, Entry]":
     """Prepared images of the sites' subjects among ``used``, by the pool's ids. described: as data.json holds it.
 
@@ -45,6 +51,7 @@ def site_entries(
             raise RunError(f"expected folder and cuts of the site {name} in data.json, found: {error!r}") from error
         wanted = [s for s in find_subjects(folder, masks=False).subjects if pooled_id(name, s.id) in used]
         recipe = scans.ScanRecipe(slices=config.recipe, cut=cut)
-        for id, entry in scans.prepare(wanted, recipe, prepared, n_jobs=jobs).entries.items():
+        store = scans.prepare(wanted, recipe, prepared, n_jobs=jobs, local_copy=local_copy)
+        for id, entry in store.entries.items():
             found[pooled_id(name, id)] = replace(entry, id=pooled_id(name, id))
     return found

@@ -1,6 +1,7 @@
 """Shards of an MGMT cohort, which are prepared by processes of their own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
@@ -33,13 +34,13 @@ def shards_of(
 
 def prepare(folder: Path) -> None:
     """The shard that a folder describes. Raises RunError when one of its patients is not there any more."""
-    fill(folder, SliceRecipe, _prepare)
+    fill(folder, SliceRecipe, _find)
 
 
-def _prepare(described: Mapping, recipe: SliceRecipe) -> Store:
+def _find(described: Mapping) -> Callable[[SliceRecipe], Store]:
     wanted = set(described["subjects"])
     cohort = find_patients(described["data"], described["labels"] and Path(described["labels"]))
     patients = [patient for patient in cohort.patients if patient.id in wanted]
     if lost := sorted(wanted - {patient.id for patient in patients}):
         raise RunError(f"{cohort.folder}: expected the patients of a shard, lost: {', '.join(lost)}")
-    return data.prepare(patients, recipe, described["prepared"], n_jobs=described["jobs"])
+    return partial(data.prepare, patients, folder=described["prepared"], n_jobs=described["jobs"])

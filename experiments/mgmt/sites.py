@@ -117,18 +117,28 @@ def places(options: SiteOptions) -> dict[str, tuple[Path, Path | None]]:
 def read_sites(options: SiteOptions, known: AbstractSet[str]) -> list[Site]:
     """The sites that the options name.
 
-    known: numbers in the competition of the training cohort's patients. Raises Refused and CohortError.
+    known: numbers in the competition of the training cohort's patients. Raises Refused, also where two sites share
+    a patient, and CohortError.
     """
     overlap = {} if options.overlap is None else read_mapping(options.overlap)
     sites = [
         read_site(name, folder, table, options, known=known, overlap=overlap)
         for name, (folder, table) in places(options).items()
     ]
-    owners: dict[str, str] = {}
+    owners: dict[object, str] = {}
     for site in sites:
         for subject in site.subjects:
-            if (other := owners.setdefault(subject.fingerprint(), site.name)) != site.name:
-                raise Refused(f"expected other patients in every site, found the scans of {subject.id} in {other} too")
+            said = site.clinical[subject.id]
+            shared = {
+                f"the scans of {subject.id}": subject.fingerprint(),
+                f"the row {said.id} of {site.table.path}": (site.table.path.resolve(), said.id),
+            }
+            shared |= {
+                f"{subject.id}, number {number} of BraTS 2021,": number for number in _numbers(subject, said, overlap)
+            }
+            for what, mark in shared.items():
+                if (other := owners.setdefault(mark, site.name)) != site.name:
+                    raise Refused(f"{site.name}: expected patients of no other site, found {what} in {other} too")
     return sites
 
 
@@ -211,9 +221,15 @@ def _reason(
         return f"MGMT status: {said.mgmt_said}"
     if options.idh_wildtype and said.idh != "wildtype":
         return f"IDH: {said.idh or 'not known'}"
-    if known & ({said.brats21_id} | overlap.get(subject.patient, set()) | overlap.get(subject.id, set())):
+    if known & _numbers(subject, said, overlap):
         return SEEN
     return FURTHER if subject.patient in patients else None
+
+
+def _numbers(subject: Subject, said: Clinical, overlap: Mapping[str, AbstractSet[str]]) -> set[str]:
+    """A patient's numbers in BraTS 2021, as far as table and mapping say."""
+    own = {said.brats21_id} if said.brats21_id else set()
+    return own | overlap.get(subject.patient, set()) | overlap.get(subject.id, set())
 
 
 def prepare_site(
@@ -239,6 +255,11 @@ def prepare_site(
     kept = site.without(problems)
     ids = sorted(kept.clinical)
     return kept, {contrast: {id: store.entries[id] for id in ids} for contrast, store in stores.items()}
+
+
+def facts(sites: Sequence[Site]) -> dict[str, object]:
+    """What a result on these sites depends on, by site: the scans, and what the tables say of everybody."""
+    return {site.name: ({s.id: s.fingerprint() for s in site.subjects}, site.clinical, site.left_out) for site in sites}
 
 
 def counts(sites: Sequence[Site]) -> list[tuple[str, str, int]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from common import splits
-from common.dicom.mgmt_cohort import DOUBTFUL, MgmtCohort, find_patients
+from common.dicom.mgmt_cohort import DOUBTFUL, MgmtCohort, Patient, find_patients
 from common.files import write_json, write_text
 from common.processes import check_alone
 from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_use, same_settings
@@ -197,6 +197,18 @@ def mgmt_study(
             yield opened
 
 
+def labelled(cohort: MgmtCohort, options: MgmtOptions) -> tuple[list[Patient], list[str]]:
+    """The patients with a label that the options leave in, and ids of the doubtful ones that they leave out.
+
+    Raises Refused when there is no patient.
+    """
+    doubtful = set(DOUBTFUL) if options.leave_out_doubtful else set()
+    patients = [patient for patient in cohort.patients if patient.label is not None and patient.id not in doubtful]
+    if not patients:
+        raise Refused(f"{cohort.folder}: expected patients with a label, found none; --labels names the table")
+    return patients[: options.max_patients], sorted(doubtful & {patient.id for patient in cohort.patients})
+
+
 def _open(
     experiment: str,
     options: MgmtOptions,
@@ -210,11 +222,7 @@ def _open(
     cohort = find_patients(folder, options.labels)
     if options.data is not None:
         refuse_phantoms(options.data, cohort.any_series)
-    doubtful = set(DOUBTFUL) if options.leave_out_doubtful else set()
-    patients = [patient for patient in cohort.patients if patient.label is not None and patient.id not in doubtful]
-    patients = patients[: options.max_patients]
-    if not patients:
-        raise Refused(f"{cohort.folder}: expected patients with a label, found none; --labels names the table")
+    patients, doubtful = labelled(cohort, options)
     stores: dict[SliceRecipe, Store] = {}
     problems: dict[Problem, None] = {}
     for config in configs:
@@ -250,7 +258,7 @@ def _open(
         "fingerprint": configuration_hash(labels, fingerprints),
         "labels": labels,
         "left_out": [str(problem) for problem in problems],
-        "left_out_doubtful": sorted(doubtful & {patient.id for patient in cohort.patients}),
+        "left_out_doubtful": doubtful,
         "without_images": cohort.without_images,
         "without_label": cohort.without_label,
         "others": cohort.others,

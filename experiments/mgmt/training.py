@@ -31,14 +31,13 @@ def train(folder: Path) -> None:
     labels, used = described["labels"], {id for part in PARTS for id in split[part]}
     with Run(folder) as run:
         run.note_start()
-        entries = {}
+        entries, copies = {}, options.local_copy
         if (place := described.get("folder")) is not None:
             patients = [patient for patient in find_patients(place, options.labels).patients if patient.id in used]
-            entries |= data.prepare(
-                patients, config.recipe, options.prepared, n_jobs=options.jobs, local_copy=options.local_copy
-            ).entries
+            store = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs, local_copy=copies)
+            entries |= store.entries
         if sites := described.get("sites"):
-            entries |= site_entries(sites, config, used, options.prepared, jobs=options.jobs)
+            entries |= site_entries(sites, config, used, options.prepared, jobs=options.jobs, local_copy=copies)
         if lost := sorted(used - set(entries)):
             raise RunError(f"{place or 'sites'}: expected the patients that {folder} was made for, lost: {lost}")
         parts = {part: [(entries[id], labels[id]) for id in split[part]] for part in PARTS}

@@ -1,7 +1,8 @@
 """Shards of a segmentation cohort, which are prepared by processes of their own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 from common import prepared
@@ -28,13 +29,13 @@ def shards_of(
 
 def prepare(folder: Path) -> None:
     """The shard that a folder describes. Raises RunError when one of its subjects is not there any more."""
-    fill(folder, Recipe, _prepare)
+    fill(folder, Recipe, _find)
 
 
-def _prepare(described: Mapping, recipe: Recipe) -> Store:
+def _find(described: Mapping) -> Callable[[Recipe], Store]:
     wanted = set(described["subjects"])
     cohort = kept(described).find(Path(described["data"]))
     subjects = [subject for subject in cohort.subjects if subject.id in wanted]
     if lost := sorted(wanted - {subject.id for subject in subjects}):
         raise RunError(f"{cohort.folder}: expected the subjects of a shard, lost: {', '.join(lost)}")
-    return prepared.prepare(subjects, recipe, described["prepared"], n_jobs=described["jobs"])
+    return partial(prepared.prepare, subjects, folder=described["prepared"], n_jobs=described["jobs"])

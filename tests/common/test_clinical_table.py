@@ -65,6 +65,22 @@ def test_a_table_of_ones_own(tmp_path):
     assert [(s.mgmt, s.scanner, s.sex) for s in table.scans.values()] == [(1, "B", None), (None, None, None)]
 
 
+def test_ids_of_brats_tell_their_number_where_the_table_has_none(tmp_path):
+    rows = ["BraTS2021_00312,1", "BraTS-GLI-01666-000,0", "BraTS-GLI-00040,0"]
+    table = read_clinical(write(tmp_path / "patients.csv", "id,mgmt", *rows))
+    assert [scan.brats21_id for scan in table.scans.values()] == ["00312", "01666", "00040"]
+    assert table.says_brats21
+    rows += ["BraTS-GLI-00312-101,1", "BraTS-SSA-00007-000,1", "case_00007,1"]  # other scans, other collections
+    table = read_clinical(write(tmp_path / "patients.csv", "id,mgmt", *rows))
+    assert [scan.brats21_id for scan in table.scans.values()][3:] == [None, None, None]
+    assert not table.says_brats21
+    table = read_clinical(
+        write(tmp_path / "patients.csv", "id,mgmt,brats21_id", "BraTS2021_00312,1,", "a,1,77", "b,1,")
+    )
+    assert [scan.brats21_id for scan in table.scans.values()] == ["00312", "00077", None]
+    assert table.says_brats21
+
+
 @pytest.mark.parametrize(
     ("lines", "what"),
     [

@@ -4,6 +4,7 @@ hospital outside, and of the status in another."""
 import json
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -152,7 +153,7 @@ def summary(folder):
 
 
 def rows(folder):
-    return pd.read_csv(folder / "predictions.csv")
+    return pd.read_csv(folder / "predictions.csv", dtype={"id": str})
 
 
 def test_the_trap_is_named_and_the_signal_that_holds_is_too(folder):
@@ -231,6 +232,34 @@ def test_the_same_command_shows_and_a_finished_run_is_tested_again_without_train
     assert summary(other)["b__auc"]["n"] == N + 1
 
 
+@pytest.mark.parametrize("protocol", ["external", "leave-one-site-out"])
+def test_another_seed_and_corrected_facts_are_another_result(
+    protocol, request, tmp_path, competition, places, monkeypatch
+):
+    """Models, tests and pictures are left out: which folder is asked for is what is tested."""
+    made = []
+    for module in (external, left_out_site):
+        monkeypatch.setattr(module, "_test", lambda *_, **__: None)
+        monkeypatch.setattr(module, "show", made.append)
+    table = tmp_path / "table.csv"
+    written = (places["upenn"] / "UPENN-GBM_clinical_info_v2.1.csv").read_text()
+    if protocol == "external":
+        words = ("--run", request.getfixturevalue("folder").parents[1])
+    else:
+        words = ("--protocol", protocol, "--data", competition, *SETTINGS)
+
+    def ask(content, *arguments):
+        table.write_text(content)
+        call(tmp_path, *words, "--sites", f"e={places['upenn']}", "--tables", f"e={table}", *arguments)
+        return made[-1]
+
+    first = ask(written)
+    assert ask(written) == first
+    others = {ask(written, "--split-seed", 1), ask(written.replace(",F,", ",M,", 1))}
+    others.add(ask(written.replace("Wildtype,Unm", "Mutated,Unm")))
+    assert len({first} | others) == 4
+
+
 def test_what_cannot_be_tested_is_refused_before_anything_is_trained(tmp_path, competition, places):
     data = ("--data", competition, *SETTINGS)
     bare = tmp_path / "bare"
@@ -249,6 +278,15 @@ def test_what_cannot_be_tested_is_refused_before_anything_is_trained(tmp_path, c
         ),
         (("--data", tmp_path, "--run", tmp_path, "--sites", "a=b"), "expected --data or --run, received both"),
         (("--run", tmp_path), "expected the folder of a training with its config.json"),
+        (("--run", tmp_path, "--labels", "x.csv"), "without options of a training, .* received --labels"),
+        (
+            ("--run", tmp_path, "--effect", "0", "--leave-out-doubtful", "--model.flair.epochs", "7"),
+            "received --leave-out-doubtful, --effect, --model.flair.epochs=7$",
+        ),
+        (
+            ("--run", tmp_path, "--max-patients", "9", "--confounder", "1", "--phantom-seed", "3"),
+            "received --max-patients, --confounder, --phantom-seed$",
+        ),
     ):
         with pytest.raises(SystemExit, match=what):
             call(tmp_path, *arguments)
@@ -273,7 +311,7 @@ def test_the_control_is_the_same_training_on_labels_dealt_anew(work, tmp_path, m
     made = []
     monkeypatch.setattr(external, "run_trainings", lambda trainings, _: made.extend(trainings) or {})
     opened = SimpleNamespace(folder=tmp_path)
-    own = read_run(run)
+    own = replace(read_run(run), label_table=tmp_path / "labels.csv")
     assert external.shuffled_models(own, opened, SiteOptions(split_seed=3)) == tmp_path / "shuffled"
     assert [each.folder for each in made] == [tmp_path / "shuffled" / contrast for contrast in ("FLAIR", "T1w")]
     for each in made:
@@ -284,6 +322,7 @@ def test_the_control_is_the_same_training_on_labels_dealt_anew(work, tmp_path, m
         assert given["split"] == real["split"]
         assert given["config"]["model"] == real["config"]["model"]
         assert given["data"]["folder"] == real["data"]["folder"]
+        assert given["config"]["options"]["labels"] == str(tmp_path / "labels.csv")
         before, after = real["data"]["labels"], given["data"]["labels"]
         assert sum(before.values()) == sum(after.values())
         assert before.keys() == after.keys()
@@ -309,14 +348,18 @@ def bright_spot(folder, entries):
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """No network is trained: the rest of a training is what it is."""
+    """No network is trained: the rest of a training is what it is. Gives the images' files that it was to be on."""
     from mgmt_classifier import inference, train
 
+    read = set()
+
     def fit(config, training, validation, run):
+        read.update(entry.path for entry, _ in (*training, *validation))
         (run.folder / "threshold.json").write_text('{"threshold": 0.5}')
 
     monkeypatch.setattr(train, "fit", fit)
     monkeypatch.setattr(inference, "predict", bright_spot)
+    return read
 
 
 def left_out(work, *arguments):
@@ -353,8 +396,21 @@ def test_each_site_is_left_out_in_turn(tmp_path, competition, places, capsys, un
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("predictions.csv")}
 
 
+def test_doubtful_patients_are_left_out_here_too(tmp_path, competition, places, monkeypatch, untrained):
+    monkeypatch.setattr(study, "DOUBTFUL", {"00003": "allowed", "00099": "allowed"})  # the latter is not there
+    cohorts = ("--data", competition, "--sites", f"upenn={places['upenn']}", "--no-shuffled")
+    folder = left_out(tmp_path, *cohorts, "--leave-out-doubtful", "--max-patients", 20)
+    own = rows(folder)["id"].loc[rows(folder)["site"] == "competition"]
+    assert sorted(own) == [f"{number:05}" for number in range(21) if number != 3]
+    found = pd.read_csv(folder / "counts.csv").set_index(["site", "scans"])["n"]
+    assert found["competition", "left out: doubtful"] == 1
+    assert json.loads((folder / "data.json").read_text())["left_out"]["competition"] == {"doubtful": ["00003"]}
+
+
 def test_sites_of_nifti_alone(tmp_path, places, untrained):
-    folder = left_out(tmp_path, *sites(places), "--no-shuffled")
+    folder = left_out(tmp_path, *sites(places), "--no-shuffled", "--local-copy", tmp_path / "near")
+    assert {path.parents[1] for path in untrained} == {tmp_path / "near"}
+    assert {path.name for path in untrained} == {path.name for path in tmp_path.glob("prepared/*/*.npy")}
     table = check_left_out(folder, SITES)
     assert not {"competition"} & set(table["site"])
     assert 0.2 < summary(folder)["ucsf__auc"]["value"] < 0.8

@@ -44,6 +44,15 @@ def call(tmp_path, monkeypatch):
     return command
 
 
+def test_a_shard_of_scans_looks_for_them_once(call, tmp_path, monkeypatch, capsys):
+    looked = []
+    kept = segmentation_shards.kept
+    monkeypatch.setattr(segmentation_shards, "kept", lambda described: looked.append(described) or kept(described))
+    data = write_cohort(tmp_path / "data", 2, shape=(20, 24, 18))
+    assert len(call("--data", data, "--experiments", "unet3d", "table1_baseline")) == len(looked) == 2
+    assert capsys.readouterr().out.count("): 2 of 2 prepared") == 2  # recipes
+
+
 def entries(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*/*.npy")}
 
@@ -106,9 +115,13 @@ def test_processes_that_fill_it_together_make_the_same_store(call, cohort_folder
         assert each.count("): 6 of 6 prepared: 6 made, 0 found intact") == 2
 
 
-def test_series_are_counted_too(call, competition, capsys):
-    call("--mgmt-data", competition, "--experiments", "mgmt_slice_choice")
+def test_series_are_counted_too_and_a_shard_looks_for_its_patients_once(call, competition, capsys, monkeypatch):
+    looked = []
+    find = mgmt_shards.find_patients
+    monkeypatch.setattr(mgmt_shards, "find_patients", lambda *where: looked.append(where) or find(*where))
+    assert len(call("--mgmt-data", competition, "--experiments", "mgmt_slice_choice")) == len(looked) == 2
     shown = capsys.readouterr().out
+    assert shown.count("mgmt_slice_choice (") > 1  # recipes
     assert "mgmt_slice_choice (" in shown
     assert "0 of 24 prepared" in shown  # they have 9 images, and 15 are wanted
     assert "00005: expected at least 15 images, found 9" in shown

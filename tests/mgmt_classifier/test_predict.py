@@ -140,6 +140,19 @@ def test_one_patient_gets_what_the_models_give_the_cohort(ensemble, patients, tm
     assert SYNTHETIC_NOTE in capsys.readouterr().out
 
 
+def test_one_patient_is_predicted_in_the_models_precision(tiny, patients, tmp_path):
+    patient, found = patients[3], {}
+    for precision in (None, "bfloat16"):
+        config = replace(tiny, precision=precision)
+        folder = tmp_path / str(precision)
+        write_run(folder / "FLAIR", config)
+        write_json(folder / "ensemble.json", {"weights": {"FLAIR": 1.0}, "threshold": 0.5})
+        found[precision] = predict_patient(folder, patient.folders["FLAIR"].parent, tmp_path / "out")["probability"]
+        store = prepare([patient], config.recipe, tmp_path / "store", n_jobs=1)
+        assert dict(predict(folder / "FLAIR", list(store.entries.values()))) == {patient.id: found[precision]}
+    assert found["bfloat16"] != found[None]
+
+
 def command(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "mgmt_classifier.predict", *map(str, arguments)],

@@ -1,5 +1,7 @@
 """The second site and the confounder on a stand-in for anatomies, which take seconds: layout, table, independence."""
 
+import textwrap
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -91,5 +93,8 @@ def test_the_folder_is_a_cohort_with_its_table(tmp_path, monkeypatch):
     assert embedded_cohort(cohort.subjects[0].images["FLAIR"]) == folder
     scan = nib.load(cohort.subjects[0].images["T1"])
     np.testing.assert_array_equal(np.asarray(scan.dataobj), make_scans(0, seed=4, effect=0.5).images["t1"])
+    paragraph = (folder / "README.md").read_text().partition("\n\n")[2]
+    assert "No patient was scanned" in paragraph
+    assert paragraph == textwrap.fill(paragraph, 120) + "\n"  # no line broken before it is full
     with pytest.raises(ValueError, match="holds another cohort"):
         write_site(folder, n_patients=6, seed=4, effect=0.5, n_jobs=1)
