@@ -299,6 +299,26 @@ def test_headers_are_judged_before_anything_is_scored(options, truths, tmp_path,
         evaluate(options(predictions=(f"lost={tmp_path / 'lost'}",), convention=()))
 
 
+def test_names_that_read_like_missing_values_or_like_differences_are_names_as_others(data, sets, options, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
+    lesions = {}
+    monkeypatch.setattr(pictures, "chosen", lambda *_: {})
+    monkeypatch.setattr(pictures, "draw_cases", lambda *_, **__: None)
+    monkeypatch.setattr(pictures, "draw_method", lambda _, name, sizes, own, **__: lesions.update({name: len(own)}))
+    names = {"NA": "truth", "null": "nnunet", "null_minus_NA": "truth"}
+    given = tuple(f"{name}={sets / folder}" for name, folder in names.items())
+    folder = evaluate(options(predictions=given, convention=()))
+    lines = json.loads((folder / "summary.json").read_text())
+    assert len({line["key"] for line in lines}) == len(lines)
+    found = values(folder)
+    truth, eroded = (found[f"score.{name}__dice_WT"]["value"] for name in ("NA", "null"))
+    assert found["score.null_minus_NA__dice_WT"]["value"] == truth == 1
+    assert found["score.null__minus_NA__dice_WT"]["value"] == pytest.approx(eroded - truth)
+    assert min(lesions[name] for name in names) > 0
+    assert ">NA</th>" in (folder / "index.html").read_text()
+
+
 # A kill, content and processes ----------------------------------------------------------------------------------------
 
 
