@@ -35,7 +35,8 @@ def evaluate(options: ScoreOptions) -> Path:
     found = find(options)
     works = scoring.label_maps(found.methods, found.subjects, options.runs / EXPERIMENT / STORE)
     keys = [[each.method, each.case, each.kept.stem] for work in works for each in work.label_maps]
-    digest = configuration_hash(keys, options.empty_masks, options.cases)
+    # What is shown beside the scores counts too: else a finished result would say what was wanted or missing before.
+    digest = configuration_hash(keys, describe(found), options.empty_masks, options.cases, options.leave_out_bad)
     source = file_stem(found.cohort.folder.resolve().name)
     folder = options.runs / EXPERIMENT / f"{source}-{len(found.methods)}methods-{digest}"
     with Run(folder, fresh=options.fresh) as opened:

@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 
@@ -285,6 +287,8 @@ def test_bad_label_maps_are_all_named_and_what_was_scored_stays(options, sets, t
     printed = capsys.readouterr().out
     assert "2 of 4 cases; empty masks" in printed
     assert "left out: 2:" in printed
+    with pytest.raises(Refused, match="2 cases cannot be used"):
+        evaluate(asked)
 
 
 def test_headers_are_judged_before_anything_is_scored(options, truths, tmp_path, monkeypatch):
@@ -344,6 +348,49 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_scores(options, finished, 
     again.clear()
     assert evaluate(asked) == folder
     assert not again
+
+
+def test_a_result_of_other_wanted_cases_is_not_shown_as_the_present_one(options, sets, tmp_path, capsys):
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted((sets / "truth").iterdir())[:3]:
+        (few / file.name).symlink_to(file)
+    asked = options(predictions=(f"few={few}",), convention=(), cases="intersection", max_subjects=3)
+    first = evaluate(asked)
+    assert "the 3 of 3 cases" in capsys.readouterr().out
+    second = evaluate(replace(asked, max_subjects=None))
+    assert first != second
+    printed = capsys.readouterr().out
+    assert "the 3 of 4 cases" in printed
+    assert "1 missing: BraTS_003" in printed
+
+
+def test_a_worker_that_the_system_kills_ends_in_one_sentence(options, tmp_path, monkeypatch):
+    class Broken(Future):
+        def result(self, timeout=None):
+            raise BrokenProcessPool
+
+    def submitted(*_):
+        future = Broken()
+        future.set_result(None)
+        return future
+
+    found = inputs.find(options())
+    monkeypatch.setattr(scoring.ProcessPoolExecutor, "submit", submitted)
+    with pytest.raises(RunError, match=r"expected 2 processes .* one killed \(memory\?\): fewer --cores; the same"):
+        scoring.score(scoring.label_maps(found.methods, found.subjects, tmp_path), cores=2, fresh=False)
+
+
+def test_scores_by_other_definitions_are_not_taken_over(options, tmp_path, monkeypatch):
+    found = inputs.find(options())
+
+    def places():
+        works = scoring.label_maps(found.methods, found.subjects, tmp_path)
+        return {each.kept for work in works for each in work.label_maps}
+
+    before = places()
+    monkeypatch.setattr(scoring, "DEFINITIONS", scoring.DEFINITIONS + 1)
+    assert not before & places()
 
 
 def test_a_further_method_and_changed_content_cost_only_themselves(options, sets, truths, tmp_path, monkeypatch):
