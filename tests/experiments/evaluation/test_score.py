@@ -191,6 +191,7 @@ def test_every_case_lesion_table_and_picture_is_there(finished, capsys):
         ({"convention": ("other=msd", "nnunet=brats2023")}, "dataset.json: says msd .* contradicts"),
         ({"convention": ("other=brats",)}, "expected --convention other= one of"),
         ({"convention": ("other=brats2023", "nobody=msd")}, "of a method that --predictions names, received nobody"),
+        ({"convention": ("other=msd", "other=brats2023")}, "one --convention of a method, received other=msd, other="),
         ({"predictions": ()}, "expected label maps to score"),
         ({"predictions": ("a__b=x",)}, "NAME=... with a name of letters"),
         ({"predictions": ("a=nowhere",), "convention": ()}, "nowhere: expected a folder of a's label maps"),
