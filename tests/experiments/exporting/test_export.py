@@ -19,7 +19,7 @@ from common.exported import Exported  # noqa: E402
 from common.files import write_csv, write_json  # noqa: E402
 from common.recipe import Recipe  # noqa: E402
 from common.regions import Decision  # noqa: E402
-from common.runs import RunError  # noqa: E402
+from common.runs import Run, RunError  # noqa: E402
 from experiments.base.options import Refused  # noqa: E402
 from experiments.export import Arguments, export  # noqa: E402
 from experiments.exporting import cohort as nnunet  # noqa: E402
@@ -269,10 +269,10 @@ def test_a_cohort_that_is_not_the_runs_is_refused(cohort, subjects, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def history(run, epochs):
+def history(run, epochs, *, scale=1, seconds=2.0):
     import pandas as pd
 
-    rows = [{"epoch": epoch, "loss": 1 / epoch, "seconds": 2.0} for epoch in range(1, epochs + 1)]
+    rows = [{"epoch": epoch, "loss": scale / epoch, "seconds": seconds} for epoch in range(1, epochs + 1)]
     write_csv(run / "history.csv", pd.DataFrame(rows))
 
 
@@ -297,6 +297,42 @@ def test_mlflow_takes_a_running_run_then_what_has_come_and_then_nothing(tmp_path
     assert logged.data.metrics["score/dice_WT_high"] == 0.875
     assert logged.data.params["model.initial_filters"] == "8"
     assert logged.info.status == "FINISHED"
+
+
+def test_mlflow_goes_on_after_a_kill_and_takes_no_points_of_another_training(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = write_run(tmp_path / "run", TINY, summary=False)
+    history(run, 2)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def logged():
+        experiment = client.get_experiment_by_name("table1_baseline")
+        (one,) = client.search_runs([experiment.experiment_id])
+        return one
+
+    client = MlflowClient((tmp_path / "store").as_uri())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MlflowClient, "log_batch", killed)
+        trackers.to_mlflow(run, tmp_path / "store")
+    with Run(run):
+        trackers.to_mlflow(run, tmp_path / "store")
+    assert logged().data.params["model.initial_filters"] == "8"
+    assert logged().info.status == "RUNNING"
+    trackers.to_mlflow(run, tmp_path / "store")
+    assert logged().info.status == "KILLED"
+    history(run, 3, scale=2)
+    with pytest.raises(Refused, match=r"another loss at epoch 1 than its 1: trained anew\?"):
+        trackers.to_mlflow(run, tmp_path / "store")
+    for epochs in (1, 3):  # as a training that a kill has set back by an epoch
+        history(run, epochs, seconds=5.0)
+        trackers.to_mlflow(run, tmp_path / "store")
+    losses = client.get_metric_history(logged().info.run_id, "loss")
+    assert sorted((m.step, m.value) for m in losses) == [(1, 1), (2, 1 / 2), (3, 1 / 3)]
 
 
 @pytest.mark.slow
