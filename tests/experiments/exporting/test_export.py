@@ -19,7 +19,7 @@ from common.exported import Exported  # noqa: E402
 from common.files import write_csv, write_json  # noqa: E402
 from common.recipe import Recipe  # noqa: E402
 from common.regions import Decision  # noqa: E402
-from common.runs import Run, RunError  # noqa: E402
+from common.runs import Run, RunError, RunInUseError  # noqa: E402
 from experiments.base.options import Refused  # noqa: E402
 from experiments.export import Arguments, export  # noqa: E402
 from experiments.exporting import cohort as nnunet  # noqa: E402
@@ -159,6 +159,64 @@ def test_only_an_earlier_export_is_replaced(tmp_path):
     for _ in range(2):
         files.write(run, "torchscript", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "export.json", "model.ts"]
+    other = write_run(tmp_path / "elsewhere" / "run", TINY)
+    with pytest.raises(Refused, match=f"earlier export of {other}, found one of {run}; --output names another"):
+        files.write(other, "torchscript", tmp_path / "out")
+    (tmp_path / "out" / "export.json").write_text("[]")
+    with pytest.raises(Refused, match=r"export.json: expected a dict in JSON, found a list; --output"):
+        files.write(run, "torchscript", tmp_path / "out")
+
+
+def test_what_a_killed_export_has_left_is_put_back_and_removed(tmp_path, monkeypatch):
+    run, out = tmp_path / "run", tmp_path / "exports" / "out"
+
+    def exported(text):
+        with files.new_folder(out, run) as made:
+            (made / "text").write_text(text)
+            write_json(made / "export.json", {"folder": run})
+
+    def killed_at(number):
+        """Ended at the first or second of the two renames, with no chance to clean up."""
+        count, real = [], Path.rename
+
+        def rename(*given):
+            count.append(given)
+            if len(count) == number:
+                raise KeyboardInterrupt
+            return real(*given)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, "rename", rename)
+            patch.setattr(files, "_put_back", lambda *_: None)
+            patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+            exported("lost")
+
+    exported("first")
+    for rename in (1, 2):
+        killed_at(rename)
+        assert len(list((tmp_path / "exports").iterdir())) == 3 - rename
+        with pytest.raises(ZeroDivisionError), files.new_folder(out, run):
+            raise ZeroDivisionError
+        assert [path.name for path in (tmp_path / "exports").iterdir()] == ["out"]
+        assert (out / "text").read_text() == "first"
+    with pytest.raises(RunInUseError), files.new_folder(out, run):
+        exported("meanwhile")
+    killed_at(2)
+    exported("second")
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["out"]
+    assert (out / "text").read_text() == "second"
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"), [("onnxscript", r"\[onnx\]"), ("torchfoo", "^torchfoo is not installed$")]
+)
+def test_a_module_that_lacks_is_said_to_come_with_what_brings_it(tmp_path, monkeypatch, missing, said):
+    def lacking(*_):
+        raise ModuleNotFoundError(name=missing)
+
+    monkeypatch.setattr(files, "_export", lacking)
+    with pytest.raises(Refused, match=said):
+        files.write(tmp_path, "onnx", tmp_path / "out")
 
 
 SCHEMA = {
@@ -266,6 +324,12 @@ def test_a_cohort_that_is_not_the_runs_is_refused(cohort, subjects, tmp_path):
     write_json(run / "data.json", data)
     with pytest.raises(Refused, match=rf"1 are others: .'{subjects[1].id}'"):
         nnunet.write(run, cohort, tmp_path / "out")
+    (run / "summary.json").unlink()
+    with pytest.raises(RunError, match=r"no summary.json: has the training ended\?"):
+        nnunet.write(run, cohort, tmp_path / "out")
+    write_json(tmp_path / "mgmt" / "config.json", {"experiment": "mgmt_grid", "model": {"backbone": "x"}})
+    with pytest.raises(Refused, match="mgmt: expected the run of a segmentation network, found one that classifies"):
+        nnunet.write(tmp_path / "mgmt", cohort, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
