@@ -129,9 +129,7 @@ def to_mlflow(folder: Path, output: Path | None) -> None:
                 f"{other[0]} than its {kept[other[0]]:g}: trained anew? Delete that run, or name a new store (--output)"
             )
         metrics += [Metric(name, value, started, step) for step, value in points if step not in kept]
-    parameters = [
-        Param(name, value[:LONGEST]) for name, value in log.parameters.items() if name not in run.data.params
-    ]
+    parameters = [Param(name, value[:LONGEST]) for name, value in log.parameters.items() if name not in run.data.params]
     for first in range(0, len(parameters), 100):
         client.log_batch(identifier, params=parameters[first : first + 100])
     metrics += [

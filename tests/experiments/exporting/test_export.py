@@ -120,6 +120,22 @@ def test_other_programs_read_an_onnx_files_settings(exported):
     assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 6, 16, 16, 16]
 
 
+@pytest.mark.parametrize(("limit", "threads"), [("", 0), ("4,2", 4), (" 3 ", 3), ("many", 0), ("2", 2), (None, 0)])
+def test_a_file_opens_with_any_limit_of_threads(exported, monkeypatch, limit, threads):
+    import onnxruntime
+
+    def session(content, options, **_):
+        assert options.intra_op_num_threads == threads
+        raise ValueError("opened")
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(RunError, match="found: opened"):
+        Exported(exported)
+
+
 def test_a_damaged_or_foreign_file_is_refused_in_one_sentence(exported, tmp_path):
     content = bytearray(exported.read_bytes())
     content[len(content) // 2] ^= 1
@@ -185,11 +201,12 @@ def test_what_a_killed_export_has_left_is_put_back_and_removed(tmp_path, monkeyp
                 raise KeyboardInterrupt
             return real(*given)
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", rename)
             patch.setattr(files, "_put_back", lambda *_: None)
             patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
-            exported("lost")
+            with pytest.raises(KeyboardInterrupt):
+                exported("lost")
 
     exported("first")
     for rename in (1, 2):
@@ -380,9 +397,10 @@ def test_mlflow_goes_on_after_a_kill_and_takes_no_points_of_another_training(tmp
         return one
 
     client = MlflowClient((tmp_path / "store").as_uri())
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", killed)
-        trackers.to_mlflow(run, tmp_path / "store")
+        with pytest.raises(KeyboardInterrupt):
+            trackers.to_mlflow(run, tmp_path / "store")
     with Run(run):
         trackers.to_mlflow(run, tmp_path / "store")
     assert logged().data.params["model.initial_filters"] == "8"
