@@ -90,7 +90,10 @@ def run(patients: Iterable[Mapping[str, object]], network: torch.nn.Module, infe
 
 
 class Together(torch.nn.Module):
-    """Several networks: their logits one after the other along the channels."""
+    """Several networks of one definition on one window: their logits one after the other, (n, network * channel, ...).
+
+    Not their mean, for logits of windows are put together before they become probabilities, each network's own.
+    """
 
     def __init__(self, networks: Sequence[torch.nn.Module]) -> None:
         super().__init__()
