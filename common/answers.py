@@ -28,6 +28,11 @@ def check_folder(arguments: PatientArguments) -> None:
     data, output = arguments.data, arguments.output
     if arguments.scans:
         raise ValueError("expected --data or one patient's scans, received both")
+    for option, value in (("--brain-mask", arguments.brain_mask), ("--steps", arguments.steps)):
+        if value is not None:
+            raise ValueError(f"expected --dicom beside {option} {value}, received --data")
+    if not data.is_dir():
+        raise ValueError(f"{data}: expected a folder of scans, found no folder")
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output}: expected a folder for the answers of --data, found a file")
     inside = output.resolve()
@@ -41,6 +46,10 @@ def check_folder(arguments: PatientArguments) -> None:
                 f"{output}: holds answers of {found.get('run')} in labels of {found.get('labels')}; expected a new "
                 "folder, or the same network and labels"
             )
+    elif any(output.glob("*.nii.gz")):
+        raise ValueError(
+            f"{output}: expected a new folder, or one with answers of this command, found other .nii.gz files"
+        )
 
 
 def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Problem, ...]:
@@ -63,6 +72,7 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
     problems = list(cohort.incomplete)
     for subject in tqdm(cohort.subjects, desc="segmenting", unit="patient", disable=None):
         file = output / f"{file_stem(subject.id)}.nii.gz"
+        picture = output / f"{file_stem(subject.id)}.png"
         try:
             content = subject.fingerprint()
             if file.exists() and record["cases"].get(subject.id, {}).get("scans") == content:
@@ -70,16 +80,24 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
             answer = answer_for(subject, trained)
         except (ValueError, OSError) as error:
             problems.append(Problem(subject.id, None, str(error)))
+            if record["cases"].pop(subject.id, None):  # of scans that are no more
+                _write(output, record)
+                file.unlink(missing_ok=True)
+                picture.unlink(missing_ok=True)
             continue
         found = ", ".join(f"{name} {answer.volumes_ml[name]:.1f} ml" for name in ("WT", "TC", "ET"))
-        picture = output / f"{file_stem(subject.id)}.png"
         draw_answer(picture, answer.scan, answer.labels, title=f"{subject.id}: {found}")
         nifti.write(file, CONVENTIONS[arguments.labels].from_classes(answer.labels), like=answer.scan)
         record["cases"][subject.id] = {"scans": content, "volumes_ml": answer.volumes_ml, "notes": answer.notes}
-        write_json(output / RECORD, record)
-        volumes = {case: each["volumes_ml"] for case, each in sorted(record["cases"].items())}
-        write_csv(output / VOLUMES, pd.DataFrame.from_dict(volumes, orient="index").rename_axis("id").reset_index())
+        _write(output, record)
     return tuple(problems)
+
+
+def _write(output: Path, record: dict[str, dict]) -> None:
+    """The table first: a patient who stands in the record is not looked at again."""
+    volumes = {case: each["volumes_ml"] for case, each in sorted(record["cases"].items())}
+    write_csv(output / VOLUMES, pd.DataFrame.from_dict(volumes, orient="index").rename_axis("id").reset_index())
+    write_json(output / RECORD, record)
 
 
 def _fingerprint(run: Path) -> str:

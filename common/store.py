@@ -121,6 +121,8 @@ def fill(
     subjects = tuple(subjects)
     key = kind.key(digits=8)
     folder, near = Path(folder) / key, None if local_copy is None else local_copy / key
+    if near is not None and near.resolve() == folder.resolve():
+        raise StoreError(f"{local_copy}: expected --local-copy in another place than the store, found the store itself")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "recipe.json").exists():

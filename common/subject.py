@@ -26,9 +26,10 @@ AFFINE_TOLERANCE_MM = 1e-3  # float32 headers of one grid written by different t
 # BraTS-GLI-00000-000 and -001, Brats18_TCIA01_131_1 and _2, UCSF-PDGM-0004 and UCSF-PDGM-0004_FU016d,
 # UPENN-GBM-00001_11 and _21 (before and after surgery), sessions as in BIDS: time points of one patient.
 _TIME_POINT = re.compile(
-    r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|([Bb]ra[Tt][Ss]1[789]_.+)_\d+"
+    r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(BraTS1[789]_.+)_\d+"
     r"|(UCSF-PDGM-\d+)(?:_FU\d+d)?(?:_nifti)?|(UPENN-GBM-\d+)_\d+|(PatientID_\d+)_Timepoint_\d+"
-    r"|(sub-[A-Za-z0-9]+)_ses-[A-Za-z0-9]+.*"
+    r"|(sub-[A-Za-z0-9]+)_ses-[A-Za-z0-9]+.*",
+    re.IGNORECASE,
 )
 # Scans of UCSF-PDGM that its first two versions list under numbers of their own: later ones rename them, as
 # UCSF-PDGM-0391_FU016d.
@@ -76,7 +77,7 @@ class Subject:
             return self.known_patient
         match = _TIME_POINT.fullmatch(self.id)
         patient = self.id if match is None else match[match.lastindex]
-        return _SAME_PATIENT.get(patient, patient)
+        return _SAME_PATIENT.get(patient.upper(), patient)
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of the content of all files and of how it is read, wherever the files lie."""

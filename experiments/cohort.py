@@ -105,8 +105,13 @@ def refuse_contradictions(options: Options) -> None:
     if options.data is None and options.mgmt_data is not None and given:
         raise Refused(f"expected --data beside {' and '.join(given)}, which say nothing of --mgmt-data")
     placed = any(getattr(options, field.name) != getattr(Placement(), field.name) for field in fields(Placement))
-    if not options.prepare and (placed or options.experiments or options.preset):
-        raise Refused("expected --prepare beside --on, --at-once, --experiments or --preset: claims are checked here")
+    own = ("experiments", "preset", "shards", "prepared")
+    asked = ["--" + name for name in own if getattr(options, name) != getattr(Options(), name)]
+    if not options.prepare and (placed or asked):
+        raise Refused(
+            f"expected --prepare beside {' and '.join(asked) or '--on and --at-once'}: claims are checked here, and "
+            "prepare nothing"
+        )
     if options.prepare and options.fresh:
         raise Refused("expected --fresh without --prepare: a damaged entry is noticed and made again")
 

@@ -81,9 +81,9 @@ def is_shared(folder: Path, model: object) -> bool:
     if not isinstance(model, dict) or "nodes" not in model:
         if (found := processes.started()).size > 1:
             raise RunError(
-                f"{folder}: expected one process, found {found.size} of {found.launcher}: a U-Net's trains on all GPUs "
-                "of its host (model.devices). Keras' training on several hosts fails on TensorFlow, and on JAX it is "
-                "not offered"
+                f"{folder}: expected one process, found {found.size} of {found.launcher}: its work is not shared. A "
+                "U-Net trains on all GPUs of its host (model.devices); Keras' training on several hosts fails on "
+                "TensorFlow, and on JAX it is not offered"
             )
         return False
     devices, nodes = model.get("devices"), model["nodes"]

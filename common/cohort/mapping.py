@@ -125,9 +125,14 @@ def find_by_mapping(folder: Path, mapping: MappingFile, *, masks: bool) -> Found
         if len(fits) > 1:
             raise CohortError(f"{mapping.file}: expected each file in one place, found {name} as {' and '.join(fits)}")
         for role, match in fits.items():
-            own = "_".join(match.groups())
+            _require_one_reading(mapping, role, name, match)
+            own = "_".join(match[key] for key in (_PATIENT, _SESSION) if key in match.re.groupindex)
             claims.setdefault(own, {}).setdefault(role, []).append(file)
-            patients[own] = match[_PATIENT]
+            if patients.setdefault(own, match[_PATIENT]) != match[_PATIENT]:
+                raise CohortError(
+                    f"{mapping.file}: expected ids that tell patients apart, found {own} of the patients "
+                    f"{patients[own]} and {match[_PATIENT]}"
+                )
             fitted.add(role)
         left_out += [] if fits else [file]
     if lost := [role for role in patterns if role not in fitted]:
@@ -146,13 +151,24 @@ def find_by_mapping(folder: Path, mapping: MappingFile, *, masks: bool) -> Found
     )
 
 
-def _pattern(path: str) -> re.Pattern:
-    """What a path fits, with the groups patient and session: text as short as fits, the same where it stands again."""
+def _require_one_reading(mapping: MappingFile, role: str, name: str, match: re.Match) -> None:
+    """Raises CohortError where patient and session can be parted in two ways, as in 2019_01_P1."""
+    other = _pattern(mapping.written[role], shortest=False).fullmatch(name)
+    if other.groupdict() != match.groupdict():
+        raise CohortError(
+            f"{mapping.file}: {role} = {mapping.written[role]!r} reads {name} as {match.groupdict()} and as "
+            f"{other.groupdict()}; expected one way: a layout whose folders part patient and session"
+        )
+
+
+def _pattern(path: str, *, shortest: bool = True) -> re.Pattern:
+    """What a path fits, with the groups patient and session: text as short as fits (or as long), the same where it
+    stands again."""
     text, seen = "", set()
     for part in _PARTS.split(path):
         if part[:1] == "{":
             name = part[1:-1]
-            text += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
+            text += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+{'?' if shortest else ''})"
             seen.add(name)
         else:
             text += "[^/]*" if part == "*" else re.escape(part)

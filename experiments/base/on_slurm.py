@@ -162,8 +162,8 @@ def argv(training: Training, placement: Placement) -> tuple[str, ...]:
     fails, but none when another has done its part."""
     if training.devices * training.nodes == 1:
         return training.argv
-    cores = training.cores or placement.cores
-    return ("srun", "--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cores}", *training.argv)
+    cores, launcher = training.cores or placement.cores, shlex.split(placement.slurm.launcher or "")
+    return ("srun", "--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cores}", *launcher, *training.argv)
 
 
 def job_of(training: Training) -> str | None:

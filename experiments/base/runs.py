@@ -92,8 +92,8 @@ def changed(run: Path) -> tuple[str, ...]:
 def pins(runs: Path) -> dict[str, str]:
     """Experiment -> name of the run that stands for it, where one is pinned. Raises RunError where they are damaged."""
     found, wrong = read(runs, PINS, dict)
-    if wrong:
-        raise RunError(wrong)
+    if wrong or not all(isinstance(name, str) for name in found.values()):
+        raise RunError(wrong or f"{runs / PINS}: expected an experiment's run by name, found {found}")
     return found
 
 

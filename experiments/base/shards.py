@@ -48,8 +48,12 @@ def shards(
         place = folder / f"{first + 1}of{number}"
         argv = python("-m", "experiments.train", place)
         shard = Training(name=f"{kind} {first + 1} of {number}", argv=argv, folder=place, gpus=0, result=RESULT)
-        if shard.is_finished and not all(Path(path).exists() for row in _rows(place) for path in row["entries"]):
-            (place / RESULT).unlink()
+        if shard.is_finished and any(
+            # What could not be read may have been mended since, or the disk may be back.
+            row["problems"] or not all(Path(path).exists() for path in row["entries"])
+            for row in _rows(place)
+        ):
+            (place / RESULT).unlink(missing_ok=True)  # two commands may look at once
         if not shard.is_finished and not is_in_use(place):
             described = {"subjects": subjects[first::number], "recipes": list(recipes), **settings}
             write_json(place / "config.json", {"experiment": "cohort", "kind": kind, **described})

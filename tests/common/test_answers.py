@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from common import answers
 from common.answers import check_folder, segment_folder
 from common.arguments import PatientArguments
 from common.labels import BRATS_2018
@@ -125,6 +126,36 @@ def test_only_what_has_no_answer_is_answered_and_changed_scans_are_answered_anew
     assert network.asked == ["A", "C", "C", "A"]
 
 
+def test_an_answer_of_scans_that_are_damaged_since_does_not_stay(asked):
+    arguments, _ = asked
+    segment_folder(arguments, Counted().trained)
+    scan = arguments.data / "A" / "A_t1.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:-9])
+    problems = segment_folder(arguments, Counted().trained)
+    assert [problem.subject for problem in problems] == ["A", "B"]
+    assert sorted(path.name for path in arguments.output.iterdir()) == [
+        "C.nii.gz", "C.png", "predictions.json", "volumes.csv",
+    ]  # fmt: skip
+    assert list(pd.read_csv(arguments.output / "volumes.csv")["id"]) == ["C"]
+
+
+def test_a_kill_between_two_files_loses_nobody_in_the_table(asked, monkeypatch):
+    arguments, _ = asked
+    written = answers.write_csv
+
+    def killed(path, frame):
+        if len(frame) == 2:
+            raise KeyboardInterrupt
+        written(path, frame)
+
+    monkeypatch.setattr(answers, "write_csv", killed)
+    with pytest.raises(KeyboardInterrupt):
+        segment_folder(arguments, Counted().trained)
+    monkeypatch.setattr(answers, "write_csv", written)
+    segment_folder(arguments, Counted().trained)
+    assert list(pd.read_csv(arguments.output / "volumes.csv")["id"]) == ["A", "C"]
+
+
 def test_answers_of_two_networks_or_labels_are_never_mixed(asked, tmp_path):
     arguments, _ = asked
     segment_folder(arguments, Counted().trained)
@@ -138,6 +169,16 @@ def test_answers_of_two_networks_or_labels_are_never_mixed(asked, tmp_path):
         check_folder(replace(arguments, flair=tmp_path / "flair.nii.gz"))
     with pytest.raises(ValueError, match="expected a folder outside"):
         check_folder(replace(arguments, output=arguments.data / "answers"))
+    with pytest.raises(ValueError, match="expected --dicom beside --brain-mask hd-bet, received --data"):
+        check_folder(replace(arguments, brain_mask="hd-bet"))
+    with pytest.raises(ValueError, match="expected --dicom beside --steps"):
+        check_folder(replace(arguments, steps=tmp_path / "steps"))
+    with pytest.raises(ValueError, match="nowhere: expected a folder of scans, found no folder"):
+        check_folder(replace(arguments, data=tmp_path / "nowhere"))
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "A.nii.gz").touch()
+    with pytest.raises(ValueError, match=r"found other \.nii\.gz files"):
+        check_folder(replace(arguments, output=tmp_path / "masks"))
     with pytest.raises(ValueError, match="found a file"):
         check_folder(replace(arguments, output=arguments.run / "config.json"))
 

@@ -322,6 +322,9 @@ def test_mixed_layouts(tmp_path):
         ("BraTS20_Training_001", "BraTS20_Training_001"),
         ("BRATS_001", "BRATS_001"),
         ("case_7", "case_7"),
+        ("brats-gli-00001-001", "brats-gli-00001"),
+        ("upenn-gbm-00577_21", "upenn-gbm-00577"),
+        ("ucsf-pdgm-0138", "UCSF-PDGM-0429"),
     ],
 )
 def test_patient(name, patient):

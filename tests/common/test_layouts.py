@@ -347,3 +347,42 @@ def test_near_misses_of_a_mapping_name_the_path_that_fits_no_file(tmp_path):
         find_subjects(folder, layout=mapping(tmp_path, MAPPING.replace("_{session}_T1w", "_{session}_*T1w")))
     with pytest.raises(CohortError, match=r"absent\.toml: expected a mapping file"):
         find_subjects(folder, layout=tmp_path / "absent.toml")
+
+
+def write_scans(folder, names):
+    """An empty file of each name; finding opens none."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_an_id_is_patient_and_session_in_whatever_order_a_path_has_them(tmp_path):
+    text = 'FLAIR = "flair/{session}/{patient}.nii.gz"\n' + "".join(
+        f'{contrast} = "{contrast.lower()}/{{patient}}/{{session}}.nii.gz"\n' for contrast in ("T1", "T1ce", "T2")
+    )
+    names = [f"flair/{session}/{patient}.nii.gz" for patient in (1, 2) for session in (1, 2)]
+    names += [
+        f"{c}/{patient}/{session}.nii.gz" for c in ("t1", "t1ce", "t2") for patient in (1, 2) for session in (1, 2)
+    ]
+    found = find_subjects(write_scans(tmp_path / "scans", names), layout=mapping(tmp_path, text))
+    subject = next(subject for subject in found.subjects if subject.id == "1_2")
+    assert subject.patient == "1"
+    places = {contrast: path.relative_to(tmp_path / "scans").as_posix() for contrast, path in subject.images.items()}
+    assert places["FLAIR"] == "flair/2/1.nii.gz"
+    assert places["T1"] == "t1/1/2.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "said"),
+    [
+        ("{session}_{patient}", ("2019_01_P1", "2019_02_P1"), "expected one way"),
+        ("{patient}_{session}", ("P_001_1", "P_002_1"), "expected one way"),
+        ("{patient}/{session}", ("A_1/2", "A/1_2"), "expected ids that tell patients apart"),
+    ],
+)
+def test_names_that_can_be_read_in_two_ways_are_refused(tmp_path, pattern, names, said):
+    text = "".join(f'{c} = "{pattern}_{c}.nii.gz"\n' for c in ("FLAIR", "T1", "T1ce", "T2"))
+    files = [f"{name}_{c}.nii.gz" for name in names for c in ("FLAIR", "T1", "T1ce", "T2")]
+    with pytest.raises(CohortError, match=said):
+        find_subjects(write_scans(tmp_path / "scans", files), layout=mapping(tmp_path, text))

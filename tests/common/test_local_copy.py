@@ -147,3 +147,12 @@ def test_trainings_of_one_machine_copy_once_and_one_that_is_killed_leaves_the_re
     assert sorted(log.read_text().split()) == sorted(files(near))
     assert files(near) == files(tmp_path / "store")
     assert list(near.rglob("*.part")) == []
+
+
+def test_copies_are_never_made_into_the_store_itself(cohort, tmp_path):
+    prepare(cohort, Recipe(), tmp_path / "store", n_jobs=1)
+    before = files(tmp_path / "store")
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    with pytest.raises(StoreError, match="expected --local-copy in another place than the store"):
+        prepare(cohort, Recipe(), tmp_path / "store", n_jobs=1, local_copy=tmp_path / "link")
+    assert files(tmp_path / "store") == before

@@ -95,7 +95,7 @@ def test_a_training_that_another_process_works_on_has_a_status_of_its_own(train)
 @pytest.mark.parametrize(
     ("model", "size", "message"),
     [
-        ({"devices": 1}, 2, "expected one process, found 2 of torchrun: a U-Net's trains on all GPUs of its host"),
+        ({"devices": 1}, 2, "expected one process, found 2 of torchrun: its work is not shared"),
         ({"devices": 2, "nodes": 1}, 1, "expected 2 processes for 2 devices on each of 1 nodes"),
         ({"devices": 1, "nodes": 1}, 2, "expected 1 processes for 1 devices on each of 1 nodes"),
         ({"devices": "two", "nodes": 1}, 2, "expected numbers of devices and nodes, found 'two' and 1"),

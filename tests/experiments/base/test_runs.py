@@ -99,3 +99,6 @@ def test_a_pinned_run_is_shown_until_it_is_no_more(tmp_path):
         shown(tmp_path, "unet3d")
     pin(tmp_path, ["unet3d="])
     assert shown(tmp_path, "unet3d").name == "new"
+    write_json(tmp_path / "shown.json", {"unet3d": 5})
+    with pytest.raises(RunError, match="expected an experiment's run by name"):
+        shown(tmp_path, "unet3d")

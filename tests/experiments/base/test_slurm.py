@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,8 @@ def test_processes_that_share_a_training_are_tasks_of_its_job(tmp_path, capsys):
     assert "nodes" not in alone
     assert on_slurm.argv(shared, placement)[:4] == ("srun", "--kill-on-bad-exit=1", "--wait=0", "--cpus-per-task=3")
     assert on_slurm.argv(shared, placement)[4:] == shared.argv
+    contained = replace(placement, slurm=replace(placement.slurm, launcher="apptainer exec suite.sif"))
+    assert on_slurm.argv(shared, contained)[4:] == ("apptainer", "exec", "suite.sif", *shared.argv)
 
 
 def test_without_slurm_it_says_so(tmp_path, monkeypatch):
