@@ -39,7 +39,8 @@ class PatientArguments:
     DICOM segmentation (.dcm) with a measurement report beside it; with --data a folder, for ID.nii.gz of each patient,
     ID.png to look at and volumes.csv. The same command again goes on where it was stopped."""
     labels: Literal["brats2018", "brats2023", "msd"] = "brats2018"
-    """Label values of the segmentation: NCR/ED/ET are 1/2/4, 1/2/3 or 2/1/3."""
+    """Label values of the segmentation: NCR/ED/ET are 1/2/4, 1/2/3 or 2/1/3. A DICOM segmentation (.dcm) numbers its
+    segments 1/2/3 whatever is said here."""
 
     def __post_init__(self) -> None:
         if self.layout is not None and self.data is None:

@@ -6,8 +6,9 @@
 name, its measurement and its contrast agent; the others are registered to T1ce by a rigid motion and resampled to 1 mm;
 what is outside the brain becomes 0. --output then holds <patient>/<patient>_flair.nii.gz and so on, BraTS's layout, and
 --steps what is left of every step: why a series was taken for what it was, the transforms, the brain's mask, and a
-picture by which to see whether it went well. A patient that cannot be converted is named with the reason, and the
-others are; the same command again goes on with those that are missing.
+picture by which to see whether it went well; and patients.csv, for --patients of what splits the cohort: which folders
+hold one patient's visits, by a hash of PatientID (who has a list of PatientIDs can undo it). A patient that cannot be
+converted is named with the reason, and the others are; the same command again goes on with those that are missing.
 Cost: about 8 s of one core per phantom patient of 50 to 120 images per series, without the extraction of the brain.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import tyro
 
-from common.preprocess.cohort import Conversion, convert, read_named
+from common.preprocess.cohort import Conversion, convert, read_named, write_patients
 from experiments.base.options import wrapped
 
 
@@ -53,10 +54,13 @@ def main() -> None:
             named=read_named(options.series),
         )
         problems = convert(conversion, n_jobs=options.jobs)
+        notes = write_patients(conversion)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     n_there = len([place for place in options.output.glob("[!.]*") if place.is_dir()]) if options.output.exists() else 0
     print(f"patients in {options.output}: {n_there}; every step, with a picture each: {steps}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
         sys.exit(f"error: {len(problems)} patients could not be converted:\n{listing}")

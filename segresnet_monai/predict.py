@@ -2,6 +2,7 @@
 
 ``python -m segresnet_monai.predict --run RUN --flair F --t1 T --t1ce C --t2 T2 --output seg.nii.gz``
 ``python -m segresnet_monai.predict --run RUN --data FOLDER --output FOLDER``
+``python -m segresnet_monai.predict --run RUN --dicom FOLDER --brain-mask hd-bet --output seg.dcm``
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 class Arguments(PatientArguments):
     """Segment one's own patients with a trained SegResNet: four scans in, one segmentation and its volumes in ml out.
 
-    The scans must be as in BraTS: co-registered on one grid and skull-stripped (background exactly 0). The direction of
-    the axes and the voxel size are read from the files; the answer lies on the scans' own grid. Research software: not
-    for diagnosis.
+    Scans must be as in BraTS: co-registered on one grid and skull-stripped (background exactly 0). The direction of the
+    axes and the voxel size are read from the files; the answer lies on the scans' own grid. DICOM series (--dicom) are
+    registered and skull-stripped here. Research software: not for diagnosis.
     """
 
     device: str | None = None

@@ -2,6 +2,7 @@
 
 ``python -m unet_tf.predict --run RUN --flair F --t1 T --t1ce C --t2 T2 --output seg.nii.gz``
 ``python -m unet_tf.predict --run RUN --data FOLDER --output FOLDER``
+``python -m unet_tf.predict --run RUN --dicom FOLDER --brain-mask hd-bet --output seg.dcm``
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 class Arguments(PatientArguments):
     """Segment one's own patients with a trained U-Net: the scans that it was trained on in, one segmentation out.
 
-    The scans must be as in BraTS: co-registered on one grid and skull-stripped (background exactly 0). The direction of
-    the axes and the voxel size are read from the files, and where the network sees a crop the brain is brought to where
-    BraTS has it on its grid of 240 x 240 x 155 voxels of 1 mm. Outside the crop everything is background. Research
-    software: not for diagnosis.
+    Scans must be as in BraTS: co-registered on one grid and skull-stripped (background exactly 0). The direction of the
+    axes and the voxel size are read from the files, and where the network sees a crop the brain is brought to where
+    BraTS has it on its grid of 240 x 240 x 155 voxels of 1 mm. Outside the crop everything is background. DICOM series
+    (--dicom) are registered and skull-stripped here. Research software: not for diagnosis.
     """
 
 

@@ -13,4 +13,6 @@ def load_module(name: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingToolError(f"DICOM in and out needs {name}: pip install '.[{extra}]' ({error})") from error
+        raise MissingToolError(
+            f"DICOM in and out needs {name}: pip install 'glioma-suite[{extra}]' ({error})"
+        ) from error

@@ -47,7 +47,8 @@ def brain_mask(choice: str, image: sitk.Image) -> np.ndarray | None:
     """The brain on an image's grid, bool (image, row, column); None where the scans hold nothing else.
 
     choice: ``none``, ``hd-bet``, ``synthstrip``, or the file of a mask that lies in the image's space, whatever its
-    grid: not 0 is brain. Raises ValueError when there is no brain in it, and what reading the file raises.
+    grid: not 0 is brain. Raises ValueError when there is no brain in it or the tool fails, and what reading the file
+    raises.
     """
     if choice == NONE:
         return None
@@ -83,7 +84,11 @@ def _extracted(choice: str, image: sitk.Image) -> sitk.Image:
     with tempfile.TemporaryDirectory() as folder:
         scan, masked, mask = (Path(folder) / f"{name}.nii.gz" for name in ("scan", "masked", "mask"))
         write_nifti(scan, load_sitk().Cast(image, load_sitk().sitkFloat32))
-        extractor.extract(scan, masked, mask, device=gpu if has_gpu else "cpu")
+        try:
+            extractor.extract(scan, masked, mask, device=gpu if has_gpu else "cpu")
+        except Exception as error:  # somebody else's program, which is one patient's failure whatever it raises
+            reason = (str(error).strip() or repr(error)).splitlines()[-1]
+            raise ValueError(f"--brain-mask {choice}: expected it to find the brain, found: {reason}") from error
         if not mask.exists():
             raise ValueError(f"--brain-mask {choice}: expected it to write a mask, found none")
         return _read(mask)

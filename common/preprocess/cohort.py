@@ -1,7 +1,8 @@
 """A folder of patients' DICOM to BraTS's layout, which everything else takes: resumed, with every failure named."""
 
+import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from common.files import read_json, write_json
+from common.files import read_json, write_csv, write_json
 from common.preprocess import brain, space
 from common.preprocess.patient import prepare
-from common.subject import CONTRASTS, Problem
+from common.subject import CONTRASTS, Problem, Subject
 from common.walk import shown
 
 RECORD = "conversion.json"
+SOURCE = "source.json"
 COLUMNS = ("patient", "contrast", "series")
 
 
@@ -95,13 +97,32 @@ def check(conversion: Conversion) -> tuple[str, ...]:
 def convert(conversion: Conversion, *, n_jobs: int = 1) -> tuple[Problem, ...]:
     """Convert every patient that is not there yet; returns what kept others out, sorted by patient.
 
-    A patient's folder appears whole or not at all. Raises as :func:`check`.
+    A patient's folder appears whole or not at all; one that is there and was made with other series, or from another
+    folder, is left as it is and returned. Raises as :func:`check`.
     """
     patients = check(conversion)
     missing = [patient for patient in patients if not (conversion.output / patient).exists()]
+    changed = [_changed(patient, conversion) for patient in sorted(set(patients) - set(missing))]
     work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_convert)(patient, conversion) for patient in missing)
-    problems = list(filter(None, tqdm(work, total=len(missing), desc="converting", unit="patient", disable=None)))
-    return tuple(problems)
+    failed = tqdm(work, total=len(missing), desc="converting", unit="patient", disable=None)
+    return tuple(sorted(filter(None, (*changed, *failed)), key=lambda problem: problem.subject))
+
+
+def _source(patient: str, conversion: Conversion) -> dict[str, object]:
+    return {"data": str((conversion.data / patient).resolve()), "series": dict(conversion.named.get(patient, {}))}
+
+
+def _changed(patient: str, conversion: Conversion) -> Problem | None:
+    """What a patient that is there was made with, where that is known and not what it would be made with now."""
+    record = conversion.steps / patient / SOURCE
+    if not record.exists():
+        return None
+    found, wanted = read_json(record, dict), _source(patient, conversion)
+    for key, with_what in (("data", "from another folder"), ("series", "with other series named")):
+        if (before := found.get(key)) != wanted[key]:
+            again = f"remove {conversion.output / patient} to convert it again"
+            return Problem(shown(patient), None, f"was converted {with_what}, {before or 'none'}: {again}")
+    return None
 
 
 def _convert(patient: str, conversion: Conversion) -> Problem | None:
@@ -120,5 +141,32 @@ def _convert(patient: str, conversion: Conversion) -> Problem | None:
     part.mkdir(parents=True)
     for contrast, path in prepared.scans.items():
         shutil.move(path, part / f"{patient}_{contrast.lower()}.nii.gz")
+    patient_id = next(iter(prepared.choice.series.values())).header["PatientID"]
+    hashed = hashlib.sha256(patient_id.encode(errors="backslashreplace")).hexdigest()[:16] if patient_id else None
+    write_json(conversion.steps / patient / SOURCE, _source(patient, conversion) | {"patient": hashed})
     part.rename(conversion.output / patient)
     return None
+
+
+def write_patients(conversion: Conversion) -> tuple[str, ...]:
+    """Write ``patients.csv`` (id, patient) among the steps: which of the converted are one patient's, for --patients.
+
+    A patient is named by a hash of PatientID, or as the id tells where none is known. Returns notes for the user.
+    """
+    path = conversion.steps / "patients.csv"
+    found = conversion.output.iterdir() if conversion.output.exists() else ()
+    ids = sorted(place.name for place in found if place.is_dir() and place.name[0] != ".")
+    records = {name: conversion.steps / name / SOURCE for name in ids}
+    known = {name: read_json(file, dict).get("patient") if file.exists() else None for name, file in records.items()}
+    patients = pd.Series({shown(name): known[name] or Subject(name, {}).patient for name in ids}, dtype=str)
+    write_csv(path, patients.rename_axis("id").reset_index(name="patient"))
+    notes = []
+    if several := [" and ".join(group) for group in patients.groupby(patients).groups.values() if len(group) > 1]:
+        notes.append(f"several folders are one patient's, {_some(several)}: give --patients {path} to what splits them")
+    if unknown := [shown(name) for name in ids if not known[name]]:
+        notes.append(f"no PatientID is known of {_some(unknown)}: whose they are is told by these names alone")
+    return tuple(notes)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -28,7 +28,7 @@ _NOT_A_SCAN = {  # words of names, and what such a series is
     r"^(?!.*t1).*(?<![a-z])gre(?![a-z])": "susceptibility",
     r"tof|angio|(?<![a-z])mra|(?<![a-z])pc3d|venog": "angiography",
     r"fmri|bold|resting|field ?map|b0 ?map": "functional or a field map",
-    r"subtr?|(?<![a-z])sub(?![a-z])|diffe": "a subtraction",
+    r"subtr?|(?<![a-z])sub(?![a-z])|diffe|minus +(t1|pre|nativ)": "a subtraction",
     r"spectr|svs|csi|mrs(?![a-z])": "spectroscopy",
     r"stir(?![a-z])|(?<![a-z])pd(w|_|-| |$)|proton": "another contrast",
 }
@@ -42,7 +42,7 @@ _NOT_A_SCAN_TYPE = {
     "PROJECTION IMAGE": "a projection",
     "MIN IP": "susceptibility",
 }
-_FLAIR = r"flair|dark ?fl(uid)?|tirm|(?<![a-z0-9])t2f(?![a-z])"
+_FLAIR = r"flair|dark[ -]?fl(uid)?|(?<![a-z])da[ -]?fl(?![a-z])|tirm|(?<![a-z0-9])t2f(?![a-z])"
 _T1, _T2 = r"t1(?![0-9])", r"t2(?![0-9])"
 _T1_SEQUENCES = r"mp ?rage|bravo|spgr|mdeft|tfl3d|fl3d|vibe(?![a-z])"
 # Before and after a treatment, and the whole examination's name, say nothing of one series.
@@ -50,17 +50,28 @@ _OTHER_BEFORE_AND_AFTER = (
     r"(?<![a-z])(pre|post)[ -]*(op|surg|rt|chemo|treat|radi)\w*"
     r"|(?<![a-z])(w|with)[ -]*(and|&)?[ -]*(w ?o|without)(?![a-z])([ -]*(contrast|gad|gd)\w*)?"
 )
-_AGENTS = r"(contrast|kontrast|gad|gd|km|cm|enh|c(?![a-z]))\w*"
+_AGENTS = (
+    r"(i ?v ?|any )?"
+    r"(contrast|kontrast|gad|gd|km|cm|ce(?![a-z])|enh|c(?![a-z])|magnevist|dotarem|prohance|multihance)\w*"
+)
 _WITHOUT = (
-    rf"(?<![a-z])(without|w ?o|non|no|ohne|sans|sin)[ -]*{_AGENTS}|(?<![a-z])(without|w ?o) *$"
+    rf"(?<![a-z])(without|w ?o|non|no|ohne|kein\w*|sans|sin|before|prior to|avant|minus)[ -]*{_AGENTS}"
+    r"|(?<![a-z])(without|w ?o|ohne|sans) *$"
     rf"|(?<![a-z])(pre|vor)(?![a-z])([ -]*{_AGENTS})?|(?<![a-z])pre(contrast|gad|gd)\w*|unenhanced|nativ\w*"
     r"|(?<![a-z])plain"
+    # A minus stands against a word's one side ("KM- sag", "-GD"), or last; a hyphen joins two ("T1-Gd", "Gd-DTPA").
+    rf"|(?<![a-z]){_AGENTS}(-(?![a-z0-9])|[ -]*((minus|neg\w*)(?![a-z])|(-|no|none|nein) *$))|(?<= )-{_AGENTS}"
+    rf"|(?<= )- +(?={_AGENTS})"  # a minus or a dash: the agent's name stays, so that neither is believed
 )
 _WITH = (
     r"(?<![a-z])(gd|gad|gado\w*|post(?!er)\w*|km|kontrast\w*|contrast\w*|ce|wce|enhanced|magnevist|dotarem|prohance"
     r"|multihance)(?![a-z])|\+ ?(c|gd|gad|km|cm|k)(?![a-z])|(?<![a-z])c ?\+|t1w?(c|ce|gd|km)(?![a-z])"
 )
-_NO_AGENT = ("", "no", "none", "n", "0", "-", "not given", "unknown", "without")
+_NO = r"(no|non|none|not|n|nil|nein|kein\w*|without|w/?o|ohne|sans|sin|unknown|pre|nativ\w*|unenhanced|plain)"
+_NO_AGENT = (  # how headers say that none was given: at their beginning or end, so that "Gadovist, no reaction" is one
+    rf"^[\W_]*($|{_NO}(?![a-z])|(non?|pre)[ _-]?contrast|0+([.,]0*)?(?![.,\d]))|(?<![a-z]){_NO}[\W_]*$"
+    r"|(?<![a-z])not (given|used|administered|injected)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +101,11 @@ def read_contrast(found: Found) -> Reading:
     if weighting is None:
         return Reading(found=found, contrast=None, reasons=(*reasons, "neither name nor measurement says what it is"))
     if weighting == "T1":
-        has_agent, why = _agent(header)
+        with_agent, why = has_agent(header)
         reasons += why
-        if has_agent is None:
+        if with_agent is None:
             return Reading(found=found, contrast=None, reasons=tuple(reasons))
-        weighting = "T1ce" if has_agent else "T1"
+        weighting = "T1ce" if with_agent else "T1"
     if problems := found.folder.problems:
         reasons.append(f"{weighting}, but no stack that can be used: {problems[0]}")
         return Reading(found=found, contrast=None, reasons=tuple(reasons))
@@ -206,7 +217,7 @@ def _check_one_patient(folder: Path, series: Mapping[str, Found], *, has_all_nam
 
 
 def _words(name: str) -> str:
-    return re.sub(r"[_/.,()\[\]:]+", " ", name.lower())
+    return re.sub(r"[_/.,()\[\]:]+", " ", name.lower().replace("(-)", " minus "))
 
 
 def _not_a_scan(header: Header) -> str | None:
@@ -255,13 +266,13 @@ def _by_measurement(header: Header) -> tuple[str | None, list[str]]:
     return found, [f"{found} by {times}"] if found else []
 
 
-def _agent(header: Header) -> tuple[bool | None, list[str]]:
-    """Whether a T1 was measured with contrast agent; None where name and header contradict each other."""
+def has_agent(header: Header) -> tuple[bool | None, list[str]]:
+    """Whether a T1 was measured with contrast agent, and why; None where name and header contradict each other."""
     agent = header["ContrastBolusAgent"]
-    in_header = agent.lower() not in _NO_AGENT
-    name = re.sub(_OTHER_BEFORE_AND_AFTER, " ", _words(header.name))
-    rest = re.sub(_WITHOUT, " ", name)
-    without, with_agent = rest != name, bool(re.search(_WITH, rest))
+    in_header = not re.search(_NO_AGENT, agent.lower())
+    names = [re.sub(_OTHER_BEFORE_AND_AFTER, " ", _words(name)) for name in header.name.split(" / ")]
+    rests = [re.sub(_WITHOUT, " ", name) for name in names]
+    without, with_agent = rests != names, any(re.search(_WITH, rest) for rest in rests)
     reasons = [f'contrast agent "{agent}" in its header'] if in_header else []
     if without and with_agent:
         return None, [*reasons, "its name says both with and without contrast agent"]

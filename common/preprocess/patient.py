@@ -31,6 +31,7 @@ from common.preprocess.contrasts import Choice, choose
 from common.preprocess.registration import Motion, register
 from common.preprocess.series import find_series
 from common.scoring import MEMBERS
+from common.subject import CONTRASTS
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -146,9 +147,11 @@ def prepare(
 ) -> Prepared:
     """Series to scans (x, y, z) on one grid, co-registered, outside the brain 0; every step is written to ``folder``.
 
+    What an earlier call has left there is removed, but not a mask that is given from there.
     Raises DicomError, ValueError or ScanError when the series cannot be told apart, read or referred to, or the mask
     is none.
     """
+    _remove_steps(folder, spared=Path(mask))
     choice = choose(find_series(dicom), contrasts, named)
     reference = REFERENCE if REFERENCE in choice.series else contrasts[0]
     if is_returned_as_dicom:
@@ -179,11 +182,23 @@ def prepare(
     return Prepared(folder, choice, reference, scans, images, arrays, grid, motions, tuple(notes))
 
 
+def _remove_steps(folder: Path, *, spared: Path) -> None:
+    """Of two calls' steps nobody could tell which belong together. By their names: the folder may hold other files."""
+    names = ["series.json", "brain_mask.nii.gz", "segmentation.nii.gz", "quality.png"]
+    for one in CONTRASTS:
+        names += [f"scans/{one}.nii.gz", f"on_series/{one}_seg.nii.gz"]
+        names += [f"transforms/{one}_to_{other}.tfm" for other in CONTRASTS]
+    for path in (folder / name for name in names):
+        if path.resolve() != spared.resolve():
+            path.unlink(missing_ok=True)
+
+
 def _write_steps(folder: Path, choice: Choice, reference: str, motions: Mapping[str, Motion]) -> None:
     (folder / "transforms").mkdir(parents=True, exist_ok=True)
     for name, motion in motions.items():
         path = folder / "transforms" / f"{reference}_to_{name}.tfm"
-        space.load_sitk().WriteTransform(motion.transform, str(path))
+        with space.in_words(f"to write {path}"):
+            space.load_sitk().WriteTransform(motion.transform, str(path))
     write_json(
         folder / "series.json",
         {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.preprocess.space import load_sitk
+from common.preprocess.space import in_words, load_sitk
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -45,19 +45,12 @@ class Motion:
         return f"moved by {self.moved_mm:.1f} mm and turned by {self.turned_degrees:.1f} degrees, begun at {self.start}"
 
 
+@in_words("two images of one head to register")
 def register(fixed: sitk.Image, moving: sitk.Image) -> Motion:
     """The rigid motion from ``fixed``, the reference, to ``moving``, both float32 in the patient's space.
 
     Raises ValueError when they have nothing in common that could be registered.
     """
-    try:
-        return _register(fixed, moving)
-    except RuntimeError as error:  # what SimpleITK raises of everything
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"expected two images of one head to register, found: {reason}") from error
-
-
-def _register(fixed: sitk.Image, moving: sitk.Image) -> Motion:
     sitk = load_sitk()
     middle = fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()])
     still = sitk.Euler3DTransform()

@@ -6,7 +6,8 @@ along a row, along a column and from image to image, and its arrays are (image, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -39,6 +40,17 @@ def load_sitk() -> ModuleType:
     return load_module("SimpleITK", extra="preprocess")
 
 
+@contextlib.contextmanager
+def in_words(expected: str) -> Iterator[None]:
+    """What SimpleITK raises of everything, RuntimeError, and too little memory as ValueError; also a decorator."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[-1]
+        raise ValueError(f"expected {expected}, found: {reason}") from error
+
+
+@in_words("a series that becomes an image")
 def series_image(folder: Folder) -> sitk.Image:
     """A series' grey values, float32, in the patient's space.
 
@@ -62,16 +74,17 @@ def series_image(folder: Folder) -> sitk.Image:
     image.SetSpacing((first.spacing_mm[1], first.spacing_mm[0], step_mm))
     image.SetOrigin(first.position_mm)
     directions = np.column_stack([first.orientation[:3], first.orientation[3:], axis])
-    image.SetDirection(np.linalg.qr(directions)[0].ravel() * _signs(directions))
+    image.SetDirection(_orthogonal(directions))
     return image
 
 
-def _signs(directions: np.ndarray) -> np.ndarray:
-    """What turns the columns of the nearest orthogonal matrix as the rounded directions point."""
+def _orthogonal(directions: np.ndarray) -> list[float]:
+    """Rounded directions, (3, 3) with one per column, at right angles; row by row."""
     orthogonal = np.linalg.qr(directions)[0]
-    return np.tile(np.sign((orthogonal * directions).sum(axis=0)), (3, 1)).ravel()
+    return (orthogonal * np.sign((orthogonal * directions).sum(axis=0))).ravel().tolist()
 
 
+@in_words("a series that fits a grid of cubic voxels")
 def working_grid(image: sitk.Image, *, spacing_mm: float = WORKING_MM) -> sitk.Image:
     """An empty image of cubic voxels along the patient's own axes that holds all of another's field of view."""
     sitk = load_sitk()
@@ -86,6 +99,7 @@ def working_grid(image: sitk.Image, *, spacing_mm: float = WORKING_MM) -> sitk.I
     return grid
 
 
+@in_words("a series that can be resampled")
 def to_grid(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform) -> sitk.Image:
     """Grey values on another grid: linear, and between voxels that are not 0 alone, so that a background of 0 stays 0.
 
@@ -101,6 +115,7 @@ def to_grid(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform) -> s
     return like(found, grid)
 
 
+@in_words("a mask that can be resampled")
 def mask_to_grid(mask: sitk.Image, grid: sitk.Image) -> np.ndarray:
     """Where a mask (not 0) fills half of a voxel of another grid or more: bool (image, row, column)."""
     sitk = load_sitk()
@@ -110,6 +125,7 @@ def mask_to_grid(mask: sitk.Image, grid: sitk.Image) -> np.ndarray:
     return sitk.GetArrayFromImage(share) >= 0.5
 
 
+@in_words("classes that can be resampled")
 def labels_to_series(labels: sitk.Image, series: sitk.Image, transform: sitk.Transform) -> np.ndarray:
     """Classes on a series' own grid, uint8 (image, row, column): each voxel has the class that fills the most of it.
 
@@ -181,5 +197,5 @@ def from_scan(scan: Scan) -> sitk.Image:
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0), dtype=kind))
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((np.linalg.qr(directions)[0].ravel() * _signs(directions)).tolist())
+    image.SetDirection(_orthogonal(directions))
     return image

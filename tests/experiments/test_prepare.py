@@ -74,7 +74,7 @@ def test_every_subject_is_in_the_store_and_counted_and_what_is_missing_is_made(c
     lost.unlink()
     capsys.readouterr()
     assert call(*words) == ["2of2"]
-    assert "3 of 4 prepared: 1 made, 1 of them for damaged ones, 2 found intact" in capsys.readouterr().out
+    assert "3 of 4 prepared: 3 made, 1 of them for damaged ones, 0 found intact" in capsys.readouterr().out
     assert entries(tmp_path / "prepared") == whole
     next((tmp_path / "runs").glob("prepare/*/data/1of2/prepared.json")).unlink()
     capsys.readouterr()

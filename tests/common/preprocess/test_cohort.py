@@ -1,5 +1,6 @@
 """Patients' DICOM as a cohort: what the experiments then find, who is left out, and what is done again."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from common.dicom.extras import MissingToolError  # noqa: E402
 from common.preprocess import cohort, registration, space  # noqa: E402
 from common.preprocess.brain import EXTRACTORS, brain_mask, check_choice  # noqa: E402
 from common.preprocess.cohort import Conversion, convert, read_named  # noqa: E402
+from common.preprocess.patient import prepare  # noqa: E402
 from experiments import from_dicom  # noqa: E402
 from tests.common.dicom.dicom_files import noise, write_series  # noqa: E402
 
@@ -30,14 +32,15 @@ def unmoved(monkeypatch):
     monkeypatch.setattr("common.preprocess.patient.Prepared.draw", lambda *_: None)
 
 
-def write_patient(folder: Path, names=NAMES) -> Path:
+def write_patient(folder: Path, names=NAMES, *, patient_id: str | None = None) -> Path:
     """Small series of noise with air around, brighter from one to the next."""
     for number, name in enumerate(names, start=1):
         pixels = noise(12, (16, 14), seed=number, most=50) + 100 * number
         pixels[:2] = pixels[-2:] = 0
         pixels[:, :3] = pixels[:, -3:] = 0
         pixels[:, :, :3] = pixels[:, :, -3:] = 0
-        uids = {"SeriesInstanceUID": f"1.2.{number}", "StudyInstanceUID": "1.2", "PatientID": folder.name}
+        own = folder.name if patient_id is None else patient_id
+        uids = {"SeriesInstanceUID": f"1.2.{number}", "StudyInstanceUID": "1.2", "PatientID": own}
         write_series(
             folder / f"s{number}", pixels.astype(np.uint16), spacing_mm=(2.0, 2.0, 2.0), SeriesDescription=name, **uids
         )
@@ -69,10 +72,59 @@ def test_a_cohort_is_made_and_goes_on_where_a_patient_was_missing(tmp_path, unmo
     assert [subject.id for subject in find_subjects(tmp_path / "out").subjects] == ["A", "B"]
     assert (tmp_path / "out" / "A").stat().st_mtime_ns == made
     assert sorted(path.name for path in (tmp_path / "steps" / "B").iterdir()) == [
-        "scans", "series.json", "transforms",
+        "scans", "series.json", "source.json", "transforms",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="needs brainles-preprocessing"):
         convert(conversion(tmp_path, brain_mask="synthstrip"))
+
+
+def test_what_was_converted_from_something_else_is_named_and_left(tmp_path, unmoved):
+    write_patient(tmp_path / "in" / "A")
+    write_patient(tmp_path / "in" / "B")
+    assert convert(conversion(tmp_path, named={"A": {"T1": "s2"}})) == ()
+    made = (tmp_path / "out" / "A").stat().st_mtime_ns
+    for named, before in (({"A": {"T1": "s3", "T1ce": "s2"}}, "T1': 's2'"), ({}, "T1': 's2'")):
+        (problem,) = convert(conversion(tmp_path, named=named))
+        assert problem.subject == "A"
+        assert "was converted with other series named" in problem.what
+        assert before in problem.what
+        assert f"remove {tmp_path / 'out' / 'A'}" in problem.what
+    (tmp_path / "in").rename(tmp_path / "before")
+    write_patient(tmp_path / "in" / "A", patient_id="somebody else")
+    elsewhere = Conversion(
+        data=tmp_path / "before", output=tmp_path / "out", steps=tmp_path / "steps", brain_mask="none", named={}
+    )
+    problems = convert(elsewhere)
+    assert [problem.subject for problem in problems] == ["A", "B"]
+    assert all(f"from another folder, {tmp_path / 'in'}" in problem.what for problem in problems)
+    assert (tmp_path / "out" / "A").stat().st_mtime_ns == made
+    shutil.rmtree(tmp_path / "out" / "A")
+    assert convert(conversion(tmp_path)) == ()  # without named series this time
+    (tmp_path / "steps" / "A" / "source.json").unlink()  # converted before it was kept
+    assert convert(conversion(tmp_path, named={"A": {"T1": "s2"}})) == ()
+
+
+def test_two_visits_of_one_patient_stay_one_patient(tmp_path, unmoved, monkeypatch, capsys):
+    for folder, patient_id in {"P1_2019": "MRN 7", "P1_2020": "MRN 7", "P2": "MRN 8", "P3": ""}.items():
+        write_patient(tmp_path / "in" / folder, patient_id=patient_id)
+    options = ["--data", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--brain-mask", "none"]
+    monkeypatch.setattr(sys, "argv", ["from_dicom", *options])
+    from_dicom.main()
+    table = tmp_path / "out_steps" / "patients.csv"
+    said = capsys.readouterr().err
+    assert f"one patient's, P1_2019 and P1_2020: give --patients {table}" in said
+    assert "no PatientID is known of P3:" in said
+    found = find_subjects(tmp_path / "out", patients=table).subjects
+    whose = {subject.id: subject.patient for subject in found}
+    assert whose["P1_2019"] == whose["P1_2020"] != whose["P2"]
+    assert whose["P3"] == "P3"
+    assert "MRN" not in table.read_text()
+    monkeypatch.setattr(sys, "argv", ["from_dicom", *options])
+    shutil.rmtree(tmp_path / "out" / "P1_2020")
+    from_dicom.main()
+    assert {
+        subject.id: subject.patient for subject in find_subjects(tmp_path / "out", patients=table).subjects
+    } == whose
 
 
 def test_the_command_names_whom_it_could_not_convert(tmp_path, unmoved, monkeypatch, capsys):
@@ -107,6 +159,12 @@ def test_a_patients_mask_lies_in_the_scanners_space_on_any_grid(tmp_path, unmove
         convert(conversion(tmp_path))
     (problem,) = convert(conversion(tmp_path, brain_mask=str(tmp_path / "masks")))
     assert "B.nii.gz: expected a file" in problem.what
+
+
+def test_a_package_that_is_missing_is_named_with_what_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(MissingToolError, match=r"needs SimpleITK: pip install 'glioma-suite\[preprocess\]'"):
+        space.load_sitk()
 
 
 def test_a_mask_of_somebody_else_is_refused(tmp_path):
@@ -149,6 +207,62 @@ def test_a_tool_that_is_installed_is_asked_for_the_mask(tool, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingToolError, match="pip install 'brainles-preprocessing"):
         check_choice(tool)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), KeyError("net"), MemoryError()])
+def test_a_patient_on_whom_a_tool_fails_does_not_end_the_others(tmp_path, unmoved, monkeypatch, error):
+    """A stand-in that fails on the second of three patients; of the third SimpleITK cannot write a transform."""
+    asked = []
+
+    class Extractor:
+        def extract(self, scan, masked, mask, device=None):
+            asked.append(scan)
+            if len(asked) == 2:
+                raise error
+            nib.save(nib.load(scan), mask)
+
+    def full(transform, path):
+        if "C" in Path(path).parts:
+            raise RuntimeError("sitk::ERROR: no space left")
+        Path(path).touch()
+
+    module, name, _ = EXTRACTORS["hd-bet"]
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{name: Extractor}))
+    monkeypatch.setattr(sitk, "WriteTransform", full)
+    for patient in "ABC":
+        write_patient(tmp_path / "in" / patient)
+    failed, unwritten = convert(conversion(tmp_path, brain_mask="hd-bet"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["A"]
+    assert (failed.subject, unwritten.subject) == ("B", "C")
+    assert "--brain-mask hd-bet: expected it to find the brain, found: " in failed.what
+    assert str(error) in failed.what
+    assert "T1ce_to_FLAIR.tfm, found: sitk::ERROR: no space left" in unwritten.what
+
+
+def test_steps_are_one_calls_and_nothing_else_there_is_touched(tmp_path, unmoved):
+    """Two contrasts, then one with the mask that was left there, then a folder in which it is missing."""
+    patient, steps = write_patient(tmp_path / "in" / "A"), tmp_path / "steps"
+    affine = np.diag([40.0, 40.0, 40.0, 1.0])
+    affine[:3, 3] = -160
+    everywhere = nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), affine)
+    nib.save(everywhere, tmp_path / "mask.nii.gz")
+
+    def files():
+        return {path.relative_to(steps).as_posix() for path in steps.rglob("*") if path.is_file()}
+
+    prepare(patient, steps, contrasts=("FLAIR", "T1ce"), named={}, mask=str(tmp_path / "mask.nii.gz"))
+    made = {"series.json", "scans/FLAIR.nii.gz", "scans/T1ce.nii.gz", "transforms/T1ce_to_FLAIR.tfm"}
+    assert files() == made | {"brain_mask.nii.gz"}
+    own = {"scans/mine.nii.gz", "notes.txt"}
+    later = {"on_series/T2_seg.nii.gz", "segmentation.nii.gz", "quality.png"}
+    for name in own | later:
+        (steps / name).parent.mkdir(exist_ok=True)
+        (steps / name).touch()
+    prepare(patient, steps, contrasts=("T1ce",), named={}, mask=str(steps / "brain_mask.nii.gz"))
+    assert files() == own | {"series.json", "scans/T1ce.nii.gz", "brain_mask.nii.gz"}
+    with pytest.raises(ValueError, match="no series is T1ce"):
+        prepare(write_patient(tmp_path / "in" / "B", ("T2",)), steps, contrasts=("T1ce",), named={}, mask="none")
+    assert files() == own
 
 
 def test_a_table_of_series_that_contradicts_itself_is_refused(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from common.dicom.pixels import DicomError
-from common.preprocess.contrasts import choose, read_contrast
-from common.preprocess.series import find_series
+from common.preprocess.contrasts import choose, has_agent, read_contrast
+from common.preprocess.series import Header, find_series
 from tests.common.dicom.dicom_files import SAGITTAL, noise, write_enhanced, write_series
 
 
@@ -36,7 +36,9 @@ def reading(folder: Path, name: str = "", **changes):
     ("name", "elements", "expected"),
     [
         ("AX T2 FLAIR PROPELLER", {}, "FLAIR"),
-        ("t2_spc_da-fl_sag_p2", {"TE": 388, "TR": 5000, "TI": 1800}, None),  # T2 by its name, FLAIR by its times
+        ("t2_spc_sag_p2", {"TE": 388, "TR": 5000, "TI": 1800}, None),  # T2 by its name, FLAIR by its times
+        ("t2_spc_da-fl_sag_p2", {"TE": 388, "TR": 5000, "TI": 1800}, "FLAIR"),
+        ("t2_space_dark-fluid_sag_p3_iso", {"TE": 380, "TR": 5000}, "FLAIR"),
         ("T2W_TSE_tra", {"TE": 100, "TR": 3000}, "T2"),
         ("Ax T1 FLAIR", {"TE": 12, "TR": 2200, "TI": 860}, "T1"),
         ("sag 3D BRAVO +C", {"TE": 3.1, "TR": 8.2, "TI": 450}, "T1ce"),
@@ -45,6 +47,9 @@ def reading(folder: Path, name: str = "", **changes):
         ("AX T1 PRE", {}, "T1"),
         ("T1 without contrast", {}, "T1"),
         ("T1 nativ", {"ContrastBolusAgent": "NONE"}, "T1"),
+        ("AX T1", {"ContrastBolusAgent": "NO CONTRAST"}, "T1"),
+        ("T1 KM-", {}, "T1"),
+        ("T1 CE minus T1 nativ", {}, None),
         ("AX T1 pre", {"ContrastBolusAgent": "Dotarem"}, None),
         ("AX T1 pre and post Gd", {}, None),
         ("AX T1", {"ContrastBolusAgent": "Dotarem"}, "T1ce"),
@@ -134,6 +139,36 @@ def test_what_is_missing_is_said_with_all_that_is_there(tmp_path):
         choose(find_series(tmp_path), named={"T1ce": "9.9"})
     with pytest.raises(DicomError, match="series of its own for T1ce, found the one given for T1"):
         choose(find_series(tmp_path), named={"T1": "1.2.2", "T1ce": "1.2.2"})
+
+
+NO_AGENT = (
+    "NO CONTRAST", "Non-contrast", "Without contrast", "NONE GIVEN", "N/A", "NO_CONTRAST", "noncontrast", "--",
+    "contrast not given", "Contrast: none", "w/o contrast", "ohne KM", "not applicable", "0 ml", "0.0 ml Gadovist",
+)  # fmt: skip
+WITHOUT = (
+    "T1 KM-", "T1 KM- sag", "T1 KM -", "T1 GD-", "T1 -GAD", "AX T1 CE-", "T1ce-", "T1 before GD",
+    "T1 prior to contrast", "T1 without IV contrast", "T1 minus GD", "T1 Gd neg", "T1 GAD (-) sag", "T1 (-)GAD",
+    "T1 kein KM", "T1 ohne", "T1 contrast: no", "T1 w/o Dotarem",
+)  # fmt: skip
+WITH = ("T1-Gd", "T1 Gd-DTPA", "t1_mpr-km", "t1ce-mprage", "T1 - post", "T1 KM - sag", "T1 KM no fs", "T1 nach KM-Gabe")
+
+
+def read_agent(name: str, agent: str = "") -> bool | None:
+    """Whether a T1 was measured with contrast agent, None where it cannot be told."""
+    return has_agent(Header(values={"SeriesDescription": name, "ContrastBolusAgent": agent}))[0]
+
+
+def test_no_agent_is_written_in_many_ways():
+    assert {agent: read_agent("AX T1", agent) for agent in NO_AGENT} == dict.fromkeys(NO_AGENT, False)
+    given = ("Gadovist", "Gadovist, no reaction", "0.1 mmol/kg Dotarem", "Gadovist 10", "YES")
+    assert {agent: read_agent("AX T1", agent) for agent in given} == dict.fromkeys(given, True)
+
+
+def test_a_name_says_without_agent_in_many_ways_and_a_hyphen_is_none_of_them():
+    assert {name: read_agent(name) for name in WITHOUT} == dict.fromkeys(WITHOUT, False)
+    assert {name: read_agent(name, "Gadovist") for name in WITHOUT} == dict.fromkeys(WITHOUT, None)
+    assert {name: read_agent(name) for name in WITH} == dict.fromkeys(WITH, True)
+    assert read_agent("T1 - KM") is None  # a minus or a dash
 
 
 @pytest.mark.parametrize(("keyword", "what"), [("PatientID", "patient"), ("StudyInstanceUID", "study")])

@@ -113,3 +113,19 @@ def test_what_cannot_be_registered_is_an_error_in_words():
     one = sitk.Image([20, 20, 20], sitk.sitkFloat32)
     with pytest.raises(ValueError, match="expected two images of one head to register"):
         registration.register(one, one)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sitk::ERROR:\nallocation failed"), MemoryError()])
+def test_what_cannot_be_resampled_is_an_error_in_words(monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    one, still = sitk.Image([4, 4, 4], sitk.sitkFloat32), sitk.Euler3DTransform()
+    monkeypatch.setattr(sitk, "Resample", fails)
+    for expected, resampled in {
+        "a series": lambda: space.to_grid(one, one, still),
+        "a mask": lambda: space.mask_to_grid(one, one),
+        "classes": lambda: space.labels_to_series(one, one, still),
+    }.items():
+        with pytest.raises(ValueError, match=f"expected {expected} that can be resampled, found: (alloc|MemoryE)"):
+            resampled()
