@@ -59,7 +59,7 @@ class Exported:
             raise RunError(f"{path}: expected ONNX Runtime to run it, found none: {NEEDS}") from None
         content, digest = _parted(self.path)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0: all cores, as without the limit
+        options.intra_op_num_threads = _threads(os.environ.get("OMP_NUM_THREADS", ""))
         try:
             if hashlib.sha256(content).hexdigest().encode() != digest:
                 raise ValueError("other bytes than were written")
@@ -127,6 +127,12 @@ def agreement(
             f"{difference:g}, and {from_run:g} from the run's own"
         )
     return Agreement(difference=difference, difference_from_run=from_run, seconds=seconds[1], seconds_of_run=seconds[0])
+
+
+def _threads(limit: str) -> int:
+    """How many threads OpenMP's limit allows, at the first of its levels; 0 (all cores) where it says none."""
+    first = limit.partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def _parted(path: Path) -> tuple[bytes, bytes]:

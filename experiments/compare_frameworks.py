@@ -194,7 +194,8 @@ def main() -> None:
 
         others = beside(opened, options)
         if others is not None:
-            require_methods(others, opened.split.test)
+            tested = [subject for subject in opened.cohort.subjects if subject.id in opened.split.test]
+            require_methods(others, tested, taken=MODELS)
         configs = frameworks.configs
         wanted = models.trainings(opened, configs, interpreters) + backends.trainings(opened, configs, interpreters)
         run(wanted, options)
@@ -206,7 +207,10 @@ def main() -> None:
             print()
             folders = {model: models.folder_of(opened, model) for model in MODELS}
             finished = tuple(f"{model}={folder}" for model, folder in folders.items() if state(folder) == "finished")
-            evaluate(replace(others, runs_of=finished))
+            if finished:
+                evaluate(replace(others, runs_of=finished))
+            else:
+                print("no network is finished: the label maps of --predictions are not scored beside them")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ This file becomes the bundle's ``scripts``, with copies of the modules of ``comm
 runs without the suite and prepares a scan with the very same code.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,23 +26,37 @@ FILE_NAMES = {
     "T2": ("t2", "t2w"),
 }
 """How a contrast's file is called after the last ``_`` or ``-``, in BraTS 2018 and 2023."""
+_NAME = re.compile(r"(?:([^.].*)[_-])?([^._-]+)\.nii(?:\.gz)?", re.IGNORECASE)
 
 
 def cases(folder: str, contrasts: Sequence[str]) -> list[dict[str, str]]:
-    """One entry of files by contrast for every folder below ``folder`` that holds them; raises ValueError without."""
-    found = []
-    for place in sorted({path.parent for path in Path(folder).rglob("*.nii*")}):
-        files = {}
-        for path in sorted(place.glob("*.nii*")):
-            ending = path.name.partition(".")[0].replace("-", "_").rpartition("_")[2].lower()
-            files |= {contrast: str(path) for contrast in contrasts if ending in FILE_NAMES[contrast]}
-        if len(files) == len(contrasts):
-            found.append({"id": place.name, **files})
+    """One entry of files by contrast for every patient below ``folder``, whose id is what its files' names begin with,
+    or their folder's name where they have no such beginning.
+
+    Raises ValueError without any, and for a patient that lacks a contrast, has two of one, or lies in two folders.
+    """
+    contrast_of = {name: contrast for contrast in contrasts for name in FILE_NAMES[contrast]}
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(Path(folder).rglob("*")):
+        named = _NAME.fullmatch(path.name)
+        contrast = named and contrast_of.get(named[2].lower())
+        if contrast is None or not path.is_file():
+            continue
+        patient = named[1] or path.parent.name
+        files = found.setdefault(patient, {})
+        other = files.get(contrast) or next((each for each in files.values() if each.parent != path.parent), None)
+        if other is not None:
+            raise ValueError(f"{patient}: expected one file of each contrast in one folder, found {other} and {path}")
+        files[contrast] = path
+    for patient, files in found.items():
+        if missing := [contrast for contrast in contrasts if contrast not in files]:
+            beside = next(iter(files.values()))
+            raise ValueError(f"{beside}: expected {', '.join(missing)} of {patient} beside it, found none")
     if not found:
         raise ValueError(
             f"{folder}: expected folders that hold {', '.join(contrasts)} (ID_flair.nii.gz, ...), found none"
         )
-    return found
+    return [{"id": patient, **{name: str(files[name]) for name in contrasts}} for patient, files in found.items()]
 
 
 class Prepare:
@@ -75,7 +90,10 @@ def run(patients: Iterable[Mapping[str, object]], network: torch.nn.Module, infe
 
 
 class Together(torch.nn.Module):
-    """Several networks: their logits one after the other along the channels."""
+    """Several networks of one definition on one window: their logits one after the other, (n, network * channel, ...).
+
+    Not their mean, for logits of windows are put together before they become probabilities, each network's own.
+    """
 
     def __init__(self, networks: Sequence[torch.nn.Module]) -> None:
         super().__init__()

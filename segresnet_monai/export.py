@@ -13,6 +13,7 @@ from scipy.special import expit, softmax
 
 from common.exported import Agreement, Exported, agreement, sealed
 from common.regions import Decision
+from segresnet_monai.bundle_transforms import Together
 from segresnet_monai.config import Config
 from segresnet_monai.model import TUMOUR_CLASSES
 
@@ -55,20 +56,6 @@ def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What of a network's weights predicts, on the CPU."""
     kept = {name: value for name, value in network.state_dict().items() if not name.startswith(TRAINING_ONLY)}
     return {name: value.detach().cpu().contiguous() for name, value in kept.items()}
-
-
-class Together(torch.nn.Module):
-    """Several networks of one definition on one window: their logits one after the other, (n, network * channel, ...).
-
-    Not their mean, for logits of windows are put together before they become probabilities, each network's own.
-    """
-
-    def __init__(self, networks: Sequence[torch.nn.Module]) -> None:
-        super().__init__()
-        self.networks = torch.nn.ModuleList(networks)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([network(x) for network in self.networks], dim=1)
 
 
 def together(networks: Sequence[torch.nn.Module], config: Config) -> Together:

@@ -35,7 +35,8 @@ def evaluate(options: ScoreOptions) -> Path:
     found = find(options)
     works = scoring.label_maps(found.methods, found.subjects, options.runs / EXPERIMENT / STORE)
     keys = [[each.method, each.case, each.kept.stem] for work in works for each in work.label_maps]
-    digest = configuration_hash(keys, options.empty_masks, options.cases)
+    # What is shown beside the scores counts too: else a finished result would say what was wanted or missing before.
+    digest = configuration_hash(keys, describe(found), options.empty_masks, options.cases, options.leave_out_bad)
     source = file_stem(found.cohort.folder.resolve().name)
     folder = options.runs / EXPERIMENT / f"{source}-{len(found.methods)}methods-{digest}"
     with Run(folder, fresh=options.fresh) as opened:
@@ -92,7 +93,7 @@ def _write(
     write_json(folder / "data.json", data)
     write_json(folder / "split.json", Split(EXPERIMENT, (), (), used).as_dict())
     rows = summary.write(folder, methods, cases, options.empty_masks, synthetic=found.synthetic)
-    tables.write(folder, pd.read_csv(folder / "scores.csv", dtype={"method": str}), methods, about=data["about"])
+    tables.write(folder, tables.read_table(folder / "scores.csv"), methods, about=data["about"])
     shown = _draw(folder, found, works, cases)
     made = tables.of_comparison(folder, rows, methods, about=data["about"])
     page.write(folder, made, shown, list(said(read_json(folder / "data.json", dict))))
@@ -120,7 +121,7 @@ def _draw(folder: Path, found: Found, works: Sequence[Work], cases: pd.DataFrame
         truth, predicted = volumes(by_case[case])
         shown.append(Shown(rank, by_case[case].subject, truth, predicted))
     pictures.draw_cases(folder / "figures" / "cases.png", shown, cases, synthetic=found.synthetic)
-    lesions = pd.read_csv(folder / "lesions.csv", dtype={"method": str, "case": str})
+    lesions = tables.read_table(folder / "lesions.csv")
     sizes = {}
     for method in (each.name for each in found.methods):
         sizes[method] = sizes_of(cases[cases["method"] == method], "test")

@@ -10,9 +10,7 @@ from common.subject import Subject
 from experiments.base.options import Refused
 from experiments.base.reading import Reading
 from experiments.evaluation.label_maps import Method
-from experiments.segmentation.finished import Finished, read_run, require_finished
-
-FOLDS = "folds.json"
+from experiments.segmentation.finished import FOLDS, Finished, read_run, require_finished
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,10 @@ def _looked_up(
     alone = np.zeros((3, 3), bool)
     alone[np.arange(3), source] = True
     if np.abs(matrix[~alone]).max() > VOXEL_TOLERANCE / max(shape) or len(set(source.tolist())) < 3:
-        held = ndimage.affine_transform(np.ones(data.shape, np.uint8), matrix, shift, shape, order=0).astype(bool)
-        return ndimage.affine_transform(data, matrix, shift, shape, order=0), held
+        # Else scipy takes the middles of the voxels at the edge for the field's end, and half of each is lost.
+        how = {"offset": shift, "output_shape": shape, "order": 0, "mode": "grid-constant"}
+        held = ndimage.affine_transform(np.ones(data.shape, np.uint8), matrix, **how).astype(bool)
+        return ndimage.affine_transform(data, matrix, **how), held
     places: list[np.ndarray] = [np.empty(0)] * 3
     inside: list[np.ndarray] = [np.empty(0)] * 3
     for own, theirs in enumerate(source):

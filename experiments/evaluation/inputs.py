@@ -97,8 +97,7 @@ def find(options: ScoreOptions) -> Found:
     names = [name for name, _ in given] + [each.partition("=")[0] for each in options.predictions]
     if not names:
         raise Refused("expected label maps to score: --predictions NAME=FOLDER, or --runs-of FOLDER")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Refused(f"expected another name for each method, received {', '.join(twice)} several times: NAME=FOLDER")
+    require_different(names)
     runs = finished_runs.read(given)
     if options.data is None and not runs:
         raise Refused("expected --data FOLDER beside --predictions, received none")
@@ -134,16 +133,31 @@ def find(options: ScoreOptions) -> Found:
 def methods_of(options: ScoreOptions, cases: Collection[str]) -> list[Method]:
     """The methods of --predictions. Raises Refused where their label maps of the cases cannot be told for certain."""
     folders = [label_maps.named(given, option="--predictions") for given in options.predictions]
-    conventions = dict(label_maps.named(given, option="--convention") for given in options.convention if "=" in given)
+    wanted = [label_maps.named(given, option="--convention") for given in options.convention if "=" in given]
+    conventions = dict(wanted)
+    if len(conventions) < len(wanted):
+        raise Refused(f"expected one --convention of a method, received {', '.join(map('='.join, wanted))}")
     if unknown := set(conventions) - {name for name, _ in folders}:
         raise Refused(f"expected --convention of a method that --predictions names, received {', '.join(unknown)}")
     found = [label_maps.find(name, Path(path), cases, conventions.get(name)) for name, path in folders]
     return [each.without_cavity() for each in found] if options.cavity == "background" else found
 
 
-def require_methods(options: ScoreOptions, cases: Sequence[str]) -> None:
-    """Raises Refused unless every method of --predictions has a label map of each case whose values can be told."""
-    require_all(missing_of(methods_of(options, cases), cases), len(cases))
+def require_methods(options: ScoreOptions, subjects: Sequence[Subject], *, taken: Collection[str]) -> None:
+    """Raises Refused unless every method of --predictions has a name of its own, and a label map of each subject whose
+    values can be told and whose header can be used. taken: names of other methods."""
+    require_different([*taken, *(each.partition("=")[0] for each in options.predictions)])
+    cases = [subject.id for subject in subjects]
+    methods = methods_of(options, cases)
+    require_all(missing_of(methods, cases), len(cases))
+    problems = [problem for subject in subjects for problem in _headers(subject, methods)]
+    leave_out(problems, options.data, allowed=options.leave_out_bad, who="cases")
+
+
+def require_different(names: Sequence[str]) -> None:
+    """Raises Refused where a name is another method's too."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Refused(f"expected another name for each method, received {', '.join(twice)} several times: NAME=FOLDER")
 
 
 def missing_of(methods: Sequence[Method], cases: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from common.files import write_text
 from common.subject import Subject
 from experiments.evaluation.ranking import RANKS
-from experiments.evaluation.tables import Table
+from experiments.evaluation.tables import Table, read_table
 from experiments.page import slices
 from experiments.page.pictures import data_address
 from experiments.page.template import render
@@ -40,7 +39,7 @@ def write(folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: S
     shown: cases for the viewers, in which truth and the method with the best mean rank can be switched between.
     said: what the numbers were measured on, line by line.
     """
-    ranks = pd.read_csv(folder / "ranking.csv", dtype={"method": str})
+    ranks = read_table(folder / "ranking.csv")
     own = ranks[ranks["criterion"] == RANKS]
     best = str(own.loc[own["place"].idxmin(), "method"])
     page = render(

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -27,6 +28,9 @@ from common.subject import Problem, Subject
 from experiments.evaluation import grids
 from experiments.evaluation.label_maps import Method
 
+DEFINITIONS = 1
+"""Of the metrics: another number where one of them is computed otherwise under its name, so that kept scores are not
+taken for it."""
 AHEAD = 2
 """Cases per process that wait for it, so that memory does not grow with the cohort."""
 
@@ -54,13 +58,13 @@ class Work:
 def label_maps(methods: Sequence[Method], subjects: Sequence[Subject], store: Path) -> list[Work]:
     """Every case of every method, with the place of its scores below the store.
 
-    The place is a function of both files' content and of how their values are read: equal files are scored once, and
-    whatever was scored before a kill, or in another comparison, is there.
+    The place is a function of both files' content and of how their values are read: whatever was scored before a kill,
+    or in another comparison, is there.
     """
     works = []
     cavity = any(subject.convention.has_cavity for subject in subjects)
     for subject in subjects:
-        truth = [nifti.content_fingerprint(subject.label), str(subject.convention), METRICS, cavity]
+        truth = [nifti.content_fingerprint(subject.label), str(subject.convention), DEFINITIONS, METRICS, cavity]
         found = []
         for method in methods:
             file, convention = method.files[subject.id], method.conventions[subject.id]
@@ -110,6 +114,11 @@ def _done(works: Sequence[Work], processes: int) -> Iterator[tuple[Work, list[Pr
                 ended: set[Future] = wait(at_work, return_when=FIRST_COMPLETED).done
                 for future in ended:
                     yield at_work.pop(future), future.result()
+        except BrokenProcessPool:
+            raise RunError(
+                f"scoring: expected {processes} processes to end by themselves, found one killed (memory?): fewer "
+                "--cores; the same command goes on"
+            ) from None
         except BaseException:  # a signal too; the cases at work are not waited for, they are scored again
             for worker in active_children():
                 worker.kill()

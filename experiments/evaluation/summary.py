@@ -57,7 +57,7 @@ def write(
         for row in scores[scores["metric"].isin((*SHOWN, *OF_CAVITY))].itertuples()
     ]
     for row in comparisons.itertuples():
-        name = f"{row.method}_minus_{row.against}__{row.metric}"
+        name = f"{row.method}__minus_{row.against}__{row.metric}"  # no method's name holds two underscores
         found.append(result(name, row.difference, row.n, row.low, row.high))
         found.append(result(f"{name}_p", row.p_holm, row.n))
     for row in ranks[ranks["criterion"] == RANKS].itertuples():

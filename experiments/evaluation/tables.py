@@ -27,6 +27,12 @@ MEASURES = {
 """Each a table of its own."""
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of a comparison, in which only an empty cell is a missing value: a method may be called NA or None."""
+    names = dict.fromkeys(("method", "against", "case"), str)
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+
+
 def write(folder: Path, scores: pd.DataFrame, methods: Sequence[str], *, about: str) -> None:
     """tables/<measure>.csv and .tex: methods as rows, regions as columns, means with 95 % intervals.
 
@@ -83,9 +89,9 @@ def of_comparison(folder: Path, found: Sequence[Result], methods: Sequence[str],
     summary = {each.key.partition(".")[2]: each for each in found}
     tables = [scores_table(summary, methods)]
     if len(methods) > 1:
-        comparisons = pd.read_csv(folder / "comparisons.csv", dtype={"method": str, "against": str})
+        comparisons = read_table(folder / "comparisons.csv")
         tables.append(differences_table(comparisons))
-        tables.append(ranking_table(pd.read_csv(folder / "ranking.csv", dtype={"method": str}), methods))
+        tables.append(ranking_table(read_table(folder / "ranking.csv"), methods))
     return [replace(table, note="; ".join(filter(None, (table.note, about)))) for table in tables]
 
 

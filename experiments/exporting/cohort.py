@@ -16,8 +16,8 @@ from experiments.base.options import Refused, leave_out
 from experiments.base.trainings import given
 from experiments.exporting import card
 from experiments.exporting.files import RECORD, new_folder
-from experiments.exporting.source import version
-from experiments.segmentation.finished import Finished, read_run
+from experiments.exporting.source import MGMT, kind_of, version
+from experiments.segmentation.finished import Finished, read_run, require_finished
 from segresnet_monai.config import NETWORKS
 
 CONVENTION = MSD
@@ -28,9 +28,12 @@ def write(run: Path, data: Path | None, folder: Path, *, regions: bool = True) -
     """Write the subjects of a run's split, the training and validation parts to train on and the test part beside them.
 
     data: where the cohort lies now. regions: the labels are nested regions, in place of NCR, ED and ET. Raises Refused
-    when a subject is missing, changed or cannot be read.
+    when a subject is missing, changed or cannot be read, or the run is one of MGMT, RunError when it has not ended.
     """
+    if kind_of(run) == MGMT:
+        raise Refused(f"{run}: expected the run of a segmentation network, found one that classifies MGMT")
     described = read_run(run)
+    require_finished(described)
     place = data or Path(described.data["folder"])
     cohort = described.reading.find(place)
     found = {subject.id: subject for subject in cohort.subjects}
@@ -43,7 +46,7 @@ def write(run: Path, data: Path | None, folder: Path, *, regions: bool = True) -
         raise Refused(f"{place}: expected the scans that {run} was made on, {len(changed)} are others: {changed[:5]}")
     problems = [problem for name in wanted for problem in examine(found[name]).problems]
     leave_out(problems, place, allowed=False, who="subjects")
-    with new_folder(folder) as made:
+    with new_folder(folder, run) as made:
         _write_cases((found[name] for name in tqdm(trained, desc="training", leave=False)), made, "Tr")
         _write_cases((found[name] for name in tqdm(tested, desc="test", leave=False)), made, "Ts")
         write_json(made / "dataset.json", _description(described.data, len(trained), regions=regions))
@@ -51,7 +54,7 @@ def write(run: Path, data: Path | None, folder: Path, *, regions: bool = True) -
         write_json(made / "splits_final.json", [{"train": f["train"], "val": f["validation"]} for f in folds])
         _check(made, {name: found[name] for name in trained})
         (made / card.NAME).write_text(_text(run, len(folds), len(trained), len(tested)), encoding="utf-8")
-        write_json(made / RECORD, {"format": "nnunet-dataset", "run": run.resolve().name, "version": version()})
+        write_json(made / RECORD, {"format": "nnunet-dataset", "folder": run.resolve(), "version": version()})
     print(f"{len(trained)} cases to train on, {len(tested)} to test; folds of the run's own: {len(folds)}")
     print(f"written: {folder}")
 

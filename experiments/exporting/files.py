@@ -2,49 +2,78 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from common.exported import Agreement
-from common.files import plain, write_json
+from common.files import plain, read_json, write_json
+from common.runs import Run
 from experiments.base.options import Refused
 from experiments.exporting import card
 from experiments.exporting.source import MGMT, SEGRESNET, UNET, Source, read
 
 RECORD = "export.json"
-"""In every exported folder: what it was made of, by which it is known as one that may be replaced."""
+"""In every exported folder: what it was made of, its run's folder too, by which it is known as one that the same run
+may replace."""
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, run: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` when the block ends well, and vanishes when it fails.
 
-    Raises Refused when there is something that is no export.
+    What a killed call has left is put back or removed first. run: whose export it is to be.
+    Raises Refused when there is something that is no export of the run, RunInUseError when another process writes it.
     """
     if folder.exists() and not (folder / RECORD).exists():
         raise Refused(f"{folder}: expected a new folder or an earlier export, found another; --output names one")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
+    with Run(folder.parent / f".export-{folder.name}") as held:
+        made, before = held.folder / "made" / folder.name, held.folder / "before" / folder.name
+        try:
+            _put_back(before, folder)
+            _require_own(folder, run)
+            for each in (made, before):
+                shutil.rmtree(each.parent, ignore_errors=True)
+                each.parent.mkdir()
+            made.mkdir()
+            yield made
+            if folder.exists():
+                folder.rename(before)
+            made.rename(folder)
+        finally:
+            _put_back(before, folder)
+            shutil.rmtree(held.folder)
+
+
+def _put_back(before: Path, folder: Path) -> None:
+    """An export that was moved aside for another, which did not take its place."""
+    if before.exists() and not folder.exists():
+        before.rename(folder)
+
+
+def _require_own(folder: Path, run: Path) -> None:
+    if not folder.exists():
+        return
     try:
-        made = temporary / folder.name
-        made.mkdir()
-        yield made
-        if folder.exists():
-            folder.rename(temporary / "before")
-        made.rename(folder)
-    finally:
-        shutil.rmtree(temporary)
+        made_of = read_json(folder / RECORD, dict).get("folder", "a run that it does not name")
+    except ValueError as error:
+        raise Refused(f"{error}; --output names another folder") from None
+    if made_of != str(run.resolve()):
+        raise Refused(
+            f"{folder}: expected a new folder or an earlier export of {run}, found one of {made_of}; --output names "
+            "another folder"
+        )
 
 
 def _export(run: Path, to: str, folder: Path) -> None:
     """Write, compare, describe."""
     source = read(run)
-    with new_folder(folder) as made:
+    with new_folder(folder, run) as made:
         agreement, where = _WRITE[to](source, made)
         files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
-        record = {"format": to, "about": source.about, "agreement": agreement, "files": files}
+        record = {"format": to, "folder": run.resolve(), "about": source.about}
+        record |= {"agreement": agreement, "files": files}
         (made / where).parent.mkdir(exist_ok=True)
         (made / where).write_text(card.text(source, to, agreement), encoding="utf-8")
         write_json(made / RECORD, record)
@@ -112,4 +141,6 @@ def write(run: Path, to: str, folder: Path) -> None:
     try:
         _export(run, to, folder)
     except ModuleNotFoundError as error:
-        raise Refused(f"{error.name} is not installed; it comes with: pip install 'glioma-suite[onnx]'") from None
+        of_onnx = (error.name or "").startswith("onnx")
+        where = "; it comes with: pip install 'glioma-suite[onnx]'" if of_onnx else ""
+        raise Refused(f"{error.name} is not installed{where}") from None

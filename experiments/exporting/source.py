@@ -36,11 +36,6 @@ class Source:
     def name(self) -> str:
         return self.about["run"]
 
-    @property
-    def config(self) -> Any:
-        """The networks' configuration, in float32; of MGMT by contrast."""
-        return {name: config for name, (_, config) in self.networks.items()} if self.kind == MGMT else self.networks[1]
-
 
 def kind_of(folder: Path) -> str:
     """Which kind of network a run's folder holds. Raises RunError when it is none's."""

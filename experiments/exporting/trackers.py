@@ -23,6 +23,8 @@ from experiments.base.trainings import given
 
 RUN, CONTENT = "glioma_suite.run", "glioma_suite.content"
 FILES = ("config.json", "data.json", "split.json", "environment.json", "summary.json", "costs.json", "scores.csv")
+MEASURED = "seconds"
+"""The curve whose points may differ from those that a tracker has: of epochs trained again after a kill."""
 LONGEST = 500
 """Characters of a parameter that MLflow takes."""
 
@@ -69,13 +71,14 @@ def read(folder: Path) -> Log:
     parts = [config.get("experiment"), config.get("model"), *(_read(folder, name) for name in ("data", "split"))]
     identity = hashlib.sha256(json.dumps([folder.resolve().name, *parts], sort_keys=True).encode()).hexdigest()[:16]
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    content = hashlib.sha256(json.dumps([parameters, curves, digests], sort_keys=True).encode()).hexdigest()[:16]
+    state = "finished" if summary.exists() else "running" if is_in_use(folder) else "stopped"
+    content = hashlib.sha256(json.dumps([parameters, curves, digests, state], sort_keys=True).encode()).hexdigest()[:16]
     return Log(
         experiment=config.get("experiment", folder.resolve().parent.name),
         name=folder.resolve().name,
         identity=identity,
         content=content,
-        state="finished" if summary.exists() else "running" if is_in_use(folder) else "stopped",
+        state=state,
         parameters=parameters,
         curves=curves,
         scores=scores,
@@ -97,7 +100,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
 
 
 def to_mlflow(folder: Path, output: Path | None) -> None:
-    """Log a run into MLflow's store: a folder (by default mlruns), or the server that MLFLOW_TRACKING_URI names."""
+    """Log a run into MLflow's store: a folder (by default mlruns), or the server that MLFLOW_TRACKING_URI names.
+
+    Raises Refused where that has other points of the run's curves.
+    """
     log = read(folder)
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     with _needs("mlflow"):
@@ -112,16 +118,20 @@ def to_mlflow(folder: Path, output: Path | None) -> None:
         _say(log, f"MLflow run {found[0].info.run_id}", "nothing new")
         return
     run = found[0] if found else client.create_run(experiment, tags={RUN: log.identity}, run_name=log.name)
-    identifier = run.info.run_id
-    if not found:
-        parameters = [Param(name, value[:LONGEST]) for name, value in log.parameters.items()]
-        for first in range(0, len(parameters), 100):
-            client.log_batch(identifier, params=parameters[first : first + 100])
-    started = run.info.start_time
+    identifier, started = run.info.run_id, run.info.start_time
     metrics = []
     for name, points in log.curves.items():
-        kept = {metric.step for metric in client.get_metric_history(identifier, name)} if found else set()
+        kept = {metric.step: metric.value for metric in client.get_metric_history(identifier, name)} if found else {}
+        other = [step for step, value in points if kept.get(step, value) != value]
+        if other and name.rpartition("/")[2] != MEASURED:
+            raise Refused(
+                f"{folder}: expected the curves that MLflow run {identifier} has of it, found another {name} at epoch "
+                f"{other[0]} than its {kept[other[0]]:g}: trained anew? Delete that run, or name a new store (--output)"
+            )
         metrics += [Metric(name, value, started, step) for step, value in points if step not in kept]
+    parameters = [Param(name, value[:LONGEST]) for name, value in log.parameters.items() if name not in run.data.params]
+    for first in range(0, len(parameters), 100):
+        client.log_batch(identifier, params=parameters[first : first + 100])
     metrics += [
         Metric(f"score/{name}", value, started, 0)
         for name, value in log.scores.items()

@@ -20,6 +20,8 @@ from experiments.segmentation.study import DEFAULT_BACKEND
 from segresnet_monai.config import Config as SegResNet
 from unet_tf.config import Config as UNet
 
+FOLDS = "folds.json"
+"""Of cases pooled over folds: the folders of the folds' runs."""
 SEEN = ("train", "validation")
 """Parts of a split whose subjects have made or chosen the weights."""
 VIEWS = {"segresnet": (), "unet": ("before_postprocessing", "geometric_ceiling")}
@@ -87,7 +89,7 @@ class Networks:
 def read_run(folder: Path) -> Finished:
     """What a run's folder says of itself, trained or not. Raises RunError when it is not a segmentation network's."""
     settings = given(folder, experiment=str, model=dict, options=dict)
-    if (folder / "folds.json").exists():
+    if (folder / FOLDS).exists():
         raise RunError(f"{folder}: expected the run of a network, found the cases of several folds: name a fold's run")
     model, policy = settings["model"], settings["options"].get("empty_masks")
     if isinstance(model.get("network"), dict):  # several networks as one, and what else the study trained

@@ -16,7 +16,7 @@ from experiments.base.engines import run
 from experiments.base.options import Refused, refusals
 from experiments.base.trainings import require, shared_by
 from experiments.segmentation import external
-from experiments.segmentation.finished import read_run
+from experiments.segmentation.finished import FOLDS, read_run
 from experiments.segmentation.options import NetworkOptions, Options
 from experiments.segmentation.study import Study
 
@@ -103,7 +103,7 @@ def pool(studies: list[Study], config: Any, options: Options) -> Path:
         )
         settings = {"experiment": first.experiment, "options": asdict(options), "model": asdict(config)}
         write_json(folder / "config.json", settings)
-        write_json(folder / "folds.json", [study.run.folder for study in studies])
+        write_json(folder / FOLDS, [study.run.folder for study in studies])
         write_csv(folder / "cases.csv", cases)
         write_csv(folder / "scores.csv", scores)
         files = [study.run.folder / "lesions.csv" for study in studies]

@@ -16,7 +16,7 @@ from experiments.base.results import reported
 from experiments.compare_frameworks import DEMO, EQUAL_DEMO, EQUAL_PAPER, PAPER, Equal, FrameworkOptions, main
 from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS, backends, summary, table
 from experiments.comparison.models import COMPARED
-from experiments.evaluation import evaluate
+from experiments.evaluation import evaluate, inputs
 from experiments.segmentation.options import Options
 from experiments.segmentation.study import study
 from tests.cohorts import write_cohort, write_subject
@@ -211,15 +211,29 @@ def test_another_method_is_checked_before_the_trainings_and_scored_beside_the_ne
         (tmp_path / "theirs" / f"{case}.nii.gz").symlink_to(cohort / case / f"{case}_seg.nii.gz")
     with pytest.raises(SystemExit, match=r"--convention-of.*nnunet=brats2018"):
         main()
+    known = ["--convention-of", "nnunet=brats2018"]
+    for name in ("segresnet", "nnunet"):
+        monkeypatch.setattr(sys, "argv", [*program, *known, "--predictions", f"{name}=theirs"])
+        with pytest.raises(SystemExit, match=f"another name for each method, received {name} several times"):
+            main()
+    monkeypatch.setattr(summary, "summarise", lambda *_: None)
+    monkeypatch.setattr(table, "show", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", [*program, *known])
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs.grids, "problem", lambda *_: "says nothing of where it lies")
+        with pytest.raises(SystemExit, match=r"cases cannot be used:\n  .*: nnunet: says nothing of where it lies"):
+            main()
+    with monkeypatch.context() as patch:
+        patch.setattr(compare_frameworks, "run", lambda *_: None)
+        main()
+    assert "no network is finished: the label maps of --predictions are not scored" in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "score").exists()
 
     def trained(trainings, options):
         folder = next(each.folder for each in trainings if each.name == "segresnet")
         write_run(folder, cohort, json.loads((folder / "split.json").read_text())["test"], 1)
 
     monkeypatch.setattr(compare_frameworks, "run", trained)
-    monkeypatch.setattr(summary, "summarise", lambda *_: None)
-    monkeypatch.setattr(table, "show", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", [*program, "--convention-of", "nnunet=brats2018"])
     main()
     printed = capsys.readouterr().out
     assert "nnunet - segresnet" in printed

@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 
@@ -189,6 +191,7 @@ def test_every_case_lesion_table_and_picture_is_there(finished, capsys):
         ({"convention": ("other=msd", "nnunet=brats2023")}, "dataset.json: says msd .* contradicts"),
         ({"convention": ("other=brats",)}, "expected --convention other= one of"),
         ({"convention": ("other=brats2023", "nobody=msd")}, "of a method that --predictions names, received nobody"),
+        ({"convention": ("other=msd", "other=brats2023")}, "one --convention of a method, received other=msd, other="),
         ({"predictions": ()}, "expected label maps to score"),
         ({"predictions": ("a__b=x",)}, "NAME=... with a name of letters"),
         ({"predictions": ("a=nowhere",), "convention": ()}, "nowhere: expected a folder of a's label maps"),
@@ -285,6 +288,8 @@ def test_bad_label_maps_are_all_named_and_what_was_scored_stays(options, sets, t
     printed = capsys.readouterr().out
     assert "2 of 4 cases; empty masks" in printed
     assert "left out: 2:" in printed
+    with pytest.raises(Refused, match="2 cases cannot be used"):
+        evaluate(asked)
 
 
 def test_headers_are_judged_before_anything_is_scored(options, truths, tmp_path, monkeypatch):
@@ -297,6 +302,26 @@ def test_headers_are_judged_before_anything_is_scored(options, truths, tmp_path,
     monkeypatch.setattr(scoring, "score", lambda *_, **__: pytest.fail("scored"))
     with pytest.raises(Refused, match=r"4 cases cannot be used:\n.*does not say which way the axes run"):
         evaluate(options(predictions=(f"lost={tmp_path / 'lost'}",), convention=()))
+
+
+def test_names_that_read_like_missing_values_or_like_differences_are_names_as_others(data, sets, options, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
+    lesions = {}
+    monkeypatch.setattr(pictures, "chosen", lambda *_: {})
+    monkeypatch.setattr(pictures, "draw_cases", lambda *_, **__: None)
+    monkeypatch.setattr(pictures, "draw_method", lambda _, name, sizes, own, **__: lesions.update({name: len(own)}))
+    names = {"NA": "truth", "null": "nnunet", "null_minus_NA": "truth"}
+    given = tuple(f"{name}={sets / folder}" for name, folder in names.items())
+    folder = evaluate(options(predictions=given, convention=()))
+    lines = json.loads((folder / "summary.json").read_text())
+    assert len({line["key"] for line in lines}) == len(lines)
+    found = values(folder)
+    truth, eroded = (found[f"score.{name}__dice_WT"]["value"] for name in ("NA", "null"))
+    assert found["score.null_minus_NA__dice_WT"]["value"] == truth == 1
+    assert found["score.null__minus_NA__dice_WT"]["value"] == pytest.approx(eroded - truth)
+    assert min(lesions[name] for name in names) > 0
+    assert ">NA</th>" in (folder / "index.html").read_text()
 
 
 # A kill, content and processes ----------------------------------------------------------------------------------------
@@ -324,6 +349,49 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_scores(options, finished, 
     again.clear()
     assert evaluate(asked) == folder
     assert not again
+
+
+def test_a_result_of_other_wanted_cases_is_not_shown_as_the_present_one(options, sets, tmp_path, capsys):
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted((sets / "truth").iterdir())[:3]:
+        (few / file.name).symlink_to(file)
+    asked = options(predictions=(f"few={few}",), convention=(), cases="intersection", max_subjects=3)
+    first = evaluate(asked)
+    assert "the 3 of 3 cases" in capsys.readouterr().out
+    second = evaluate(replace(asked, max_subjects=None))
+    assert first != second
+    printed = capsys.readouterr().out
+    assert "the 3 of 4 cases" in printed
+    assert "1 missing: BraTS_003" in printed
+
+
+def test_a_worker_that_the_system_kills_ends_in_one_sentence(options, tmp_path, monkeypatch):
+    class Broken(Future):
+        def result(self, timeout=None):
+            raise BrokenProcessPool
+
+    def submitted(*_):
+        future = Broken()
+        future.set_result(None)
+        return future
+
+    found = inputs.find(options())
+    monkeypatch.setattr(scoring.ProcessPoolExecutor, "submit", submitted)
+    with pytest.raises(RunError, match=r"expected 2 processes .* one killed \(memory\?\): fewer --cores; the same"):
+        scoring.score(scoring.label_maps(found.methods, found.subjects, tmp_path), cores=2, fresh=False)
+
+
+def test_scores_by_other_definitions_are_not_taken_over(options, tmp_path, monkeypatch):
+    found = inputs.find(options())
+
+    def places():
+        works = scoring.label_maps(found.methods, found.subjects, tmp_path)
+        return {each.kept for work in works for each in work.label_maps}
+
+    before = places()
+    monkeypatch.setattr(scoring, "DEFINITIONS", scoring.DEFINITIONS + 1)
+    assert not before & places()
 
 
 def test_a_further_method_and_changed_content_cost_only_themselves(options, sets, truths, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from common.exported import Exported  # noqa: E402
 from common.files import write_csv, write_json  # noqa: E402
 from common.recipe import Recipe  # noqa: E402
 from common.regions import Decision  # noqa: E402
-from common.runs import RunError  # noqa: E402
+from common.runs import Run, RunError, RunInUseError  # noqa: E402
 from experiments.base.options import Refused  # noqa: E402
 from experiments.export import Arguments, export  # noqa: E402
 from experiments.exporting import cohort as nnunet  # noqa: E402
@@ -120,6 +120,22 @@ def test_other_programs_read_an_onnx_files_settings(exported):
     assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 6, 16, 16, 16]
 
 
+@pytest.mark.parametrize(("limit", "threads"), [("", 0), ("4,2", 4), (" 3 ", 3), ("many", 0), ("2", 2), (None, 0)])
+def test_a_file_opens_with_any_limit_of_threads(exported, monkeypatch, limit, threads):
+    import onnxruntime
+
+    def session(content, options, **_):
+        assert options.intra_op_num_threads == threads
+        raise ValueError("opened")
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(RunError, match="found: opened"):
+        Exported(exported)
+
+
 def test_a_damaged_or_foreign_file_is_refused_in_one_sentence(exported, tmp_path):
     content = bytearray(exported.read_bytes())
     content[len(content) // 2] ^= 1
@@ -159,6 +175,65 @@ def test_only_an_earlier_export_is_replaced(tmp_path):
     for _ in range(2):
         files.write(run, "torchscript", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "export.json", "model.ts"]
+    other = write_run(tmp_path / "elsewhere" / "run", TINY)
+    with pytest.raises(Refused, match=f"earlier export of {other}, found one of {run}; --output names another"):
+        files.write(other, "torchscript", tmp_path / "out")
+    (tmp_path / "out" / "export.json").write_text("[]")
+    with pytest.raises(Refused, match=r"export.json: expected a dict in JSON, found a list; --output"):
+        files.write(run, "torchscript", tmp_path / "out")
+
+
+def test_what_a_killed_export_has_left_is_put_back_and_removed(tmp_path, monkeypatch):
+    run, out = tmp_path / "run", tmp_path / "exports" / "out"
+
+    def exported(text):
+        with files.new_folder(out, run) as made:
+            (made / "text").write_text(text)
+            write_json(made / "export.json", {"folder": run})
+
+    def killed_at(number):
+        """Ended at the first or second of the two renames, with no chance to clean up."""
+        count, real = [], Path.rename
+
+        def rename(*given):
+            count.append(given)
+            if len(count) == number:
+                raise KeyboardInterrupt
+            return real(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", rename)
+            patch.setattr(files, "_put_back", lambda *_: None)
+            patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+            with pytest.raises(KeyboardInterrupt):
+                exported("lost")
+
+    exported("first")
+    for rename in (1, 2):
+        killed_at(rename)
+        assert len(list((tmp_path / "exports").iterdir())) == 3 - rename
+        with pytest.raises(ZeroDivisionError), files.new_folder(out, run):
+            raise ZeroDivisionError
+        assert [path.name for path in (tmp_path / "exports").iterdir()] == ["out"]
+        assert (out / "text").read_text() == "first"
+    with pytest.raises(RunInUseError), files.new_folder(out, run):
+        exported("meanwhile")
+    killed_at(2)
+    exported("second")
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["out"]
+    assert (out / "text").read_text() == "second"
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"), [("onnxscript", r"\[onnx\]"), ("torchfoo", "^torchfoo is not installed$")]
+)
+def test_a_module_that_lacks_is_said_to_come_with_what_brings_it(tmp_path, monkeypatch, missing, said):
+    def lacking(*_):
+        raise ModuleNotFoundError(name=missing)
+
+    monkeypatch.setattr(files, "_export", lacking)
+    with pytest.raises(Refused, match=said):
+        files.write(tmp_path, "onnx", tmp_path / "out")
 
 
 SCHEMA = {
@@ -266,13 +341,19 @@ def test_a_cohort_that_is_not_the_runs_is_refused(cohort, subjects, tmp_path):
     write_json(run / "data.json", data)
     with pytest.raises(Refused, match=rf"1 are others: .'{subjects[1].id}'"):
         nnunet.write(run, cohort, tmp_path / "out")
+    (run / "summary.json").unlink()
+    with pytest.raises(RunError, match=r"no summary.json: has the training ended\?"):
+        nnunet.write(run, cohort, tmp_path / "out")
+    write_json(tmp_path / "mgmt" / "config.json", {"experiment": "mgmt_grid", "model": {"backbone": "x"}})
+    with pytest.raises(Refused, match="mgmt: expected the run of a segmentation network, found one that classifies"):
+        nnunet.write(tmp_path / "mgmt", cohort, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def history(run, epochs):
+def history(run, epochs, *, scale=1, seconds=2.0):
     import pandas as pd
 
-    rows = [{"epoch": epoch, "loss": 1 / epoch, "seconds": 2.0} for epoch in range(1, epochs + 1)]
+    rows = [{"epoch": epoch, "loss": scale / epoch, "seconds": seconds} for epoch in range(1, epochs + 1)]
     write_csv(run / "history.csv", pd.DataFrame(rows))
 
 
@@ -297,6 +378,43 @@ def test_mlflow_takes_a_running_run_then_what_has_come_and_then_nothing(tmp_path
     assert logged.data.metrics["score/dice_WT_high"] == 0.875
     assert logged.data.params["model.initial_filters"] == "8"
     assert logged.info.status == "FINISHED"
+
+
+def test_mlflow_goes_on_after_a_kill_and_takes_no_points_of_another_training(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = write_run(tmp_path / "run", TINY, summary=False)
+    history(run, 2)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def logged():
+        experiment = client.get_experiment_by_name("table1_baseline")
+        (one,) = client.search_runs([experiment.experiment_id])
+        return one
+
+    client = MlflowClient((tmp_path / "store").as_uri())
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trackers.to_mlflow(run, tmp_path / "store")
+    with Run(run):
+        trackers.to_mlflow(run, tmp_path / "store")
+    assert logged().data.params["model.initial_filters"] == "8"
+    assert logged().info.status == "RUNNING"
+    trackers.to_mlflow(run, tmp_path / "store")
+    assert logged().info.status == "KILLED"
+    history(run, 3, scale=2)
+    with pytest.raises(Refused, match=r"another loss at epoch 1 than its 1: trained anew\?"):
+        trackers.to_mlflow(run, tmp_path / "store")
+    for epochs in (1, 3):  # as a training that a kill has set back by an epoch
+        history(run, epochs, seconds=5.0)
+        trackers.to_mlflow(run, tmp_path / "store")
+    losses = client.get_metric_history(logged().info.run_id, "loss")
+    assert sorted((m.step, m.value) for m in losses) == [(1, 1), (2, 1 / 2), (3, 1 / 3)]
 
 
 @pytest.mark.slow
