@@ -2,7 +2,9 @@
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import joblib
 import psutil
@@ -11,46 +13,57 @@ from experiments.base.processes import Process, end, note_place, outcome
 from experiments.base.trainings import State, Training
 
 
+@dataclass(frozen=True)
+class Running:
+    training: Training
+    process: Process
+    gpus: tuple[str, ...]
+    """Names of the GPUs that it was given; empty where it sees all that this command sees."""
+
+
 class Local:
     """Runs at most ``at_once`` side by side, as far as their memory is there."""
 
     def __init__(self, at_once: int) -> None:
         self.at_once, self.share, self.gpus = at_once, max(1, joblib.cpu_count() // at_once), _gpus()
-        self.running: dict[int, tuple[Training, Process]] = {}
-        """By lane, of which there are ``at_once``."""
+        self.running: list[Running] = []
 
     def has_room(self, training: Training) -> bool:
-        wanted = [training, *(each for each, _ in self.running.values())]
+        wanted = [training, *(each.training for each in self.running)]
         memory = sum(each.memory_gib * each.devices for each in wanted)
         return not self.running or (
             len(self.running) < self.at_once and memory <= psutil.virtual_memory().total / 2**30
         )
 
     def start(self, training: Training) -> None:
-        lane = min(set(range(self.at_once)) - set(self.running))
-        own = {}
-        if self.at_once > 1 and len(self.gpus) > 1 and training.gpus:
-            first, n = lane * training.gpus, min(training.gpus, len(self.gpus))
-            own["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus[(first + i) % len(self.gpus)] for i in range(n))
+        gpus = self._least_used(training.gpus) if self.at_once > 1 and len(self.gpus) > 1 else ()
+        own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         several = self.at_once > 1 or training.devices > 1
         threads = training.cores or (max(1, self.share // training.devices) if several else None)
-        self.running[lane] = training, Process(training.argv_here, training.folder, threads=threads, **own)
+        self.running.append(
+            Running(training, Process(training.argv_here, training.folder, threads=threads, **own), gpus)
+        )
         note_place(training.folder, "local")
 
+    def _least_used(self, n: int) -> tuple[str, ...]:
+        """So many GPUs (all, if there are fewer), those first that the fewest trainings have."""
+        used = Counter(gpu for each in self.running for gpu in each.gpus)
+        return tuple(sorted(self.gpus, key=lambda gpu: used[gpu])[:n])
+
     def states(self) -> Iterator[tuple[Training, State]]:
-        for lane, (training, process) in list(self.running.items()):
-            code = process.process.poll()
+        for each in list(self.running):
+            code = each.process.process.poll()
             if code is None:
                 state = State("running")
             else:
-                del self.running[lane]
-                end([process])
-                state = outcome(training, code)
-            state.minutes = process.minutes
-            yield training, state
+                self.running.remove(each)
+                end([each.process])
+                state = outcome(each.training, code)
+            state.minutes = each.process.minutes
+            yield each.training, state
 
     def end(self) -> None:
-        end([process for _, process in self.running.values()])
+        end([each.process for each in self.running])
 
 
 def _gpus() -> list[str]:

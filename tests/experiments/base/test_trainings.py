@@ -255,6 +255,28 @@ def test_processes_that_share_a_training_have_its_gpus_and_cores(training, monke
     assert not here.has_room(training("third"))
 
 
+def test_trainings_of_different_size_share_no_gpu_while_one_is_free(training, monkeypatch):
+    given = []
+
+    class Process:
+        def __init__(self, argv, folder, **surroundings):
+            given.append(surroundings["CUDA_VISIBLE_DEVICES"])
+
+    monkeypatch.setattr(local, "Process", Process)
+    monkeypatch.setattr(local, "note_place", lambda *_: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    here = local.Local(3)
+    for name, gpus in (("one", 1), ("two", 2), ("another", 1)):
+        here.start(training(name, gpus=gpus))
+    assert given == ["0", "1,2", "3"]
+    del here.running[1]
+    here.start(training("late", gpus=2))
+    assert given[-1] == "1,2"
+    here.running.clear()
+    here.start(training("too wide", gpus=5))
+    assert given[-1] == "0,1,2,3"
+
+
 @pytest.mark.parametrize("on", ["local", "ray"])
 def test_several_nodes_without_slurm_are_refused_with_what_to_type(training, started, on):
     with pytest.raises(RunError, match=r"wide: expected 1 node with --on .*received 2; .*torchrun --nnodes 2 --nproc-"):
