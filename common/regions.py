@@ -114,21 +114,25 @@ def choose(cases: Sequence[Case], unenhanced: Sequence[Case] = ()) -> Decision:
     patients enhance, nothing else says how much ET a network invents.
     """
     best = Decision()
-
-    def offer(candidates: Iterable[Decision], judges: Sequence[Case] = cases) -> None:
-        nonlocal best
-        candidates, score = list(candidates), mean_dice(judges, best)
-        scores = [mean_dice(judges, candidate) for candidate in candidates]
-        if max(scores) >= score + LEAST_GAIN:
-            best = candidates[int(np.argmax(scores))]
-
     if cases:
-        offer(replace(best, thresholds=(each,) * len(REGIONS)) for each in THRESHOLDS)
+        best = _better(best, (replace(best, thresholds=(each,) * len(REGIONS)) for each in THRESHOLDS), cases)
         for region in range(len(REGIONS)):
-            offer(replace(best, thresholds=_with(best.thresholds, region, each)) for each in THRESHOLDS)
-        offer(replace(best, smallest_part_ml=each) for each in SMALLEST_PART_ML)
-        offer((replace(best, smallest_et_ml=each) for each in SMALLEST_ET_ML), (*cases, *unenhanced))
+            offered = (replace(best, thresholds=_with(best.thresholds, region, each)) for each in THRESHOLDS)
+            best = _better(best, offered, cases)
+        best = _better(best, (replace(best, smallest_part_ml=each) for each in SMALLEST_PART_ML), cases)
+        best = choose_smallest_et((*cases, *unenhanced), best)
     return best
+
+
+def choose_smallest_et(cases: Sequence[Case], decision: Decision) -> Decision:
+    """The decision with the smallest ET of the best :func:`mean_dice`, if that gains LEAST_GAIN; all else stays."""
+    return _better(decision, (replace(decision, smallest_et_ml=each) for each in SMALLEST_ET_ML), cases)
+
+
+def _better(best: Decision, offered: Iterable[Decision], cases: Sequence[Case]) -> Decision:
+    scores = {decision: mean_dice(cases, decision) for decision in (best, *offered)}
+    found = max(scores, key=scores.__getitem__)
+    return found if scores[found] >= scores[best] + LEAST_GAIN else best
 
 
 def _with(values: tuple[float, ...], place: int, value: float) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from common.files import atomic_path, file_stem, read_json, write_csv, write_jso
 from common.labels import REGIONS
 from common.prepared import Entry
 from common.recipe import Volume
-from common.regions import Case, Decision, choose
+from common.regions import Case, Decision, choose, choose_smallest_et
 from common.runs import Run, read_model_config
 from common.splits import Split
 from experiments.base import results
@@ -109,10 +109,9 @@ def _probabilities(folder: Path, case: str, kind: str = "") -> Path:
 def summarise(study: Study, methods: Mapping[str, Config], folds: Sequence[Split]) -> None:
     """Decide on the out-of-fold predictions, score both parts, compare the methods and, last, write summary.json."""
     folder, several = study.run.folder, len(folds) > 1
-    decisions, found, frames = {}, [], []
+    found, frames = [], []
     studies = {method: _on_grid(study, config) for method, config in methods.items()}
-    for method, config in methods.items():
-        decisions[method] = _decide(studies[method], method, config, folds) if several else [None, None]
+    decisions = {method: _decide(studies[method], method, config, folds) for method, config in methods.items()}
     # Without a choice, what the configuration says: so the folder predicts as it was scored.
     plain = Decision(thresholds=(methods[OWN].probability_threshold,) * len(REGIONS))
     write_json(folder / DECISION, decisions[OWN][-1] or plain)
@@ -148,7 +147,10 @@ def _on_grid(study: Study, config: Config) -> Study:
 
 
 def _decide(study: Study, method: str, config: Config, folds: Sequence[Split]) -> list[Decision | None]:
-    """Of every fold what is chosen on the other folds' patients, and, last, what is chosen on all of them."""
+    """Of every fold what is chosen on the other folds' patients, and, last, what is chosen on all of them.
+
+    One network has only its validation part, too few patients for thresholds: they say how much ET it invents.
+    """
     if config.targets != "regions":
         return [None] * (len(folds) + 1)
     kinds = ("", UNENHANCED) if _decides(config) else ("",)
@@ -156,6 +158,9 @@ def _decide(study: Study, method: str, config: Config, folds: Sequence[Split]) -
         [[_case(study, config, method, number, id, kind) for id in fold.validation] for kind in kinds]
         for number, fold in enumerate(folds, start=1)
     ]
+    if len(folds) == 1:
+        plain = Decision(thresholds=(config.probability_threshold,) * len(REGIONS))
+        return [None, choose_smallest_et([case for kind in cases[0] for case in kind], plain)]
     decisions = []
     for own in (*cases, None):
         others = [each for each in cases if each is not own]
@@ -238,12 +243,14 @@ def show(study: Study) -> None:
         print(
             "baseline: Table 1's recipe, its last weights, on the same folds; p: Wilcoxon's test, after Holm per part"
         )
-    if len(read_json(folder / NETWORKS, list)) > 1:
+    several = len(read_json(folder / NETWORKS, list)) > 1
+    if several:
         print("out_of_fold: every patient by the one network that has not seen them, thresholds from the other folds")
         if study.split.test:
             print("test: the networks' average")
-        print("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")
-        print(f"decided on out-of-fold predictions: {_words(Decision(**read_json(folder / DECISION, dict)))}")
+    judges = "out-of-fold predictions" if several else "the validation part (no thresholds: too few patients)"
+    print(f"decided on {judges}: {_words(Decision(**read_json(folder / DECISION, dict)))}")
+    print("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")
     study.show_data()
 
 
