@@ -44,11 +44,14 @@ def decode_regions(probabilities: np.ndarray, decision: Decision, *, voxel_ml: f
     """Probabilities (ET/TC/WT, x, y, z) to classes uint8 (x, y, z).
 
     A voxel has the innermost region whose threshold its probability exceeds: one that is ET is so whatever it is
-    given for TC and WT.
+    given for TC and WT. What ET and TC enclose is TC as well (:func:`enclosed`): of experts' cores on 26 real patients
+    at most 0.5 % is not, while a network may call the inside of a ring of ET oedema.
     """
     et, tc, wt = (p > threshold for p, threshold in zip(probabilities, decision.thresholds, strict=True))
     labels = np.zeros(probabilities.shape[1:], dtype=np.uint8)
     labels[wt], labels[tc] = ED, NCR
+    near = bounding_box(tc | et)
+    labels[near][enclosed((tc | et)[near])] = NCR
     if np.count_nonzero(et) * voxel_ml >= decision.smallest_et_ml:
         labels[et] = ET
     else:
@@ -59,6 +62,21 @@ def decode_regions(probabilities: np.ndarray, decision: Decision, *, voxel_ml: f
         small = np.bincount(parts.ravel()) * voxel_ml < decision.smallest_part_ml
         near[small[parts]] = 0
     return labels
+
+
+def enclosed(mask: np.ndarray) -> np.ndarray:
+    """Voxels outside a bool mask (x, y, z) that it encloses in at least two of the three planes through each.
+
+    Two, as a shell is often open somewhere, and a bend of it closes a ring in one plane by chance.
+    """
+    outside = np.pad(~mask, 1, constant_values=True)
+    votes = np.zeros(outside.shape, dtype=np.uint8)
+    for axis in range(3):
+        within = ndimage.generate_binary_structure(3, 1)
+        np.moveaxis(within, axis, 0)[[0, 2]] = False
+        parts = np.moveaxis(ndimage.label(outside, within)[0], axis, 0)
+        np.moveaxis(votes, axis, 0)[...] += (parts != 0) & (parts != parts[:, :1, :1])  # a plane's corner is open
+    return (votes >= 2)[1:-1, 1:-1, 1:-1]
 
 
 def decode_labels(probability: np.ndarray, threshold: float | None) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from common.regions import LEAST_GAIN, Case, Decision, choose, choose_smallest_et, decode_regions, mean_dice
+from common.regions import LEAST_GAIN, Case, Decision, choose, choose_smallest_et, decode_regions, enclosed, mean_dice
 
 
 def by_voxel(probabilities, thresholds):
@@ -11,7 +12,17 @@ def by_voxel(probabilities, thresholds):
     for place in np.ndindex(labels.shape):
         et, tc, wt = (probabilities[(channel, *place)] > thresholds[channel] for channel in range(3))
         labels[place] = 3 if et else 1 if tc else 2 if wt else 0
+    labels[filled_in_two_planes(np.isin(labels, (1, 3))) & (labels != 3)] = 1
     return labels
+
+
+def filled_in_two_planes(mask):
+    times = np.zeros(mask.shape, int)
+    for axis in range(3):
+        for number in range(mask.shape[axis]):
+            plane = (*[slice(None)] * axis, number)
+            times[plane] += ndimage.binary_fill_holes(mask[plane])
+    return mask | (times >= 2)
 
 
 @pytest.mark.parametrize("thresholds", [(0.5, 0.5, 0.5), (0.3, 0.6, 0.45)])
@@ -20,6 +31,25 @@ def test_the_innermost_region_above_its_threshold_decides(thresholds):
     labels = decode_regions(probabilities, Decision(thresholds=thresholds), voxel_ml=0.001)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, by_voxel(probabilities, thresholds))
+
+
+@pytest.mark.parametrize("density", [0.3, 0.6, 0.8])
+def test_what_a_mask_encloses_in_two_planes_is_what_filling_each_plane_finds(density):
+    mask = np.random.default_rng(3).random((11, 9, 10)) < density
+    np.testing.assert_array_equal(mask | enclosed(mask), filled_in_two_planes(mask))
+    assert not (enclosed(mask) & mask).any()
+
+
+def test_oedema_inside_a_ring_of_enhancement_is_core_and_beside_it_stays():
+    shell = np.zeros((12, 12, 12), bool)
+    shell[2:9, 2:9, 2:9] = True
+    shell[3:8, 3:8, 3:8] = False
+    shell[2, 5, 5] = False  # open somewhere, as rings are
+    probabilities = np.stack([shell, shell, np.ones(shell.shape)]).astype(np.float32)
+    labels = decode_regions(probabilities, Decision(), voxel_ml=0.001)
+    assert np.count_nonzero(labels == 1) == 5**3 - 5  # but for the column behind the gap: two of its planes are open
+    assert labels[5, 5, 5] == 2
+    assert (labels[9:] == 2).all()
 
 
 def test_too_little_enhancement_does_not_enhance():
