@@ -36,8 +36,10 @@ from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import file_stem, write_csv, write_json
 from common.runs import Run, configuration_hash, environment
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.engines import run as run_trainings
 from experiments.base.options import BothTasks, Refused, at_least, refusals, refuse_phantoms, wrapped
+from experiments.base.progress import step
 from experiments.base.reading import refuse_cavity
 from experiments.base.shards import counts
 from experiments.base.trainings import Placement, require
@@ -118,7 +120,8 @@ def refuse_contradictions(options: Options) -> None:
 
 def check(options: Options) -> None:
     """Audit, measure, write the run's folder and print the table. Raises CohortError when no subject is good."""
-    subjects, patients, synthetic = cohorts(options)
+    with step(1):
+        subjects, patients, synthetic = cohorts(options)
     with Run(options.runs / EXPERIMENT / _name(subjects, patients, synthetic), fresh=options.fresh) as run:
         if not run.is_finished:
             folder, mgmt_folder = (None if one is None else one.folder for one in (subjects, patients))
@@ -262,11 +265,15 @@ def show(folder: Path) -> None:
         for note, n in rows.loc[rows["grid"] != "", "grid"].value_counts().items():
             print(f"  {n} of {len(rows)} subjects: {note}")
     summary = results.read_summary(folder / "summary.json")
-    print(results.table(summary))
-    print(LEGEND)
-    if any(result.synthetic for result in summary):
-        print(results.SYNTHETIC_NOTE)
-    print(f"run folder: {folder}")
+    synthetic = any(result.synthetic for result in summary)
+    end(
+        EXPERIMENT,
+        folder,
+        results.table(summary),
+        LEGEND,
+        notes=[results.SYNTHETIC_NOTE] if synthetic else [],
+        missing=[f"{len(problems)} problems of files, listed above"] if problems else [],
+    )
 
 
 def _name(cohort: Cohort | None, patients: MgmtCohort | None, synthetic: bool) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from common.files import write_csv
 from common.scoring import EmptyPolicy
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.options import refusals
 from experiments.segmentation import paired
 from experiments.segmentation.options import SegResNetOptions
@@ -35,8 +36,12 @@ def run_with_control(
             if (folder / part / "cases.csv").exists():
                 table = compare(folder / part, control / part, options.empty_masks)
                 write_csv(folder / part / CONTROL, table)
-                print(as_text(table))
-                print(f"fine-tuned: {folder / part}\nfrom random weights: {control / part}")
+                end(
+                    folder.parent.name,
+                    folder,
+                    as_text(table),
+                    f"fine-tuned: {folder / part}\nfrom random weights: {control / part}",
+                )
 
 
 def compare(fine_tuned: Path, control: Path, policy: EmptyPolicy) -> pd.DataFrame:
