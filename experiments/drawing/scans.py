@@ -134,8 +134,13 @@ def tumour_slice(subject: Subject, predicted: np.ndarray, truth: np.ndarray) -> 
 
 
 def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, *, synthetic: bool) -> None:
-    """The best, median and worst case by mean Dice: scans, truth and prediction side by side."""
+    """The best, median and worst case by mean Dice: scans, truth and prediction side by side.
+
+    slices: of every case. cases: a row of scores each. Nothing is drawn where no case has a label to rank by.
+    """
     order = ranked(cases)
+    if order.empty:
+        return
     rows = [
         (f"{rank}: {case['case']}", slices[case["case"]], case)
         for rank, case in ((rank, order.iloc[position]) for position, rank in chosen(len(order)).items())
@@ -145,9 +150,9 @@ def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, 
 
 
 def ranked(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases with their ``mean`` Dice over RANK_BY, the best first and those without any of these labels last."""
+    """Cases with their ``mean`` Dice over RANK_BY, the best first, without those that have none of these labels."""
     mean = cases[[f"dice_{name}" for name in RANK_BY]].mean(axis=1)
-    return cases.assign(mean=mean).sort_values("mean", ascending=False, kind="stable")
+    return cases.assign(mean=mean).dropna(subset="mean").sort_values("mean", ascending=False, kind="stable")
 
 
 def chosen(n: int) -> dict[int, str]:

@@ -74,7 +74,7 @@ def _of_run(experiment: str, root: Path, folder: Path) -> Viewers:
         raise ViewerError(f"the folder of its scans, {scans}, is gone (or is not where this command was started)")
     cohort = kept(config["options"]).find(scans)
     subjects = {subject.id: subject for subject in cohort.subjects}
-    order = ranked(read_cases(folder)).dropna(subset="mean")
+    order = ranked(read_cases(folder))
     if order.empty:
         raise ViewerError(f"expected a case with Dice of {', '.join(RANK_BY)} in cases.csv, found none")
     views = []
