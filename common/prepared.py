@@ -20,7 +20,7 @@ from common.recipe import Recipe, Volume, misfit, transform
 from common.store import Store, StoreError, UnusableError
 from common.subject import Problem, Subject, examine, examine_arrays
 
-__all__ = ["Entry", "Store", "StoreError", "prepare"]
+__all__ = ["Entry", "Store", "StoreError", "expected_bytes", "prepare"]
 
 FORMAT = 6  # part of every entry's key: raise it when the meaning of the stored numbers changes
 

@@ -19,8 +19,8 @@ def end(
     print(f"failed or missing: {'; '.join(missing) or 'nothing'}")
     print(f"run folder: {folder}")
     print(f"pictures: {pictures(folder)}")
-    runs = folder.parents[3 if below else 1]
-    page = "python -m experiments.report" + ("" if runs == Path("runs") else f" --runs {runs}")
+    runs = folder.absolute().parents[3 if below else 1]
+    page = "python -m experiments.report" + ("" if runs == Path("runs").absolute() else f" --runs {runs}")
     more = f"python -m experiments.{command} --help"
     width = max(len(page), len(more))
     print(f"next: {page:<{width}}    finished runs as a page: report/index.html")

@@ -24,7 +24,7 @@ from common.subject import Problem, Subject
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, at_least, leave_out
-from experiments.base.progress import step
+from experiments.base.progress import say_store, step
 from experiments.base.reading import Reading, refuse_cavity
 from experiments.base.results import Result
 from experiments.segmentation.fine_tuning import seen_by
@@ -95,6 +95,7 @@ def check(run: Finished, options: CohortOptions) -> Checked:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
     refuse_cavity(cohort)
     with step(2):
+        say_store(options.prepared, prepared.expected_bytes(cohort.subjects, run.recipe))
         store = prepared.prepare(cohort.subjects, run.recipe, options.prepared, n_jobs=options.jobs)
     good = [subject for subject in cohort.subjects if subject.id in store.entries]
     problems = (*cohort.incomplete, *store.problems, *_seen(run, good, store, options))
