@@ -18,7 +18,7 @@ def end(
     print(*texts, *notes, sep="\n")
     print(f"failed or missing: {'; '.join(missing) or 'nothing'}")
     print(f"run folder: {folder}")
-    print(f"pictures: {pictures(folder)}")
+    print(f"pictures in it: {pictures(folder)}")
     runs = folder.absolute().parents[3 if below else 1]
     page = "python -m experiments.report" + ("" if runs == Path("runs").absolute() else f" --runs {runs}")
     more = f"python -m experiments.{command} --help"
@@ -28,12 +28,11 @@ def end(
 
 
 def pictures(folder: Path) -> str:
-    """Where a run's pictures lie: its own by name, those of its trainings counted."""
-    own = folder / "figures"
+    """Where in a run's folder its pictures lie: its own by name, those of its trainings counted."""
     drawn = sorted(folder.rglob("*.png"))
-    named = [path.name for path in drawn if path.parent == own]
-    further = [path for path in drawn if path.parent != own]
-    said = [f"{own}: {', '.join(named)}"] if named else []
+    named = [path.name for path in drawn if path.parent == folder / "figures"]
+    further = [path for path in drawn if path.parent != folder / "figures"]
+    said = [f"figures ({', '.join(named)})"] if named else []
     if further:
         places = sorted({path.relative_to(folder).parts[0] for path in further})
         said.append(f"{len(further)} of its trainings in {', '.join(places[:4])}{', ...' * (len(places) > 4)}")

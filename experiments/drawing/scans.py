@@ -145,7 +145,8 @@ def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, 
         (f"{rank}: {case['case']}", slices[case["case"]], case)
         for rank, case in ((rank, order.iloc[position]) for position, rank in chosen(len(order)).items())
     ]
-    text = f"Best, median and worst of {len(order)} cases by mean Dice of {', '.join(RANK_BY)}"
+    of = "1 case" if len(order) == 1 else f"{len(order)} cases"
+    text = f"Best, median and worst of {of} by mean Dice of {', '.join(RANK_BY)}"
     save_for_screen(truth_and_prediction(rows, text=text, synthetic=synthetic), path)
 
 
