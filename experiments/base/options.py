@@ -168,15 +168,20 @@ def without_gpu(presets: Mapping[str, Any], options: Any, model: Any) -> str:
     settings = settings_in(asdict(model))
     named = {name: value for name, value in settings.items() if name.rpartition(".")[2] == "epochs"}
     epochs = max(named, key=named.get)
-    crops = settings.get(f"{epochs.removesuffix('epochs')}crops_per_epoch")
-    low, high = (duration(seconds * named[epochs] * (crops or 1)) for seconds in SECONDS_PER_SAMPLE)
-    whose = "" if crops else " times the patients that it trains on"
+    crops, continued = (
+        settings.get(epochs.removesuffix("epochs") + name) for name in ("crops_per_epoch", "continued_from")
+    )
+    low, high = (duration(seconds * named[epochs] * (crops or 100)) for seconds in SECONDS_PER_SAMPLE)
+    whose = "" if crops else " for every 100 patients that it trains on"
     fewer = "--max-patients" if hasattr(options, "max_patients") else "--max-subjects"
     first, *_, last = presets
+    cut = f"--model.{epochs} 5"
+    if continued is not None:
+        cut += f" --model.{epochs.removesuffix('epochs')}continued-from None"
     return (
-        f"note: no GPU is found here, and preset {first} is made for one. Here {named[epochs]} epochs at its settings "
-        f"take {low} to {high}{whose}: weeks for hundreds of patients, for each training. It goes on where it is "
-        f"stopped. For less: --preset {last}, of minutes, or {fewer} 10 and --model.{epochs.replace('_', '-')} 5"
+        f"note: no GPU is found here, and preset {first} is made for one\n"
+        f"      a training of {named[epochs]} epochs takes {low} to {high} here{whose}; stopped, it goes on\n"
+        f"      for less: --preset {last}, which takes minutes, or {fewer} 10 {cut.replace('_', '-')}"
     )
 
 

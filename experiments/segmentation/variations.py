@@ -168,8 +168,9 @@ def show(study: Study) -> None:
     training_time = _training_time(study)
     study.end(
         results.aligned([(*head, "s/step", "MiB"), *map(_cells, lines)]),
-        f"{METRIC}: {results.HEADLINES[METRIC]}; from parent, from baseline: its difference on the same test cases",
-        "p: Wilcoxon's signed-rank test, after Holm over the table's comparisons (comparisons.csv)",
+        f"{METRIC}: {results.HEADLINES[METRIC]}",
+        "from parent, from baseline: its difference on the same test cases; p: Wilcoxon's signed-rank test, after Holm",
+        "over the table's comparisons (comparisons.csv); s/step, MiB: seconds of a training step, most memory in use",
         f"training time of {SHORTER} over the baseline's (fastest epochs): {results.short(training_time.value)}; "
         f"reported: {training_time.reported}",
         missing=unfinished((line["row"], line["state"]) for line in lines),
