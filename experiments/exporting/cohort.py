@@ -47,9 +47,9 @@ def write(run: Path, data: Path | None, folder: Path, *, regions: bool = True) -
     problems = [problem for name in wanted for problem in examine(found[name]).problems]
     leave_out(problems, place, allowed=False, who="subjects")
     with new_folder(folder, run) as made:
-        _write_cases((found[name] for name in tqdm(trained, desc="training", leave=False)), made, "Tr")
-        _write_cases((found[name] for name in tqdm(tested, desc="test", leave=False)), made, "Ts")
-        write_json(made / "dataset.json", _description(described.data, len(trained), regions=regions))
+        write_cases((found[name] for name in tqdm(trained, desc="training", leave=False)), made, "Tr")
+        write_cases((found[name] for name in tqdm(tested, desc="test", leave=False)), made, "Ts")
+        write_json(made / "dataset.json", description(described.data, len(trained), regions=regions))
         folds = _folds(described)
         write_json(made / "splits_final.json", [{"train": f["train"], "val": f["validation"]} for f in folds])
         _check(made, {name: found[name] for name in trained})
@@ -69,7 +69,8 @@ def _folds(run: Finished) -> list[dict[str, list[str]]]:
     ]
 
 
-def _write_cases(subjects: Iterable[Subject], folder: Path, part: str) -> None:
+def write_cases(subjects: Iterable[Subject], folder: Path, part: str) -> None:
+    """Write images and labels of subjects as nnU-Net raw; part: Tr to train and validate on, Ts to test."""
     images, labels = folder / f"images{part}", folder / f"labels{part}"
     for each in (images, labels):
         each.mkdir()
@@ -93,7 +94,8 @@ def _copy(subject: Subject, contrast: str, target: Path) -> None:
             shutil.copyfileobj(read, written)
 
 
-def _description(data: dict, n: int, *, regions: bool) -> dict:
+def description(data: dict, n: int, *, regions: bool) -> dict:
+    """dataset.json of n training cases. data: the cohort's layout, and whether it is synthetic."""
     values = dict(zip(CLASSES, CONVENTION.values, strict=True))
     labels: dict = {"background": 0}
     if regions:
