@@ -28,6 +28,7 @@ from common.augmentation import OTHER_SCANNERS
 from common.recipe import Recipe
 from experiments import table1_baseline
 from experiments.base.options import Refused, command_line, refusals
+from experiments.base.progress import step
 from experiments.segmentation import external
 from experiments.segmentation.control import run_with_control
 from experiments.segmentation.finished import read_run
@@ -155,8 +156,10 @@ def run(options: BeyondOptions, config: Beyond) -> Path:
         checked = None if other is None else external.check(read_run(opened.run.folder), other)
         if not opened.run.is_finished:
             folds = out_of_fold.split_of_folds(opened, config.folds)
-            out_of_fold.run_folds(opened, config.methods, folds)
-            out_of_fold.summarise(opened, config.methods, folds)
+            with step(3):
+                out_of_fold.run_folds(opened, config.methods, folds)
+            with step(4):
+                out_of_fold.summarise(opened, config.methods, folds)
         out_of_fold.show(opened)
         if checked is not None:
             print()

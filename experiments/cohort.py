@@ -34,10 +34,13 @@ from common.cohort import Cohort, audit
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import file_stem, write_csv, write_json
+from common.prepared import expected_bytes
 from common.runs import Run, configuration_hash, environment
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.engines import run as run_trainings
 from experiments.base.options import BothTasks, Refused, at_least, refusals, refuse_phantoms, wrapped
+from experiments.base.progress import say_store, step
 from experiments.base.reading import refuse_cavity
 from experiments.base.shards import counts
 from experiments.base.trainings import Placement, require
@@ -118,20 +121,22 @@ def refuse_contradictions(options: Options) -> None:
 
 def check(options: Options) -> None:
     """Audit, measure, write the run's folder and print the table. Raises CohortError when no subject is good."""
-    subjects, patients, synthetic = cohorts(options)
-    with Run(options.runs / EXPERIMENT / _name(subjects, patients, synthetic), fresh=options.fresh) as run:
-        if not run.is_finished:
-            folder, mgmt_folder = (None if one is None else one.folder for one in (subjects, patients))
-            data = {"folder": folder, "mgmt_folder": mgmt_folder, "synthetic": synthetic}
-            write_json(run.folder / "config.json", {"experiment": EXPERIMENT, "options": options})
-            write_json(run.folder / "data.json", data)
-            write_json(run.folder / "environment.json", [environment()])
-            found = [
-                *segmentation(subjects, run.folder, options, synthetic=synthetic),
-                *mgmt(patients, run.folder, options, synthetic=synthetic),
-            ]
-            write_json(run.folder / "summary.json", results.as_rows(found))
-        show(run.folder)
+    with step(1):
+        subjects, patients, synthetic = cohorts(options)
+        place = options.runs / EXPERIMENT / _name(subjects, patients, synthetic)
+        with Run(place, fresh=options.fresh) as run:
+            if not run.is_finished:
+                folder, mgmt_folder = (None if one is None else one.folder for one in (subjects, patients))
+                data = {"folder": folder, "mgmt_folder": mgmt_folder, "synthetic": synthetic}
+                write_json(run.folder / "config.json", {"experiment": EXPERIMENT, "options": options})
+                write_json(run.folder / "data.json", data)
+                write_json(run.folder / "environment.json", [environment()])
+                found = [
+                    *segmentation(subjects, run.folder, options, synthetic=synthetic),
+                    *mgmt(patients, run.folder, options, synthetic=synthetic),
+                ]
+                write_json(run.folder / "summary.json", results.as_rows(found))
+    show(place)
 
 
 def cohorts(options: Options) -> tuple[Cohort | None, MgmtCohort | None, bool]:
@@ -159,7 +164,8 @@ def prepare(options: Options) -> None:
 
     Raises Refused for an experiment that has no recipe for these cohorts, RunError when a shard fails.
     """
-    subjects, patients, synthetic = cohorts(options)
+    with step(1):
+        subjects, patients, synthetic = cohorts(options)
     if subjects is not None:
         refuse_cavity(subjects)
     preset = options.preset or ("demo" if synthetic else "paper")
@@ -185,7 +191,11 @@ def prepare(options: Options) -> None:
         )
     shards = [shard for part in parts.values() for shard in part]
     before = sum(shard.is_finished for shard in shards)
-    require(run_trainings(shards, options))
+    with step(2):
+        n_bytes = sum(expected_bytes(subjects.subjects, recipe) for recipe in of["--data"])
+        n_bytes += sum(len(patients.patients) * recipe.bytes_per_patient for recipe in of["--mgmt-data"])
+        say_store(options.prepared, n_bytes)
+        require(run_trainings(shards, options))
     if subjects is not None:
         print(*(f"  {problem}\n" for problem in subjects.incomplete), sep="", end="")
     for option, part in parts.items():
@@ -262,11 +272,15 @@ def show(folder: Path) -> None:
         for note, n in rows.loc[rows["grid"] != "", "grid"].value_counts().items():
             print(f"  {n} of {len(rows)} subjects: {note}")
     summary = results.read_summary(folder / "summary.json")
-    print(results.table(summary))
-    print(LEGEND)
-    if any(result.synthetic for result in summary):
-        print(results.SYNTHETIC_NOTE)
-    print(f"run folder: {folder}")
+    synthetic = any(result.synthetic for result in summary)
+    end(
+        EXPERIMENT,
+        folder,
+        results.table(summary),
+        LEGEND,
+        notes=[results.SYNTHETIC_NOTE] if synthetic else [],
+        missing=[f"{len(problems)} problems of files, listed above"] if problems else [],
+    )
 
 
 def _name(cohort: Cohort | None, patients: MgmtCohort | None, synthetic: bool) -> str:

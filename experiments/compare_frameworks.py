@@ -34,6 +34,7 @@ from common.recipe import Recipe
 from experiments import beyond, table2_final, unet3d, unet25d
 from experiments.base.engines import run
 from experiments.base.options import Refused, command_line, refusals
+from experiments.base.progress import step
 from experiments.base.trainings import state
 from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS
 from experiments.comparison.equal import unet_of
@@ -198,8 +199,10 @@ def main() -> None:
             require_methods(others, tested, taken=MODELS)
         configs = frameworks.configs
         wanted = models.trainings(opened, configs, interpreters) + backends.trainings(opened, configs, interpreters)
-        run(wanted, options)
-        summary.summarise(opened, configs, backends.read(opened))
+        with step(3):
+            run(wanted, options)
+        with step(4):
+            summary.summarise(opened, configs, backends.read(opened))
         table.show(opened)
         if others is not None:
             from experiments.evaluation.evaluate import evaluate  # and with it the plotting library

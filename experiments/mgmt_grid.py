@@ -25,8 +25,7 @@ def main() -> None:
     with mgmt_study(EXPERIMENT, options, settings, settings.cells.values(), settings.fractions) as study:
         if not study.run.is_finished:
             score(study, settings)
-        print((study.run.folder / "grid.txt").read_text(encoding="utf-8"))
-        study.show()
+        study.show((study.run.folder / "grid.txt").read_text(encoding="utf-8"), only="best_")
 
 
 if __name__ == "__main__":

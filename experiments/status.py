@@ -18,7 +18,7 @@ import tyro
 from common.files import read_json, write_text
 from common.runs import History, RunError, is_in_use
 from experiments.base.options import Refused, refusals, wrapped
-from experiments.base.progress import epochs
+from experiments.base.progress import epochs, seconds_left
 from experiments.base.results import aligned
 from experiments.base.trainings import JOB, WHERE, state
 
@@ -75,7 +75,8 @@ def line(folder: Path, name: str, config: dict) -> Line:
     if known == "finished":
         return Line(training=name, state=known, where=place, epoch=epochs(folder), score=_score(folder))
     if is_in_use(folder):
-        left = _left(folder, config)
+        seconds = seconds_left(folder)
+        left = "" if seconds is None else f"{seconds / 60:.1f} min"
         return Line(training=name, state="running", where=place, epoch=epochs(folder), left=left, score=_score(folder))
     word = "waiting" if known == "not run" else known
     return Line(training=name, state=word, where=_job(folder), epoch=epochs(folder), score=_score(folder))
@@ -110,14 +111,6 @@ def _score(folder: Path) -> str:
     last = (_rows(folder) or [{}])[-1]
     names = [name for name in last if name.startswith("validation")] or [name for name in last if name == "loss"]
     return f"{names[0]} {float(last[names[0]] or 'nan'):.4g}" if names else ""
-
-
-def _left(folder: Path, config: dict) -> str:
-    rows, model = _rows(folder), config.get("model", {})
-    if not rows or "seconds" not in rows[0] or "epochs" not in model:
-        return ""
-    mean = sum(float(row["seconds"]) for row in rows) / len(rows)
-    return f"{mean * (int(model['epochs']) - int(rows[-1]['epoch'])) / 60:.1f} min"
 
 
 def as_text(table: list[Line]) -> str:

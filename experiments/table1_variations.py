@@ -22,6 +22,7 @@ from typing import Literal, get_args
 from common.recipe import Recipe
 from experiments import table1_baseline
 from experiments.base.options import command_line
+from experiments.base.progress import step
 from experiments.segmentation.options import Options
 from experiments.segmentation.study import study
 from experiments.segmentation.variations import Variation, run_rows, show, summarise
@@ -113,8 +114,10 @@ def main() -> None:
         EXPERIMENT, {"paper": PAPER, "demo": DEMO}, description=__doc__, options_type=TableOptions
     )
     with study(EXPERIMENT, options, table, several=True) as opened:
-        run_rows(opened, table.variations(), options.rows)
-        summarise(opened, table.variations())
+        with step(3):
+            run_rows(opened, table.variations(), options.rows)
+        with step(4):
+            summarise(opened, table.variations())
         show(opened)
 
 

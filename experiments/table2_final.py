@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from experiments import table1_baseline, table1_variations
 from experiments.base.options import at_least, command_line
+from experiments.base.progress import step
 from experiments.segmentation.options import Options
 from experiments.segmentation.study import study
 
@@ -55,8 +56,10 @@ def main() -> None:
         from experiments.segmentation.final_scores import is_finished, run_seeds, show, summarise
 
         if not is_finished(final):
-            run_seeds(final, config)
-            summarise(final, config)
+            with step(3):
+                run_seeds(final, config)
+            with step(4):
+                summarise(final, config)
         show(final, config)
 
 

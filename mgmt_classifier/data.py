@@ -5,6 +5,7 @@ is 32767, so a step is finer than the scanner's own (12 bits). The networks see 
 unit has no meaning. Nothing here needs PyTorch: samples are arrays, which its loaders collate.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ class SliceRecipe:
     """Of the series' non-zero pixels; only for slices = tumour."""
     image_size: tuple[int, int]
     """Rows and columns after resizing; the image is stretched where its sides have another ratio (D)."""
+
+    @property
+    def bytes_per_patient(self) -> int:
+        """Of an entry's array."""
+        return self.images * math.prod(self.image_size) * np.dtype(np.int16).itemsize
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from common.files import atomic_path, seal
 from common.metrics import dice
 from common.picture import PROGRESS, draw_progress
 from common.prepared import Entry
+from common.recipe import Volume
 from common.runs import Run, RunError
 from unet_tf.config import Config
 from unet_tf.data import Batches
@@ -40,13 +41,13 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".weights.h5")
     callbacks: list[keras.callbacks.Callback]
     if config.crop_voxels is not None:
-        record, checked = Record(epochs, config, batches, validation=validation), None
+        record, checked = Record(epochs, config, batches, validation), None
         callbacks = [record]
     else:
         stopper = keras.callbacks.EarlyStopping(
             monitor="val_loss", mode="min", patience=config.patience or config.epochs, min_delta=config.minimum_delta
         )
-        record = Record(epochs, config, batches, stopper)
+        record = Record(epochs, config, batches, validation, stopper)
         callbacks = [stopper, record]
         # One subject at a time (the same one on every device), so that Keras' mean over batches is that over subjects.
         one_by_one = replace(config, batch_size=config.devices)
@@ -157,19 +158,26 @@ def validate(network: keras.Model, entries: Sequence[Entry], config: Config, pic
     scores = []
     for entry in entries:
         volume = entry.open()
-        found = probabilities(network, volume, config)
-        predicted = decode(found, config, config.probability_threshold, voxel_ml=volume.voxel_ml)
-        truth = volume.labels()
+        predicted, truth = predict_box(network, volume, config), volume.labels()
         scores += [np.nan_to_num(dice(predicted == value, truth == value), nan=1.0) for value in (1, 2, 3)]
         if picture is not None and entry is entries[0]:
             draw_progress(picture, volume, predicted)
     return float(np.mean(scores))
 
 
+def predict_box(network: keras.Model, volume: Volume, config: Config) -> np.ndarray:
+    """Classes uint8 (x, y, z) of the brain's box on the network's grid, not cleaned."""
+    found = probabilities(network, volume, config)
+    if config.crop_voxels is None:
+        found = found[:, *volume.box]
+    return decode(found, config, config.probability_threshold, voxel_ml=volume.voxel_ml)
+
+
 class Record(keras.callbacks.Callback):
     """Before each epoch: order and dropout. After it: tells the epochs what Keras found, and what last.npz holds.
 
-    With random crops it scores the validation subjects itself; without, Keras has done so, and the stopper watches.
+    With random crops it scores the validation subjects itself; without, Keras has done so, and the stopper watches. The
+    first of them is drawn.
     """
 
     def __init__(
@@ -177,9 +185,8 @@ class Record(keras.callbacks.Callback):
         epochs: Epochs,
         config: Config,
         batches: Batches,
+        validation: Sequence[Entry],
         stopper: keras.callbacks.EarlyStopping | None = None,
-        *,
-        validation: Sequence[Entry] = (),
     ) -> None:
         super().__init__()
         self.epochs, self.config, self.batches, self.stopper = epochs, config, batches, stopper
@@ -224,11 +231,11 @@ class Record(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         row = {"learning_rate": learning_rate(self.config, epoch)}
         row |= {name.replace("val_", "validation_"): float(value) for name, value in logs.items()}
+        picture = self.epochs.run.figures / PROGRESS
         if self.stopper:
             score = (-row["validation_loss"],)
         elif (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs:
             self.epochs.check_finite(loss=row["loss"])
-            picture = self.epochs.run.figures / PROGRESS
             with averaged(self.model):
                 row["validation_mean_dice"] = validate(self.model, self.validation, self.config, picture)
             score = (row["validation_mean_dice"],)
@@ -237,6 +244,10 @@ class Record(keras.callbacks.Callback):
         row = self.epochs.finish(
             row, score=score, save_weights=self._save_weights, save_checkpoint=self._save, save_last=True
         )
+        # On several devices a batch is dealt out, and one subject is none that can be.
+        if self.stopper and self.epochs.run.writes and self.config.devices == 1:
+            volume = self.validation[0].open()
+            draw_progress(picture, volume, predict_box(self.model, volume, self.config))
         shown = "validation_loss" if self.stopper else "validation_mean_dice"
         self.epochs.show(loss=row["loss"], **{shown: row.get(shown)})
 

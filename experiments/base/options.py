@@ -17,11 +17,16 @@ from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError, gpus
 from common.subject import Problem
+from experiments.base.progress import duration
 from experiments.base.reading import Reading
 from experiments.base.results import aligned
 from experiments.base.trainings import given
 
 Options = TypeVar("Options")
+
+SECONDS_PER_SAMPLE = (10, 30)
+"""Of a step on one or two cores of an AMD EPYC, at the report's settings: an MGMT patient, a SegResNet's crop of 128
+voxels (docs/LOG.md); the U-Nets lie between."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +159,30 @@ def command_line(
     except ValueError as error:  # tyro words what a model refuses, not what options without a name of their own do
         sys.exit(f"error: {error}")
     if preset == next(iter(presets)) and len(presets) > 1 and arguments.options.on == "local" and not gpus():
-        print(
-            f"note: no GPU is found here, and preset {preset} is made for one: on processors it takes days. It goes on "
-            f"where it is stopped; for minutes, --preset {list(presets)[-1]}",
-            file=sys.stderr,
-        )
+        print(without_gpu(presets, arguments.options, arguments.model), file=sys.stderr)
     return replace(arguments.options, changed=differences(config, arguments.model)), arguments.model
+
+
+def without_gpu(presets: Mapping[str, Any], options: Any, model: Any) -> str:
+    """What the first of the presets takes on processors, and how to run less."""
+    settings = settings_in(asdict(model))
+    named = {name: value for name, value in settings.items() if name.rpartition(".")[2] == "epochs"}
+    epochs = max(named, key=named.get)
+    crops, continued = (
+        settings.get(epochs.removesuffix("epochs") + name) for name in ("crops_per_epoch", "continued_from")
+    )
+    low, high = (duration(seconds * named[epochs] * (crops or 100)) for seconds in SECONDS_PER_SAMPLE)
+    whose = "" if crops else " for every 100 patients that it trains on"
+    fewer = "--max-patients" if hasattr(options, "max_patients") else "--max-subjects"
+    first, *_, last = presets
+    cut = f"--model.{epochs} 5"
+    if continued is not None:
+        cut += f" --model.{epochs.removesuffix('epochs')}continued-from None"
+    return (
+        f"note: no GPU is found here, and preset {first} is made for one\n"
+        f"      a training of {named[epochs]} epochs takes {low} to {high} here{whose}; stopped, it goes on\n"
+        f"      for less: --preset {last}, which takes minutes, or {fewer} 10 {cut.replace('_', '-')}"
+    )
 
 
 def presets_table(presets: Mapping[str, Any], chosen: str) -> list[str]:

@@ -1,6 +1,7 @@
 """How far trainings have come while they go on: the epoch, read from a folder, and a line of each."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,21 +9,37 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.files import read_json
-from common.runs import History
+from common.runs import History, RunError
 
 
 def epochs(folder: Path) -> str:
     """``epoch 3 of 20``; empty before the first epoch's end. Says that history or configuration are damaged, if so."""
+    try:
+        done, total = _epochs(folder)
+    except (RunError, OSError, ValueError, KeyError, TypeError) as error:
+        return f"damaged: expected a history and a configuration, found: {error!r}"
+    if done is None:
+        return ""
+    return f"epoch {done[-1]['epoch'] if done else 0}{'' if total is None else f' of {total}'}"
+
+
+def seconds_left(folder: Path) -> float | None:
+    """To the last epoch, at the pace of those before; None where the folder does not say."""
+    try:
+        done, total = _epochs(folder)
+        return sum(float(row["seconds"]) for row in done) / len(done) * (total - int(done[-1]["epoch"]))
+    except (RunError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _epochs(folder: Path) -> tuple[list[dict[str, str]] | None, int | None]:
+    """Those of a training that are done, None before it has begun, and how many it is to have, where that is known."""
     history, config = folder / "history.csv", folder / "config.json"
     if not history.exists():
-        return ""
-    try:
-        done = [row["epoch"] for row in History(history).rows()]
-        model = read_json(config, dict)["model"] if config.exists() else {}
-        total = f" of {int(model['epochs'])}" if "epochs" in model else ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"damaged: expected a history and a configuration, found: {error!r}"
-    return f"epoch {done[-1] if done else 0}{total}"
+        return None, None
+    done = History(history).rows()
+    model = read_json(config, dict)["model"] if config.exists() else {}
+    return done, int(model["epochs"]) if "epochs" in model else None
 
 
 STEPS = ("find and check the patients", "prepare their scans", "train", "predict and score", "results")
@@ -42,8 +59,25 @@ def step(number: int) -> Iterator[None]:
     print(f"    {duration(time.monotonic() - began)}", file=sys.stderr, flush=True)
 
 
+def say_store(folder: Path, n_bytes: float) -> None:
+    """Says about how much a prepared store will take, and where."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    print(
+        f"    prepared scans: about {_size(n_bytes)} in {folder}; free there: {_size(free)}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"
+
+
 def duration(seconds: float) -> str:
-    """In the unit that suits it: ``0.4 s``, ``12 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    """In the unit that suits it: ``0.4 s``, ``12 s``, ``3 min 5 s``, ``2 h 10 min``, ``12 days``."""
+    if seconds >= 48 * 3600:
+        return f"{seconds / 86400:.0f} days"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -51,9 +85,12 @@ def duration(seconds: float) -> str:
 
 
 class Lines:
-    """One line per training on the terminal, drawn anew as they go on; elsewhere a line whenever a state changes."""
+    """One line per training on the terminal, drawn anew as they go on; elsewhere a line when a state changes, and
+    now and then of what runs."""
 
     REDRAW_SECONDS = 1.0
+    LINE_SECONDS = 60.0
+    """Off the terminal, so often a line of those that run."""
 
     def __init__(self, line: Callable[[str], str]) -> None:
         """line: what is shown of a training, by its name."""
@@ -66,8 +103,10 @@ class Lines:
         changed = [name for name, state in states.items() if self.shown.get(name) != state]
         self.shown |= states
         if not self.live:
-            for name in changed:
-                if not states[name].startswith("waiting"):
+            due = time.monotonic() >= self.next
+            self.next = time.monotonic() + self.LINE_SECONDS if due or changed else self.next
+            for name, state in states.items():
+                if (name in changed and not state.startswith("waiting")) or (due and state.startswith("running")):
                     print(self.line(name), file=sys.stderr, flush=True)
         elif changed or time.monotonic() >= self.next:
             self._draw()

@@ -36,7 +36,7 @@ HEADLINES = {
     "dice_NCR": "necrosis and what does not enhance; up",
     "dice_ED": "oedema; up",
     "mean_dice": "of NCR, ED and ET; up",
-    "mean_dice_with_background": "the same with the background, which is easy; up",
+    "mean_dice_with_background": "of NCR, ED, ET and the background, which is easy; up",
     "hd95_WT": "mm between the outlines, 95 % are nearer; down",
 }
 """The rows that say most, what each is, and which way is better."""
@@ -153,15 +153,17 @@ def table(results: Iterable[Result]) -> str:
     return aligned(rows)
 
 
-def segmentation_table(results: Iterable[Result], *, headlines_under: str | None = None) -> str:
+def segmentation_table(
+    results: Iterable[Result], *, headlines_under: str | None = None, parts: Sequence[str] = ("",)
+) -> str:
     """:func:`table` of a segmentation's summary, with LESIONS_IN_TABLE of the lesion-wise scores, and what they are.
 
     headlines_under: an empty-mask policy, under which only the rows of HEADLINES are shown, with what each means; None
-    shows all rows.
+    shows all rows. parts: what stands before the names of the scored parts' results.
     """
     results = list(results)
     if headlines_under is not None:
-        return _headlines(results, PENALTY[headlines_under])
+        return _headlines(results, PENALTY[headlines_under], parts)
     shown, noted = [], False
     for result in results:
         _, lesion, name = result.key.partition("lesion_")
@@ -171,25 +173,13 @@ def segmentation_table(results: Iterable[Result], *, headlines_under: str | None
     return "\n".join([table(shown), *([LESION_NOTE] if noted else [])])
 
 
-def _headlines(results: Sequence[Result], penalty: str) -> str:
+def _headlines(results: Sequence[Result], penalty: str, parts: Sequence[str]) -> str:
     by_name = {result.key.partition(".")[2]: result for result in results}
-    shown = {name: by_name[name] for name in HEADLINES if name in by_name}
-    lines = table(shown.values()).splitlines()
-    meanings = ["", "", *(HEADLINES[name] for name in shown)]
-    rows = [f"{line}  {meaning}".rstrip() for line, meaning in zip(lines, meanings, strict=True)]
-    return "\n".join([*rows, f"{len(by_name) - len(shown)} more in scores.csv; --all-rows shows them", penalty])
-
-
-def what_next(folder: Path, experiment: str) -> str:
-    """Where a finished run's pictures lie, and two commands to try."""
-    pictures = sorted(path.name for path in (folder / "figures").glob("*.png"))
-    return "\n".join(
-        [
-            f"pictures: {folder / 'figures'}: {', '.join(pictures) or 'none'}",
-            "next: python -m experiments.report                 this run as a page: report/index.html",
-            f"      python -m experiments.{experiment} --help    what can be changed",
-        ]
-    )
+    meanings = {part + name: HEADLINES[name] for part in parts for name in HEADLINES if part + name in by_name}
+    lines = table(by_name[name] for name in meanings).splitlines()
+    said = ["", "", *meanings.values()]
+    rows = [f"{line}  {meaning}".rstrip() for line, meaning in zip(lines, said, strict=True)]
+    return "\n".join([*rows, f"{len(by_name) - len(meanings)} more in scores.csv; --all-rows shows them", penalty])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from common.runs import is_in_use
-from experiments.base.progress import Lines, epochs
+from experiments.base.progress import Lines, duration, epochs, seconds_left
 from experiments.base.trainings import LOG, State, Training
 
 POLL_SECONDS = 0.2
@@ -92,11 +92,14 @@ class _Runner:
 def line(trainings: Mapping[str, Training], states: Mapping[str, State], name: str) -> str:
     """What is shown of a training on the terminal."""
     training, state = trainings[name], states[name]
-    words = [f"{name:<{max(map(len, trainings))}}  {state}"]
+    number = f"{list(trainings).index(name) + 1}/{len(trainings)}"
+    words = [f"{number:>{2 * len(str(len(trainings))) + 1}} {name:<{max(map(len, trainings))}}  {state}"]
     if state.word in ("running", "elsewhere") and (done := epochs(training.folder)):
         words.append(done)
     if state.minutes >= 0.1:
         words.append(f"{state.minutes:.1f} min")
+    if state.word in ("running", "elsewhere") and (left := seconds_left(training.folder)):
+        words.append(f"about {duration(left)} left")
     if state.word in ("running", "failed"):
         words.append(str(training.folder / LOG))
     return ", ".join(words)

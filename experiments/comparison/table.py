@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from experiments.base import results
+from experiments.base.ending import unfinished
 from experiments.base.results import Result
-from experiments.comparison import MODELS, RECIPES
+from experiments.comparison import EXPERIMENT, MODELS, RECIPES
 from experiments.comparison.backends import EXPECTED_DIFFERENCE
 from experiments.comparison.models import COMPARED, COSTS
 from experiments.comparison.summary import CEILING, CLAIMS, SHOWN, too_few
@@ -22,15 +23,22 @@ def show(study: Study) -> None:
     costs, comparisons, backends = (
         pd.read_csv(folder / f"{name}.csv") for name in ("models", "comparisons", "backends")
     )
-    print(f"{RECIPES[study.experiment]}\n")
-    for text in (_scores(summary, costs), _differences(comparisons), _costs(costs), _backends(backends)):
-        print(f"{text}\n")
+    tables = (_scores(summary, costs), _differences(comparisons), _costs(costs), _backends(backends))
+    claims = []
     for name in CLAIMS:
         said = summary[name]
         reported = "" if said.reported is None else f"\n    reported: {said.reported}"
-        print(f"{name}{reported}\n    this run: {said.value}")
-    print(f"figure: {folder / 'figures' / 'comparison.png'}")
-    study.show_data()
+        claims.append(f"{name}{reported}\n    this run: {said.value}")
+    states = [(MODELS[row.model], row.state) for row in costs.itertuples()]
+    states += [(f"{MODELS[row.network]} on {row.backend}", row.state) for row in backends.itertuples()]
+    study.end(
+        RECIPES[study.experiment],
+        *(f"\n{text}" for text in tables),
+        "",
+        *claims,
+        missing=unfinished(states),
+        command=EXPERIMENT,
+    )
 
 
 def _scores(summary: Mapping[str, Result], costs: pd.DataFrame) -> str:
@@ -48,10 +56,8 @@ def _scores(summary: Mapping[str, Result], costs: pd.DataFrame) -> str:
     rows.append(("test cases", *(str(summary[f"{model}__mean_dice"].n) for model in models)))
     for metric in CEILINGS:
         rows.append((f"ceiling of {metric}", *(cell(f"{CEILING}.{model}__{metric}") for model in models)))
-    unfinished = costs[costs["state"] != "finished"].itertuples()
     lines = [
         results.aligned([("metric (95 % interval)", *(MODELS[model] for model in models)), *rows]),
-        *(f"{MODELS[row.model]} {row.state}" for row in unfinished),
         "ceiling: the truth itself after a U-Net's crop, resizing and the way back; scores are on the whole scan",
         "no model leaves out subjects with little tumour, so that all have the same cases",
     ]
@@ -120,9 +126,7 @@ def _backends(backends: pd.DataFrame) -> str:
         "the same random weights and prepared cases on every backend; a step is one on a batch in memory",
     ]
     for row in backends.itertuples():
-        name = f"{MODELS[row.network]} on {row.backend}"
-        if row.state != "finished":
-            lines.append(f"{name} {row.state}")
-        elif row.largest_difference >= EXPECTED_DIFFERENCE:
+        if row.state == "finished" and row.largest_difference >= EXPECTED_DIFFERENCE:
+            name = f"{MODELS[row.network]} on {row.backend}"
             lines.append(f"{name}: probabilities differ by more than {EXPECTED_DIFFERENCE:g}")
     return "\n".join(lines)

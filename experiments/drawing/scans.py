@@ -19,7 +19,8 @@ from experiments.drawing.style import CLASS_COLOURS, WIDTH, bare, class_legend, 
 
 MARGIN = 4
 SHOWN_CONTRASTS = ("FLAIR", "T1ce")
-MOST_CASES = 5
+RANK_BY = ("NCR", "ED", "ET")
+"""Cases are ranked by the mean Dice of these, of those that a case has."""
 
 
 def turn(
@@ -133,11 +134,32 @@ def tumour_slice(subject: Subject, predicted: np.ndarray, truth: np.ndarray) -> 
 
 
 def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, *, synthetic: bool) -> None:
-    """The best, the worst and the cases between them by WT Dice: scans, truth and prediction side by side."""
-    ranked = cases.sort_values("dice_WT", ascending=False, kind="stable")
-    chosen = ranked.iloc[np.unique(np.linspace(0, len(ranked) - 1, min(MOST_CASES, len(ranked))).round().astype(int))]
-    rows = [(case["case"], slices[case["case"]], case) for _, case in chosen.iterrows()]
-    save_for_screen(truth_and_prediction(rows, synthetic=synthetic), path)
+    """The best, median and worst case by mean Dice: scans, truth and prediction side by side.
+
+    slices: of every case. cases: a row of scores each. Nothing is drawn where no case has a label to rank by.
+    """
+    order = ranked(cases)
+    if order.empty:
+        return
+    rows = [
+        (f"{rank}: {case['case']}", slices[case["case"]], case)
+        for rank, case in ((rank, order.iloc[position]) for position, rank in chosen(len(order)).items())
+    ]
+    of = "1 case" if len(order) == 1 else f"{len(order)} cases"
+    text = f"Best, median and worst of {of} by mean Dice of {', '.join(RANK_BY)}"
+    save_for_screen(truth_and_prediction(rows, text=text, synthetic=synthetic), path)
+
+
+def ranked(cases: pd.DataFrame) -> pd.DataFrame:
+    """Cases with their ``mean`` Dice over RANK_BY, the best first, without those that have none of these labels."""
+    mean = cases[[f"dice_{name}" for name in RANK_BY]].mean(axis=1)
+    return cases.assign(mean=mean).dropna(subset="mean").sort_values("mean", ascending=False, kind="stable")
+
+
+def chosen(n: int) -> dict[int, str]:
+    """Position -> rank among n cases, best first; of an even number the median is the better one of the two."""
+    places = {(n - 1) // 2: "median", n - 1: "worst", 0: "best"}  # of few cases one has several ranks
+    return {position: places[position] for position in sorted(places) if 0 <= position < n}
 
 
 def truth_and_prediction(

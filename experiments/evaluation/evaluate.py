@@ -15,7 +15,9 @@ from common.runs import Run, configuration_hash
 from common.splits import Split
 from common.subject import Problem
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.options import Refused, leave_out
+from experiments.base.progress import step
 from experiments.evaluation import page, scoring, summary, tables
 from experiments.evaluation.inputs import Found, ScoreOptions, find, listed
 from experiments.evaluation.page import Shown
@@ -32,7 +34,8 @@ def evaluate(options: ScoreOptions) -> Path:
     Raises Refused, CohortError, ScanError or RunError for what the user can mend, before anything is scored where
     names and headers tell.
     """
-    found = find(options)
+    with step(1):
+        found = find(options)
     works = scoring.label_maps(found.methods, found.subjects, options.runs / EXPERIMENT / STORE)
     keys = [[each.method, each.case, each.kept.stem] for work in works for each in work.label_maps]
     # What is shown beside the scores counts too: else a finished result would say what was wanted or missing before.
@@ -43,9 +46,10 @@ def evaluate(options: ScoreOptions) -> Path:
         if not opened.is_finished:
             split = Split(EXPERIMENT, (), (), found.cases).as_dict()
             opened.describe(config=_settings(options), data=describe(found), split=split)
-            problems = scoring.score(works, cores=options.cores, fresh=options.fresh)
-            bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="cases")
-            _write(opened, options, found, [work for work in works if work.subject.id not in bad], problems)
+            with step(4):
+                problems = scoring.score(works, cores=options.cores, fresh=options.fresh)
+                bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="cases")
+                _write(opened, options, found, [work for work in works if work.subject.id not in bad], problems)
         show(folder)
     return folder
 
@@ -148,12 +152,10 @@ def show(folder: Path) -> None:
     data = read_json(folder / "data.json", dict)
     methods = data["methods"]
     found = results.read_summary(folder / "summary.json")
-    for table in tables.of_comparison(folder, found, list(methods), about=data["about"]):
-        print(f"{table}\n")
-    for line in said(data):
-        print(line)
-    print(f"page: {folder / page.FILE}")
-    print(f"folder: {folder}")
+    made = tables.of_comparison(folder, found, list(methods), about=data["about"])
+    missing = [f"{len(each['missing'])} cases of {name}" for name, each in methods.items() if each["missing"]]
+    shown = f"page: {folder / page.FILE}"
+    end(EXPERIMENT, folder, *(f"{table}\n" for table in made), missing=missing, notes=[*said(data), shown])
 
 
 def said(data: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from common.splits import Split
 from common.transport import Sample, judge
 from experiments.base.engines import run as run_trainings
 from experiments.base.options import Refused
+from experiments.base.progress import begin, step
 from experiments.base.trainings import require
 from experiments.mgmt.external_results import EXPERIMENT, Tested, report, samples, show
 from experiments.mgmt.finished import Finished, read_run
@@ -41,14 +42,15 @@ def test_on(folder: Path, options: SiteOptions, *, shuffled: bool) -> Path:
     if run.synthetic:  # the second site holds the same signal
         planted = {name: run.options[name] for name in ("effect", "phantom_seed") if name in run.options}
         options = replace(options, **planted)
-    sites = sites_of(options, run.labels, synthetic=run.synthetic)
-    warn(sites)
+    with step(1):
+        sites = sites_of(options, run.labels, synthetic=run.synthetic)
+        warn(sites)
     digest = configuration_hash(facts(sites), options.split_seed, shuffled)
     place = run.folder / FOLDER / f"{file_stem('+'.join(site.name for site in sites))}-{digest}"
     with Run(place, fresh=options.fresh) as opened:
         if not opened.is_finished:
             _test(run, sites, opened, options, shuffled=shuffled)
-    show(place)
+    show(place, below=True)
     return place
 
 
@@ -70,11 +72,13 @@ def _test(run: Finished, sites: Sequence[Site], opened: Run, options: SiteOption
     configs = run.settings.models
     cuts = cuts_of(run, patients, options)
     usable, prepared = [], {}
-    for site in sites:
-        kept, prepared[site.name] = prepare_site(site, configs, cuts, options)
-        usable.append(kept)
+    with step(2):
+        for site in sites:
+            kept, prepared[site.name] = prepare_site(site, configs, cuts, options)
+            usable.append(kept)
     _describe(run, usable, cuts, opened, options, shuffled=shuffled)
     control = shuffled_models(run, opened, options) if shuffled else None
+    begin(4)
     simple = _simple(run, patients, options, prepared)
     tables = [predictions(run, site, prepared[site.name], control, simple[site.name]) for site in usable]
     table = pd.concat(tables, ignore_index=True)
@@ -159,7 +163,8 @@ def shuffled_models(run: Finished, opened: Run, options: SiteOptions) -> Path:
         )
         for contrast, config in run.settings.models.items()
     ]
-    require(run_trainings(trainings, options))
+    with step(3):
+        require(run_trainings(trainings, options))
     return folder
 
 

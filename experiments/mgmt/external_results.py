@@ -13,8 +13,10 @@ from common.files import write_csv, write_json, write_text
 from common.runs import Run
 from common.transport import Judgement, Sample, judge
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.results import Result
 from experiments.mgmt import external_pictures
+from experiments.mgmt.study import meanings
 
 EXPERIMENT = "mgmt_external"
 OLD = 60  # years, the border between the two groups of the table
@@ -147,13 +149,10 @@ def subgroups(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["site", "of", "group", "n", "methylated", "auc", "low", "high"])
 
 
-def show(folder: Path) -> None:
-    """Print what became of the scans, the table, the subgroups and the verdict."""
+def show(folder: Path, *, below: bool) -> None:
+    """Print what became of the scans, the table, the subgroups and the verdict. below: as of :func:`end`."""
     found = results.read_summary(folder / "summary.json")
     tested = pd.read_csv(folder / "counts.csv")
-    print(results.aligned([("site", "scans", "n"), *((r.site, r.scans, str(r.n)) for r in tested.itertuples())]))
-    print()
-    print(results.table(found))
     rows = [("subgroup", "AUC", "95 % interval", "n", "methylated")]
     for each in pd.read_csv(folder / "subgroups.csv").itertuples():
         auc, low, high = (results.finite(number) for number in (each.auc, each.low, each.high))
@@ -161,10 +160,15 @@ def show(folder: Path) -> None:
         rows.append(
             (f"{each.site}: {each.of} {each.group}", results.short(auc), interval, str(each.n), str(each.methylated))
         )
-    print()
-    print(results.aligned(rows))
-    print(f"subgroups: as they are, not adjusted for their number; no AUC below {FEWEST} patients of each class")
-    print((folder / "verdicts.txt").read_text(encoding="utf-8"), end="")
-    if any(each.synthetic for each in found):
-        print(results.SYNTHETIC_NOTE)
-    print(f"folder: {folder}")
+    end(
+        EXPERIMENT,
+        folder,
+        results.aligned([("site", "scans", "n"), *((r.site, r.scans, str(r.n)) for r in tested.itertuples())]),
+        f"\n{results.table(found)}",
+        *meanings(found),
+        f"\n{results.aligned(rows)}",
+        f"subgroups: as they are, not adjusted for their number; no AUC below {FEWEST} patients of each class",
+        (folder / "verdicts.txt").read_text(encoding="utf-8").rstrip("\n"),
+        notes=[results.SYNTHETIC_NOTE] if any(each.synthetic for each in found) else [],
+        below=below,
+    )

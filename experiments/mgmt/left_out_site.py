@@ -23,6 +23,7 @@ from common.splits import Split
 from common.transport import judge
 from experiments.base.engines import run as run_trainings
 from experiments.base.options import Refused, leave_out, refuse_phantoms
+from experiments.base.progress import begin, step
 from experiments.base.trainings import require
 from experiments.mgmt.ensemble import Settings
 from experiments.mgmt.external_results import EXPERIMENT, Tested, report, samples, show
@@ -81,7 +82,8 @@ class Pool:
 
 def run(options: SiteOptions, settings: Settings, *, shuffled: bool) -> Path:
     """Train and test every site in turn, and show what came of it; returns the run's folder."""
-    pool = gather(options, settings)
+    with step(1):
+        pool = gather(options, settings)
     parts = {name: pool.split(name, seed=options.split_seed) for name in pool.names}
     hashes = sorted(split.hash for split in parts.values())
     digest = configuration_hash(
@@ -99,7 +101,7 @@ def run(options: SiteOptions, settings: Settings, *, shuffled: bool) -> Path:
             )
             opened.close()  # the trainings have locks of their own
             _test(pool, parts, opened, options, settings, shuffled=shuffled)
-    show(folder)
+    show(folder, below=False)
     return folder
 
 
@@ -188,7 +190,9 @@ def _test(
         for name, split in parts.items()
         for contrast, config in settings.models.items()
     ]
-    require(run_trainings(trainings, options))
+    with step(3):
+        require(run_trainings(trainings, options))
+    begin(4)
     tables, thresholds = [], {}
     for name, split in parts.items():
         own, thresholds[name] = together(opened.folder / f"without_{name}", settings)

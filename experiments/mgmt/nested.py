@@ -36,8 +36,8 @@ def run(options: MgmtOptions, settings: Settings) -> None:
     with mgmt_study(EXPERIMENT, options, settings, settings.models.values(), settings.folds) as study:
         if not study.run.is_finished:
             score(study, settings)
-        study.show()
-        print(f"each of the {len(study.labels)} patients is tested once, in {settings.folds} folds; above is the first")
+        once = f"each of the {len(study.labels)} patients is tested once, in {settings.folds} folds; the parts named"
+        study.show(f"{once} below are the first fold's", command="mgmt_ensemble")
 
 
 def score(study: MgmtStudy, settings: Settings) -> None:

@@ -17,8 +17,10 @@ from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_
 from common.store import Store
 from common.subject import Problem
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.engines import run
 from experiments.base.options import Refused, absolute, leave_out, refusals, refuse_phantoms
+from experiments.base.progress import begin, say_store, step
 from experiments.base.results import Result
 from experiments.base.trainings import Training, given, python, require, shared_by
 from experiments.mgmt.cohort import notes_on_series
@@ -30,6 +32,24 @@ if TYPE_CHECKING:
     from mgmt_classifier.data import SliceRecipe
 
 PREDICTIONS = "predictions.csv"
+
+MEANINGS = {
+    "auc": "how often a methylated patient gets a higher probability than one who is not; 0.5 is guessing; up",
+    "accuracy": "share of the patients on the right side of the threshold; up",
+    "threshold": "the probability above which a patient is called methylated",
+    "loss": "cross entropy; down",
+    "_under_chance__auc": "what the best of so many models would have on average if none had learned anything",
+    "chance__auc": "what a model that has learned nothing would have on average",
+    "permutation_p": "how often models of shuffled labels would come as far",
+    "saliency_brain": "share of what speaks for methylation that lies on the brain; _expected: of an even one",
+    "saliency_bright": "the same on the brightest twentieth of the brain, in FLAIR the tumour",
+    "saliency_untrained": "rank correlation with an untrained network's: near 1, nothing was learned",
+    "brier": "mean squared error of the probabilities; down; _of_the_share: of always saying how many are methylated",
+    "calibration_slope": "1 where probabilities mean what they say; below 1 they are too sure",
+    "baseline__auc": "of simple features alone, without a network",
+    "shuffled_labels__auc": "of models that learned other patients' labels: a control, which should be 0.5",
+}
+"""Ends of results' names -> what these are, and which way is better."""
 
 # What every demo changes in its models: small images, a quarter of the filters, a strided first convolution (as in the
 # ResNet paper), a learning rate for few steps, and flips, for few patients.
@@ -100,7 +120,9 @@ class MgmtStudy:
 
         Raises RunError when one fails; the others are trained all the same.
         """
-        require(run([self._training(*item) for item in models.items()], self.options))
+        with step(3):
+            require(run([self._training(*item) for item in models.items()], self.options))
+        begin(4)
         return {name: fitted(self.run.folder / name) for name in models}
 
     def _training(self, name: str, model: "Model") -> Training:
@@ -131,15 +153,29 @@ class MgmtStudy:
         write_text(self.run.folder / "verdicts.txt", "".join(f"{sentence}\n" for sentence in verdicts))
         write_json(self.run.folder / "summary.json", results.as_rows(found))
 
-    def show(self) -> None:
-        """Print the table *reported | this run | 95 % interval | n*, the verdicts, and where everything lies."""
-        print(results.table(results.read_summary(self.run.folder / "summary.json")))
-        print((self.run.folder / "verdicts.txt").read_text(encoding="utf-8"), end="")
-        if self.synthetic:
-            print(f"{results.SYNTHETIC_NOTE}; planted: {self.options.planted}")
+    def show(self, *above: str, only: str = "", command: str | None = None) -> None:
+        """Print the table *reported | this run | 95 % interval | n*, the verdicts, and where everything lies.
+
+        above: texts above it. only: what the names of its rows begin with, where the others stand in one of these
+        texts. command: where it is not called as the experiment is.
+        """
+        written = results.read_summary(self.run.folder / "summary.json")
+        found = [result for result in written if result.key.partition(".")[2].startswith(only)]
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
-        print(f"patients: {parts} (train / validation / test); left out: {len(self.left_out)}")
-        print(f"run folder: {self.run.folder}")
+        notes = [f"patients: {parts} (train / validation / test); left out: {len(self.left_out)}"]
+        if self.synthetic:
+            notes.insert(0, f"{results.SYNTHETIC_NOTE}; planted: {self.options.planted}")
+        if more := len(written) - len(found):
+            notes.append(f"{more} more results, with intervals: summary.json")
+        verdicts = (self.run.folder / "verdicts.txt").read_text(encoding="utf-8").rstrip("\n")
+        texts = (*above, results.table(found), *meanings(written), verdicts)
+        end(command or self.experiment, self.run.folder, *texts, notes=notes)
+
+
+def meanings(found: Iterable[Result]) -> list[str]:
+    """What the rows of a table are, by the ends of their names."""
+    names = [result.key.partition(".")[2] for result in found]
+    return [f"{end}: {said}" for end, said in MEANINGS.items() if any(name.endswith(end) for name in names)]
 
 
 def model_training(
@@ -218,17 +254,20 @@ def _open(
 ) -> MgmtStudy:
     from mgmt_classifier import data
 
-    folder = phantom_patients(options) if options.data is None else options.data
-    cohort = find_patients(folder, options.labels)
+    with step(1):
+        folder = phantom_patients(options) if options.data is None else options.data
+        cohort = find_patients(folder, options.labels)
     if options.data is not None:
         refuse_phantoms(options.data, cohort.any_series)
     patients, doubtful = labelled(cohort, options)
     stores: dict[SliceRecipe, Store] = {}
     problems: dict[Problem, None] = {}
-    for config in configs:
-        if config.recipe not in stores:
-            stores[config.recipe] = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs)
-            problems |= dict.fromkeys(stores[config.recipe].problems)
+    recipes = dict.fromkeys(config.recipe for config in configs)
+    with step(2):
+        say_store(options.prepared, len(patients) * sum(recipe.bytes_per_patient for recipe in recipes))
+        for recipe in recipes:
+            stores[recipe] = data.prepare(patients, recipe, options.prepared, n_jobs=options.jobs)
+            problems |= dict.fromkeys(stores[recipe].problems)
     of = f"of {len(patients)} "
     left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patients", of=of)
     usable = [patient for patient in patients if patient.id not in left_out]

@@ -117,7 +117,7 @@ def gather(folder: Path, figures: Path) -> Content:
     """What the runs in ``folder`` and the figures' folder hold; what is missing or damaged is named, never left out."""
     attempts, wrong = runs.attempts(folder)
     drawn, figures_wrong = pictures.of_report(figures)
-    names = [*results.reported(), *runs.further(folder)]
+    names = dict.fromkeys((*results.reported(), *runs.OWN, *runs.further(folder)))
     return Content(
         experiments=[experiment(folder, name, attempts.get(name)) for name in names],
         figures=drawn,

@@ -18,7 +18,7 @@ MOST_PNG_BYTES = 100_000
 WIDEST = 1600
 """A larger PNG is shown as WebP of at most so many pixels across, a tenth as large to the eye's satisfaction."""
 KNOWN = {
-    "overlays": "Scans, truth and prediction of the best, the worst and the cases between them by WT Dice",
+    "overlays": "Scans, truth and prediction of the best, median and worst case by mean Dice of NCR, ED and ET",
     "label_size": "Label size against its Dice, class by class, and what was missed",
     "validation": "One fixed case as the last validation saw it",
     "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023",

@@ -13,10 +13,13 @@ HEAD = ("result", "reported", "reproduced", "95 % interval", "n", "verdict")
 
 
 def write(content: Content, folder: Path, kind: str) -> list[Path]:
-    """One file per experiment, ``folder``/tables/<experiment>.csv, .tex or .md; returns their paths."""
+    """One file per experiment with results, the report's or ours: ``folder``/tables/<experiment>.csv, .tex or .md.
+
+    Returns their paths.
+    """
     suffix, made = KINDS[kind]
     written = []
-    for experiment in content.experiments:
+    for experiment in filter(_rows, content.experiments):
         path = folder / "tables" / f"{experiment.name}{suffix}"
         write_text(path, made(experiment))
         written.append(path)

@@ -10,14 +10,13 @@ from common.runs import RunError
 from experiments.base.reading import kept
 from experiments.base.results import read_cases
 from experiments.base.runs import read, shown
+from experiments.drawing.scans import RANK_BY, chosen, ranked
 from experiments.page import slices
 from experiments.page.cases import part
 from experiments.page.slices import Sprites
 
 SOURCES = ("table2_final", "table1_baseline", "unet3d", "unet25d", "beyond")
 """The first of these with label maps is shown: the final model before its forerunners."""
-RANK_BY = ("NCR", "ED", "ET")
-"""Cases are ranked by the mean Dice of these, of those that a case has."""
 SHOWN_DICE = (*RANK_BY, "TC", "WT")
 
 
@@ -75,14 +74,12 @@ def _of_run(experiment: str, root: Path, folder: Path) -> Viewers:
         raise ViewerError(f"the folder of its scans, {scans}, is gone (or is not where this command was started)")
     cohort = kept(config["options"]).find(scans)
     subjects = {subject.id: subject for subject in cohort.subjects}
-    cases = read_cases(folder)
-    cases = cases.assign(mean=cases[[f"dice_{name}" for name in RANK_BY]].mean(axis=1)).dropna(subset="mean")
-    ranked = cases.sort_values("mean", ascending=False, kind="stable")
-    if ranked.empty:
+    order = ranked(read_cases(folder))
+    if order.empty:
         raise ViewerError(f"expected a case with Dice of {', '.join(RANK_BY)} in cases.csv, found none")
     views = []
-    for position, rank in chosen(len(ranked)).items():
-        row = ranked.iloc[position]
+    for position, rank in chosen(len(order)).items():
+        row = order.iloc[position]
         subject = subjects.get(row["case"])
         if subject is None or subject.fingerprint() != data["subjects"][row["case"]]:
             raise ViewerError(f"the scans of {row['case']} in {scans} are no longer those that the run has seen")
@@ -90,10 +87,4 @@ def _of_run(experiment: str, root: Path, folder: Path) -> Viewers:
         sprites = slices.draw(subject, subject.load_labels(), subject.convention.to_classes(stored))
         dice = {name: float(row[f"dice_{name}"]) for name in SHOWN_DICE}
         views.append(CaseView(rank, subject.id, float(row["mean"]), dice, sprites))
-    return Viewers(experiment, len(ranked), bool(data["synthetic"]), tuple(views))
-
-
-def chosen(n: int) -> dict[int, str]:
-    """Position -> rank among n cases, best first; of an even number the median is the better one of the two."""
-    places = {(n - 1) // 2: "median", n - 1: "worst", 0: "best"}  # of few cases one has several ranks
-    return {position: places[position] for position in sorted(places) if 0 <= position < n}
+    return Viewers(experiment, len(order), bool(data["synthetic"]), tuple(views))

@@ -9,6 +9,7 @@ import pandas as pd
 from common.files import write_csv
 from common.scoring import EmptyPolicy
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.options import refusals
 from experiments.segmentation import paired
 from experiments.segmentation.options import SegResNetOptions
@@ -31,12 +32,13 @@ def run_with_control(
         return
     control = run(replace(options, start_from=None, control=False))
     with refusals():
+        texts = []
         for part in scored:
             if (folder / part / "cases.csv").exists():
                 table = compare(folder / part, control / part, options.empty_masks)
                 write_csv(folder / part / CONTROL, table)
-                print(as_text(table))
-                print(f"fine-tuned: {folder / part}\nfrom random weights: {control / part}")
+                texts += [as_text(table), f"fine-tuned: {folder / part}", f"from random weights: {control / part}"]
+        end(folder.parent.name, folder, *texts)
 
 
 def compare(fine_tuned: Path, control: Path, policy: EmptyPolicy) -> pd.DataFrame:

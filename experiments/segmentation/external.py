@@ -22,7 +22,9 @@ from common.splits import Split
 from common.statistics import bootstrap_interval, unpaired_difference
 from common.subject import Problem, Subject
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.options import Refused, at_least, leave_out
+from experiments.base.progress import say_store, step
 from experiments.base.reading import Reading, refuse_cavity
 from experiments.base.results import Result
 from experiments.segmentation.fine_tuning import seen_by
@@ -87,11 +89,14 @@ def check(run: Finished, options: CohortOptions) -> Checked:
 
     Raises Refused when there are bad subjects, or such that the networks are trained on, unless they may be left out.
     """
-    cohort = options.find(options.data, max_subjects=options.max_subjects)
+    with step(1):
+        cohort = options.find(options.data, max_subjects=options.max_subjects)
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
     refuse_cavity(cohort)
-    store = prepared.prepare(cohort.subjects, run.recipe, options.prepared, n_jobs=options.jobs)
+    with step(2):
+        say_store(options.prepared, prepared.expected_bytes(cohort.subjects, run.recipe))
+        store = prepared.prepare(cohort.subjects, run.recipe, options.prepared, n_jobs=options.jobs)
     good = [subject for subject in cohort.subjects if subject.id in store.entries]
     problems = (*cohort.incomplete, *store.problems, *_seen(run, good, store, options))
     left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subjects")
@@ -178,7 +183,8 @@ def score(run: Finished, checked: Checked, options: CohortOptions) -> Path:
             }
             settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": asdict(options)}
             opened.describe(config=settings, data=data, split=study.split.as_dict())
-            _score(run, study, opened)
+            with step(4):
+                _score(run, study, opened)
         show(run, checked, folder)
     return folder
 
@@ -261,20 +267,25 @@ def show(run: Finished, checked: Checked, folder: Path) -> None:
         own, other, difference = (found[f"{kind}.{metric}"] for kind in ("own", FOLDER, "difference"))
         cells = [cell for each in (own, other) for cell in (results.short(each.value), _interval(each), str(each.n))]
         rows.append((metric, *cells, results.short(difference.value), _interval(difference)))
-    print(results.aligned(rows))
-    print("difference: of other patients, so not paired; each group of cases resampled by itself")
+    notes = [f"subjects: {len(checked.ids)}; left out: {len({problem.subject for problem in checked.problems})}"]
     if checked.synthetic:
-        print(results.SYNTHETIC_NOTE)
+        notes.insert(0, results.SYNTHETIC_NOTE)
     elif run.synthetic:
-        print("this network has seen synthetic phantoms only")
-    print(f"subjects: {len(checked.ids)}; left out: {len({problem.subject for problem in checked.problems})}")
+        notes.insert(0, "this network has seen synthetic phantoms only")
     if run.minimum_mask_fraction:
         minimum = f"{100 * run.minimum_mask_fraction:g} %"
-        print(f"excluded with less than {minimum} labelled, as in the run's own cohort: {len(checked.excluded)}")
-    for note in checked.cohort.notes:
-        print(note)
-    print(f"empty masks: {run.policy}; counts of empty, missed and invented labels: scores.csv")
-    print(f"folder: {folder}")
+        notes.append(f"excluded with less than {minimum} labelled, as in the run's own cohort: {len(checked.excluded)}")
+    notes += checked.cohort.notes
+    notes.append(f"empty masks: {run.policy}; counts of empty, missed and invented labels: scores.csv")
+    end(
+        FOLDER,
+        folder,
+        results.aligned(rows),
+        *(f"{name}: {results.HEADLINES[name]}" for name in SHOWN if name in results.HEADLINES),
+        "difference: of other patients, so not paired; each group of cases resampled by itself",
+        notes=notes,
+        below=True,
+    )
 
 
 def _interval(result: Result) -> str:

@@ -156,19 +156,23 @@ def show(study: Study, config: Config) -> None:
     found = {result.key.partition(".")[2]: result for result in results.read_summary(study.run.folder / "summary.json")}
     sizes = [name for name in found if name.startswith(label_size.PREFIXES)]
     names = [name for name in _names() if name in found]  # a table made before there were lesion-wise scores has none
-    print(results.segmentation_table(found[name] for name in (*names, *sizes)))
+    rows = [found[name] for name in (*names, *sizes)]
+    few = study.options.headlines_under
+    texts = [results.segmentation_table(rows, headlines_under=few, parts=tuple(PREFIXES.values()))]
     seeds = study.options.seeds
     if seeds > 1:
         head = (f"spread of {seeds} seeds", "mean", "SD", "smallest", "largest")
-        lines = [(name, *(results.short(found[key].value) for key in (name, *_spread_keys(name)))) for name in names]
-        print("\n" + results.aligned([head, *lines]) + "\n")
+        spread = [name for name in names if few is None or name.removeprefix(PREFIXES["test"]) in results.HEADLINES]
+        lines = [(name, *(results.short(found[key].value) for key in (name, *_spread_keys(name)))) for name in spread]
+        texts += ["", results.aligned([head, *lines]), ""]
+    texts.append("test.*: of the test part, which nothing was chosen on; the others, as the report's, of validation")
+    if config.checkpoint == "best":
+        texts.append("the weights were chosen by their Dice on validation, which flatters its scores")
     small = found[label_size.SMALL]
     whose = f" (the first of {seeds} seeds)" if seeds > 1 else ""
-    print(f"small labels{whose}: reported: {small.reported}; this run: {small.value}")
-    print("missed: the truth has the label, the prediction no voxel of it in common with the truth")
-    if config.checkpoint == "best":
-        print("the weights were chosen by their Dice on validation, which flatters its scores; test.* chose nothing")
-    study.show_data()
+    texts.append(f"small labels{whose}: reported: {small.reported}; this run: {small.value}")
+    texts.append("missed: the truth has the label, the prediction no voxel of it in common with the truth")
+    study.end(*texts)
 
 
 def _names() -> list[str]:

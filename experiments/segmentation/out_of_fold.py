@@ -237,21 +237,23 @@ def show(study: Study) -> None:
                         results.short(p.value if p else None),
                     )
                 )
-    print(results.aligned(lines))
-    print("reported: the report's best SegResNet (Table 2), another model on other patients")
+    texts = [results.aligned(lines), *(f"{name}: {results.HEADLINES[name]}" for name in SHOWN[:4])]
+    texts.append("reported: the report's best SegResNet (Table 2), another model on other patients")
     if f"{PREFIXES[BASELINE]}mean_dice" in found or f"{PARTS['test']}{PREFIXES[BASELINE]}mean_dice" in found:
-        print(
+        texts.append(
             "baseline: Table 1's recipe, its last weights, on the same folds; p: Wilcoxon's test, after Holm per part"
         )
     several = len(read_json(folder / NETWORKS, list)) > 1
     if several:
-        print("out_of_fold: every patient by the one network that has not seen them, thresholds from the other folds")
+        texts.append(
+            "out_of_fold: every patient by the one network that has not seen them, thresholds from the other folds"
+        )
         if study.split.test:
-            print("test: the networks' average")
+            texts.append("test: the networks' average")
     judges = "out-of-fold predictions" if several else "the validation part (no thresholds: too few patients)"
-    print(f"decided on {judges}: {_words(Decision(**read_json(folder / DECISION, dict)))}")
-    print("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")
-    study.show_data()
+    texts.append(f"decided on {judges}: {_words(Decision(**read_json(folder / DECISION, dict)))}")
+    texts.append("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")
+    study.end(*texts)
 
 
 def _interval(result: results.Result | None) -> str:

@@ -12,8 +12,10 @@ from common.files import write_csv, write_json
 from common.runs import Run, configuration_hash
 from common.scoring import summarise
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.engines import run
 from experiments.base.options import Refused, refusals
+from experiments.base.progress import step
 from experiments.base.trainings import require, shared_by
 from experiments.segmentation import external
 from experiments.segmentation.finished import FOLDS, read_run
@@ -42,7 +44,8 @@ def run_network(kind: str, config: Any, options: NetworkOptions, open_study: Ope
         several = asked.get("devices", 1) * asked.get("nodes", 1) > 1
         if not opened.run.is_finished and (several or options.on != "local"):
             opened.run.close()  # the training is another process's, or several processes'
-            require(run([opened.training(kind, opened.experiment, config, opened.run.folder)], options))
+            with step(3):
+                require(run([opened.training(kind, opened.experiment, config, opened.run.folder)], options))
         elif not opened.run.is_finished:
             from experiments.segmentation import training  # and with it the plotting library
 
@@ -69,16 +72,18 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
             studies.append(study)
             trainings.append(study.training(kind, f"fold{fold}", config, study.run.folder))
     with refusals():
-        require(run(trainings, options))
-        folder = pool(studies, config, options)
+        with step(3):
+            require(run(trainings, options))
+        with step(4):
+            folder = pool(studies, config, options)
         found = results.read_summary(folder / "summary.json")
-        print(results.segmentation_table(found, headlines_under=options.headlines_under))
-        if studies[0].synthetic:
-            print(results.SYNTHETIC_NOTE)
-        for note in studies[0].trained_with():
-            print(note)
-        print(f"every subject is tested once, by a network that has not seen it, in {options.folds} folds (folds.json)")
-        print(f"run folder: {folder}")
+        end(
+            studies[0].experiment,
+            folder,
+            results.segmentation_table(found, headlines_under=options.headlines_under),
+            f"every subject is tested once, by a network that has not seen it, in {options.folds} folds (folds.json)",
+            notes=[*([results.SYNTHETIC_NOTE] if studies[0].synthetic else []), *studies[0].trained_with()],
+        )
         return folder
 
 

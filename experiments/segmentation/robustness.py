@@ -19,7 +19,9 @@ from common.scoring import MASKS, apply_empty_policy, score_case
 from common.statistics import bootstrap_interval, paired_difference
 from common.subject import Subject
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.options import at_least
+from experiments.base.progress import step
 from experiments.base.results import Result
 from experiments.segmentation.finished import Finished, Networks, load, read_scores
 
@@ -49,7 +51,8 @@ class ChangeOptions:
 
 def measure(run: Finished, options: ChangeOptions) -> Path:
     """Predict and score every change of every case, go on where a killed call stopped, and print the table."""
-    subjects = _subjects(run, options)
+    with step(1):
+        subjects = _subjects(run, options)
     changes = (UNTOUCHED, *changes_of(run.recipe.contrasts))
     digest = configuration_hash(changes, [subject.id for subject in subjects], options.seed)
     folder = run.folder / FOLDER / f"{len(subjects)}cases_seed{options.seed}-{digest}"
@@ -58,8 +61,9 @@ def measure(run: Finished, options: ChangeOptions) -> Path:
             settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": asdict(options)}
             write_json(folder / "config.json", settings | {"changes": changes})
             opened.note_start()
-            cases = _cases(run, subjects, changes, options.seed, folder / "cases.csv")
-            costs = costs_of(cases, run, changes)
+            with step(4):
+                cases = _cases(run, subjects, changes, options.seed, folder / "cases.csv")
+                costs = costs_of(cases, run, changes)
             write_csv(folder / "costs.csv", costs)
             from experiments.segmentation.robustness_picture import draw_costs  # and with it the plotting library
 
@@ -186,13 +190,18 @@ def show(run: Finished, folder: Path, changes: tuple[Change, ...]) -> None:
             cells += ["-" if cost.value is None else f"{cost.value:.1f}"]
             cells += ["" if cost.low is None else f"{cost.low:.1f} to {cost.high:.1f}"]
         rows.append((change.words, *cells))
-    print(results.aligned(rows))
-    print("cost: Dice points (hundredths) that the change takes, of mean_dice and of WT, paired by case")
-    if run.synthetic:
-        print(results.SYNTHETIC_NOTE)
     n = max(each.n for each in found.values())
-    print(f"cases: {n}; empty masks: {run.policy}; costs of every label: costs.csv; every score: cases.csv")
-    print(f"folder: {folder}")
+    end(
+        FOLDER,
+        folder,
+        results.aligned(rows),
+        "cost: Dice points (hundredths) that the change takes, of mean_dice and of WT, paired by case",
+        notes=[
+            *([results.SYNTHETIC_NOTE] if run.synthetic else []),
+            f"cases: {n}; empty masks: {run.policy}; costs of every label: costs.csv; every score: cases.csv",
+        ],
+        below=True,
+    )
 
 
 def _key(change: str, kind: str, metric: str) -> str:

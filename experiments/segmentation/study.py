@@ -4,7 +4,7 @@ import hashlib
 import math
 import sys
 from collections import ChainMap, Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.subject import Subject
 from experiments.base import results
+from experiments.base.ending import end
 from experiments.base.options import Refused, absolute, leave_out, options_in, refusals, refuse_phantoms
-from experiments.base.progress import begin, step
+from experiments.base.progress import say_store, step
 from experiments.base.reading import refuse_cavity
 from experiments.base.trainings import Training, given, shared_by
 from experiments.segmentation import added, fine_tuning
@@ -124,10 +125,11 @@ class Study:
     def show(self) -> None:
         """Print the table *reported | this run | 95 % interval | n* and where everything lies."""
         found = results.read_summary(self.run.folder / "summary.json")
-        begin(5)
-        print(results.segmentation_table(found, headlines_under=self.options.headlines_under))
-        self.show_data()
-        print(results.what_next(self.run.folder, self.experiment))
+        self.end(results.segmentation_table(found, headlines_under=self.options.headlines_under))
+
+    def end(self, *texts: str, missing: Iterable[str] = (), command: str | None = None) -> None:
+        """:func:`experiments.base.ending.end` of this study. command: where it is not called as the experiment is."""
+        end(command or self.experiment, self.run.folder, *texts, missing=missing, notes=self.measured_on())
 
     def trained_with(self) -> list[str]:
         """What a table says of a training that has more than its patients."""
@@ -137,22 +139,20 @@ class Study:
             notes.append(f"trained on {n} randomised synthetic patients too (data.json); none of them is tested")
         return notes
 
-    def show_data(self) -> None:
-        """Print what the numbers above were measured on."""
+    def measured_on(self) -> Iterator[str]:
+        """What a table's numbers were measured on, line by line."""
         if self.synthetic:
-            print(results.SYNTHETIC_NOTE)
+            yield results.SYNTHETIC_NOTE
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
-        print(f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}")
-        for note in (*self.trained_with(), *self.cohort.notes):
-            print(note)
+        yield f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}"
+        yield from (*self.trained_with(), *self.cohort.notes)
         if self.equal:
             listed = "; ".join(" = ".join(group) for group in self.equal)
-            print(f"equal scans under several ids, each group on one side of the split: {listed}")
+            yield f"equal scans under several ids, each group on one side of the split: {listed}"
         if self.minimum_mask_fraction:
             minimum = f"{100 * self.minimum_mask_fraction:g} %"
-            print(f"excluded with less than {minimum} labelled: {len(self.excluded)} (data.json)")
-        print(f"empty masks: {self.options.empty_masks}; counts of empty, missed and invented labels: scores.csv")
-        print(f"run folder: {self.run.folder}")
+            yield f"excluded with less than {minimum} labelled: {len(self.excluded)} (data.json)"
+        yield f"empty masks: {self.options.empty_masks}; counts of empty, missed and invented labels: scores.csv"
 
 
 @contextmanager
@@ -230,10 +230,13 @@ def _open(
     if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
         raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
     refuse_cavity(cohort)
+    recipes = (config.recipe, *further_recipes)
     with step(2):
+        each = dict.fromkeys(recipes)
+        say_store(options.prepared, sum(prepared.expected_bytes(cohort.subjects, recipe) for recipe in each))
         stores = [
             prepared.prepare(cohort.subjects, recipe, options.prepared, n_jobs=options.jobs, local_copy=local_copy)
-            for recipe in (config.recipe, *further_recipes)
+            for recipe in recipes
         ]
     store = stores[0]
     problems = tuple(dict.fromkeys((*cohort.incomplete, *(problem for each in stores for problem in each.problems))))

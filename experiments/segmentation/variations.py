@@ -11,6 +11,7 @@ from common.runs import History, RunError
 from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm, paired_difference
 from experiments.base import results
+from experiments.base.ending import unfinished
 from experiments.base.engines import run
 from experiments.base.results import Result
 from experiments.base.trainings import FAILURE, given, state
@@ -164,19 +165,21 @@ def show(study: Study) -> None:
     """Print the table of variations and what it was measured on. Raises RunError, after that, where a row failed."""
     lines = pd.read_csv(study.run.folder / "variations.csv").astype(object).to_dict("records")
     head = ("variation", "parent", "reported", METRIC, "95 % interval", "n", "from parent (p)", "from baseline (p)")
-    print(results.aligned([(*head, "s/step", "MiB"), *map(_cells, lines)]))
-    print("p: Wilcoxon's signed-rank test, after Holm over the table's comparisons (comparisons.csv)")
     training_time = _training_time(study)
-    print(
+    study.end(
+        results.aligned([(*head, "s/step", "MiB"), *map(_cells, lines)]),
+        f"{METRIC}: {results.HEADLINES[METRIC]}",
+        "from parent, from baseline: its difference on the same test cases; p: Wilcoxon's signed-rank test, after Holm",
+        "over the table's comparisons (comparisons.csv); s/step, MiB: seconds of a training step, most memory in use",
         f"training time of {SHORTER} over the baseline's (fastest epochs): {results.short(training_time.value)}; "
-        f"reported: {training_time.reported}"
+        f"reported: {training_time.reported}",
+        missing=unfinished((line["row"], line["state"]) for line in lines),
     )
-    failed = [line for line in lines if line["state"].startswith("failed")]
-    for line in failed:
-        print(f"{line['row']} {line['state']}; see rows/{line['row']}/{FAILURE}")
-    study.show_data()
-    if failed:
-        raise RunError(f"{len(failed)} of the table's {len(lines)} rows failed; the same command tries them again")
+    if failed := [line for line in lines if line["state"].startswith("failed")]:
+        raise RunError(
+            f"{len(failed)} of the table's {len(lines)} rows failed, why in rows/*/{FAILURE}; the same command tries "
+            "them again"
+        )
 
 
 def _cells(line: Mapping[str, object]) -> tuple[str, ...]:

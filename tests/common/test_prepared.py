@@ -21,7 +21,7 @@ from common.cohort import find_subjects
 from common.identity import content_digest
 from common.labels import BRATS_2018
 from common.nifti import ScanError
-from common.prepared import StoreError, prepare
+from common.prepared import StoreError, expected_bytes, prepare
 from common.recipe import Recipe, decode
 from common.subject import CONTRASTS, Subject
 
@@ -742,3 +742,36 @@ def test_a_real_subject_against_monai(real_data, tmp_path):
     check_equals_monai(subject, volume)
     # a third of the bytes of the whole volume, as the module promises
     assert np.prod(volume.box_shape) < 0.4 * np.prod(volume.grid_shape)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(spacing_mm=4.0),
+        Recipe(shape=(96, 120, 64)),
+        Recipe(spacing_mm=2.0, extent=(240, 240, 155)),
+        Recipe(crop=((40, 200), (40, 140), (7, 154)), spacing_mm=2.0, contrasts=("FLAIR", "T1ce")),
+    ],
+)
+def test_what_a_store_takes_is_told_before_it_is_made(tmp_path, recipe):
+    affine = np.zeros((4, 4))
+    affine[[2, 0, 1, 3], range(4)] = (2.0, -2.0, -4.0, 1.0)  # stored as (z, x, y)
+    z, x, y = np.ogrid[:78, :120, :60]
+    brain = ((z - 38) / 35) ** 2 + ((x - 60) / 35) ** 2 + ((y - 30) / 22) ** 2 < 1  # 140, 140 and 176 mm: an adult's
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        for contrast in CONTRASTS:
+            path = file_of(tmp_path / "scans", f"BraTS2021_0000{number}", contrast)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.Nifti1Image((brain * rng.integers(1, 1500, brain.shape)).astype(np.int16), affine).to_filename(path)
+        nib.Nifti1Image(brain.astype(np.uint8), affine).to_filename(path.with_name(path.parent.name + "_seg.nii.gz"))
+    subjects = subjects_of(tmp_path / "scans")
+    assert not prepare(subjects, recipe, tmp_path / "store", n_jobs=1).problems
+    stored = sum(path.stat().st_size for path in (tmp_path / "store").rglob("*.npy"))
+    assert expected_bytes(subjects, recipe) == pytest.approx(stored, rel=0.15)
+
+
+def test_what_a_store_takes_is_not_told_of_scans_without_a_header(cohort):
+    for path in cohort.rglob("*.nii.gz"):
+        path.write_bytes(b"")
+    assert expected_bytes(subjects_of(cohort), Recipe()) == 0

@@ -114,7 +114,7 @@ def test_a_network_refuses_the_cavity_and_leaving_out_bad_subjects_decides_nothi
         written = json.loads((opened.run.folder / "data.json").read_text())
         assert written["left_out_for_their_cavity"] == ["BraTS-GLI-00011-100", "BraTS-GLI-00013-100"]
         assert written["left_out"] == []
-        opened.show_data()
+        opened.end()
     assert "2 subjects take no part, as their masks hold the resection cavity (RC)" in capsys.readouterr().out
     with study("stub", options_for(tmp_path, data, cavity="background"), Stub()) as opened:
         entry = opened.store.entries["BraTS-GLI-00011-100"]

@@ -121,7 +121,7 @@ def test_a_row_that_fails_is_shown_with_the_reason_and_tried_again(run_module, c
     (folder / "rows" / "slices80" / "checkpoints").touch()
     done = run_module(MODULE, *arguments)
     assert done.returncode == 1
-    assert done.stderr.endswith("error: 1 of the table's 9 rows failed; the same command tries them again\n")
+    assert done.stderr.endswith("rows failed, why in rows/*/failure.txt; the same command tries them again\n")
     value = summary_of(folder)["slices80__mean_dice_with_background"]["value"]
     assert value.startswith("failed: exit status 1: error: ")
     assert "File exists" in value

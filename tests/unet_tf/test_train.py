@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -265,7 +266,25 @@ def test_validation_is_the_mean_over_subjects(whole, dims):
     assert row["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-@pytest.mark.parametrize("dims", [3, 2])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_first_validation_subject_is_drawn_as_the_last_weights_see_it(whole, dims):
+    run, config, entries, _ = whole[dims]
+    volume = entries[3].open()
+    network = load(config, run.checkpoints / "last.weights.h5")
+    found = probabilities(network, volume, config)[1:].sum(axis=0) > config.probability_threshold
+    on_grid = np.zeros(volume.grid_shape, np.uint8)
+    on_grid[volume.box] = volume.labels()
+    # Axially, the truth above and the prediction below, each of the class's colour where there is one.
+    position = int(np.count_nonzero(on_grid, axis=(0, 1)).argmax())
+    drawn = matplotlib.image.imread(run.figures / "validation.png")[..., :3]
+    height, third = drawn.shape[0] // 2, drawn.shape[1] // 3
+    coloured = [np.ptp(part[:, :third], axis=2).max(axis=1) > 0.02 for part in (drawn[:height], drawn[height:])]
+    for labels, rows in zip((on_grid, found), coloured, strict=True):
+        shown = labels[volume.box][:, :, position - volume.box_start[2]]
+        assert np.count_nonzero(rows) == 2 * np.count_nonzero(shown.any(axis=0))  # each voxel is two pixels high
+
+
+@pytest.mark.parametrize("dims", [2, 3])
 def test_best_weights_are_those_of_the_lowest_validation_loss(whole, dims):
     run, config, entries, chosen = whole[dims]
     assert chosen == run.checkpoints / "best.weights.h5"
@@ -362,7 +381,7 @@ def restored(config, path, network):
     with Run(path.parents[1]) as run:
         counted = Epochs(run, config.epochs, checkpoint=LAST, weights=".weights.h5")
         with counted.resuming() as last:
-            first = Record(counted, config, None, None).restore(last, network)
+            first = Record(counted, config, None, []).restore(last, network)
     return first, [keras.ops.convert_to_numpy(value) for value in train._state(network)]
 
 

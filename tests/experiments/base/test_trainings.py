@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from common.runs import Run, RunError
-from experiments.base import local, scheduler
+from experiments.base import local, progress, scheduler
 from experiments.base.engines import run
 from experiments.base.trainings import FAILURE, LOG, Placement, Training, python, require, state
 from tests.experiments.conftest import environment
@@ -443,15 +443,15 @@ def test_many_trainings_leave_nothing_open(tmp_path):
 
 def test_without_a_terminal_a_line_is_printed_when_a_state_changes(training, tmp_path, capsys):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "history.csv").write_text("epoch,loss\n1,0.5\n2,0.4\n")
+    (tmp_path / "a" / "history.csv").write_text("epoch,loss,seconds\n1,0.5,10\n2,0.4,20\n")
     (tmp_path / "a" / "config.json").write_text('{"model": {"epochs": 5}}')
     run([training("a"), training("longer", "sys.exit('error: full')"), training("b", after=("longer",))])
     assert capsys.readouterr().err.splitlines() == [
-        f"a       running, epoch 2 of 5, {tmp_path / 'a' / LOG}",
-        "a       finished",
-        f"longer  running, {tmp_path / 'longer' / LOG}",
-        f"longer  failed: exit status 1: error: full, {tmp_path / 'longer' / LOG}",
-        "b       not run: it needs longer",
+        f"1/3 a       running, epoch 2 of 5, about 45 s left, {tmp_path / 'a' / LOG}",  # three epochs of 15 s
+        "1/3 a       finished",
+        f"2/3 longer  running, {tmp_path / 'longer' / LOG}",
+        f"2/3 longer  failed: exit status 1: error: full, {tmp_path / 'longer' / LOG}",
+        "3/3 b       not run: it needs longer",
     ]
 
 
@@ -487,8 +487,8 @@ def drawings(written):
 
 def test_on_a_terminal_the_lines_are_drawn_anew(training, terminal, tmp_path):
     drawn = drawings(terminal(24, lambda: run([training("a"), training("b", "sys.exit(3)")])))
-    assert [line[:12] for line in drawn[0]] == ["a  running, ", "b  waiting"]
-    assert [line[:22] for line in drawn[-1]] == ["a  finished", "b  failed: exit status"]
+    assert [line[:16] for line in drawn[0]] == ["1/2 a  running, ", "2/2 b  waiting"]
+    assert [line[:26] for line in drawn[-1]] == ["1/2 a  finished", "2/2 b  failed: exit status"]
     assert all(len(line) < 60 for lines in drawn for line in lines)
 
 
@@ -497,4 +497,13 @@ def test_more_trainings_than_a_terminal_has_rows_do_not_fill_it_again_and_again(
     drawn = drawings(terminal(6, lambda: run([training(name) for name in names], Placement(at_once=2))))
     assert all(len(lines) < 6 for lines in drawn[:-1])
     assert drawn[0][0] == "0 of 12 finished"
-    assert [line.split() for line in drawn[-1]] == [[name, "finished"] for name in names]
+    expected = [[f"{number}/12", name, "finished"] for number, name in enumerate(names, start=1)]
+    assert [line.split() for line in drawn[-1]] == expected
+
+
+def test_off_the_terminal_what_runs_is_told_now_and_then(training, monkeypatch, capsys):
+    monkeypatch.setattr(progress.Lines, "LINE_SECONDS", 0.3)
+    run([training("a", "time.sleep(1.5)"), training("b", after=("a",))])
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("1/2 a  running" in line for line in lines) > 2
+    assert not any("waiting" in line for line in lines)

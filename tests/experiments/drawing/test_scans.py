@@ -5,6 +5,7 @@ import re
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -151,3 +152,54 @@ def test_one_palette_holds_everywhere():
         if re.search(r"\"(NCR|ED|ET)\": *\"#", path.read_text())
     ]
     assert told == ["picture.py"]
+
+
+@pytest.mark.parametrize(
+    ("n", "positions"),
+    [
+        (0, {}),
+        (1, {0: "best"}),
+        (2, {0: "best", 1: "worst"}),
+        (3, {0: "best", 1: "median", 2: "worst"}),
+        (4, {0: "best", 1: "median", 3: "worst"}),
+        (7, {0: "best", 3: "median", 6: "worst"}),
+    ],
+)
+def test_best_median_and_worst_by_hand(n, positions):
+    assert scans.chosen(n) == positions
+
+
+def test_overlays_are_of_the_best_median_and_worst_mean_dice_of_the_classes_that_a_case_has(monkeypatch, tmp_path):
+    dice = {  # NCR, ED, ET; the order of WT is another
+        "a": (0.2, 0.4, 0.6),
+        "b": (np.nan, 0.9, 0.8),
+        "c": (0.0, 0.1, 0.2),
+        "d": (0.5, 0.5, 0.6),
+        "e": (np.nan, np.nan, np.nan),  # no label in truth or prediction: nothing to rank by
+        "f": (0.1, 0.2, 0.3),
+    }
+    rows = [
+        {"case": case, **dict(zip(("dice_NCR", "dice_ED", "dice_ET"), values, strict=True))}
+        for case, values in dice.items()
+    ]
+    cases = pd.DataFrame(rows).assign(dice_WT=[0.1, 0.2, 0.9, 0.3, np.nan, 0.4])
+    image, labels = np.arange(12.0).reshape(3, 4), np.zeros((3, 4), np.uint8)
+    view = scans.View((1.0, 1.0), "PL")
+    slices = {case: scans.Slice({"FLAIR": image, "T1ce": image}, labels, labels, 6, view) for case in dice}
+    drawn = []
+    monkeypatch.setattr(scans, "save_for_screen", lambda figure, path: drawn.append(figure))
+    scans.draw_overlays(tmp_path / "overlays.png", slices, cases, synthetic=False)
+    (figure,) = drawn
+    assert [title for axis in figure.axes if (title := axis.get_title(loc="left"))] == [
+        "best: b, slice 7",
+        "median: a, slice 7",
+        "worst: c, slice 7",
+    ]
+    notes = [note for axis in figure.axes if (note := axis.get_title(loc="right"))]
+    assert notes[1] == "Dice WT 0.10, NCR 0.20, ED 0.40, ET 0.60"
+
+
+def test_without_a_label_to_rank_by_nothing_is_drawn(tmp_path):
+    cases = pd.DataFrame({"case": ["a"], "dice_NCR": [np.nan], "dice_ED": [np.nan], "dice_ET": [np.nan]})
+    scans.draw_overlays(tmp_path / "overlays.png", {}, cases, synthetic=False)
+    assert not list(tmp_path.iterdir())

@@ -18,21 +18,6 @@ from experiments.page import slices, viewer
 from tests.experiments.page.report_runs import page_of, write_predictions
 
 
-@pytest.mark.parametrize(
-    ("n", "positions"),
-    [
-        (0, {}),
-        (1, {0: "best"}),
-        (2, {0: "best", 1: "worst"}),
-        (3, {0: "best", 1: "median", 2: "worst"}),
-        (4, {0: "best", 1: "median", 3: "worst"}),
-        (7, {0: "best", 3: "median", 6: "worst"}),
-    ],
-)
-def test_best_median_and_worst_by_hand(n, positions):
-    assert viewer.chosen(n) == positions
-
-
 def test_the_best_the_median_and_the_worst_case_are_shown(tmp_path, cohort):
     write_predictions(tmp_path, cohort)
     found = viewer.viewers(tmp_path)

@@ -64,7 +64,7 @@ def test_synthetic_patients_are_trained_on_and_nothing_else(cohort, tmp_path, ti
         assert list(data["randomised"]["subjects"]) == names
         assert set(data["subjects"]).isdisjoint(names)
         assert not mixed.synthetic
-        mixed.show_data()
+        mixed.end()
         assert "trained on 3 randomised synthetic patients too" in capsys.readouterr().out
         assert "synthetic3" in mixed.run.folder.name
 

@@ -280,7 +280,7 @@ def test_equal_scans_are_on_one_side_and_counted(cohort, tmp_path, capsys):
             assert opened.equal == tuple((f"BraTS_00{number}", f"Z{number}") for number in range(4))
             for pair in opened.equal:
                 assert any(set(pair) <= set(getattr(opened.split, part)) for part in ("train", "validation", "test"))
-            opened.show_data()
+            opened.end()
             assert "BraTS_003 = Z3" in capsys.readouterr().out
             written = json.loads((opened.run.folder / "data.json").read_text())
             assert written["equal_content"][0] == ["BraTS_000", "Z0"]

@@ -1,0 +1,47 @@
+"""How every experiment ends: its table and how to read it, what is missing, where its files are, what to try next."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from experiments.base.progress import begin
+
+
+def end(
+    command: str, folder: Path, *texts: str, missing: Iterable[str] = (), notes: Iterable[str] = (), below: bool = False
+) -> None:
+    """Print what an experiment has come to.
+
+    command: the experiment's, as typed. folder: of the run. texts: the table, and what its rows mean. notes: what it
+    was measured on. missing: what failed or was left out. below: the folder lies below that of another run.
+    """
+    begin(5)
+    print(*texts, *notes, sep="\n")
+    print(f"failed or missing: {'; '.join(missing) or 'nothing'}")
+    print(f"run folder: {folder}")
+    print(f"pictures in it: {pictures(folder)}")
+    runs = folder.absolute().parents[3 if below else 1]
+    page = "python -m experiments.report" + ("" if runs == Path("runs").absolute() else f" --runs {runs}")
+    more = f"python -m experiments.{command} --help"
+    width = max(len(page), len(more))
+    print(f"next: {page:<{width}}    finished runs as a page: report/index.html")
+    print(f"      {more:<{width}}    what can be changed")
+
+
+def pictures(folder: Path) -> str:
+    """Where in a run's folder its pictures lie: its own by name, those of its trainings counted."""
+    drawn = sorted(folder.rglob("*.png"))
+    named = [path.name for path in drawn if path.parent == folder / "figures"]
+    further = [path for path in drawn if path.parent != folder / "figures"]
+    said = [f"figures ({', '.join(named)})"] if named else []
+    if further:
+        places = sorted({path.relative_to(folder).parts[0] for path in further})
+        said.append(f"{len(further)} of its trainings in {', '.join(places[:4])}{', ...' * (len(places) > 4)}")
+    return "; ".join(said) or "none"
+
+
+def unfinished(states: Iterable[tuple[str, str]]) -> list[str]:
+    """What is missing of trainings. states: the name of each and what has become of it."""
+    names: dict[str, list[str]] = {}
+    for name, state in states:
+        names.setdefault(state, []).append(name)
+    return [f"{', '.join(each)} {state}" for state, each in names.items() if state != "finished"]
