@@ -2,7 +2,9 @@
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -20,8 +22,10 @@ RECORD = "predictions.json"
 VOLUMES = "volumes.csv"
 
 
-def check_folder(arguments: PatientArguments) -> None:
-    """Before any work. Raises ValueError when single scans are given too, or the answers would mix with others.
+def check_folder(arguments: PatientArguments) -> Path:
+    """The folder of --data, checked before any work.
+
+    Raises ValueError when single scans are given too, or the answers would mix with others.
 
     Answers of another network or in other labels are never mixed with these, nor is the folder of scans written to.
     """
@@ -31,7 +35,7 @@ def check_folder(arguments: PatientArguments) -> None:
     for option, value in (("--brain-mask", arguments.brain_mask), ("--steps", arguments.steps)):
         if value is not None:
             raise ValueError(f"expected --dicom beside {option} {value}, received --data")
-    if not data.is_dir():
+    if data is None or not data.is_dir():
         raise ValueError(f"{data}: expected a folder of scans, found no folder")
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output}: expected a folder for the answers of --data, found a file")
@@ -50,6 +54,7 @@ def check_folder(arguments: PatientArguments) -> None:
         raise ValueError(
             f"{output}: expected a new folder, or one with answers of this command, found other .nii.gz files"
         )
+    return data
 
 
 def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Problem, ...]:
@@ -58,9 +63,8 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
     Written there after each: ID.nii.gz, ID.png, volumes.csv (ml of each label and region) and predictions.json (the
     network, the scans' content and the notes). A patient whose scans have changed since is answered anew.
     """
-    check_folder(arguments)
-    output = arguments.output
-    cohort = find_subjects(arguments.data, layout=arguments.layout, masks=False)
+    data, output = check_folder(arguments), arguments.output
+    cohort = find_subjects(data, layout=arguments.layout, masks=False)
     for note in (*run_notes(arguments.run, trained.recipe), *cohort.notes):
         print(f"note: {note}", file=sys.stderr)
     record = {
@@ -93,7 +97,7 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
     return tuple(problems)
 
 
-def _write(output: Path, record: dict[str, dict]) -> None:
+def _write(output: Path, record: Mapping[str, Any]) -> None:
     """The table first: a patient who stands in the record is not looked at again."""
     volumes = {case: each["volumes_ml"] for case, each in sorted(record["cases"].items())}
     write_csv(output / VOLUMES, pd.DataFrame.from_dict(volumes, orient="index").rename_axis("id").reset_index())

@@ -60,7 +60,7 @@ def notes(data: np.ndarray) -> list[str]:
             f"its largest value, {peak:.4g}, is far beyond all others (99.9 % are below "
             f"{np.percentile(some, 99.9):.4g})"
         )
-    negative = np.count_nonzero(data < 0) / max(1, np.count_nonzero(data))
+    negative = np.count_nonzero(data < 0) / max(1, int(np.count_nonzero(data)))
     if 0 < negative < FEWEST_NEGATIVE:
         found.append(
             f"{negative:.1%} of what is not 0 is negative, as interpolation leaves it or numbers that overflowed"
@@ -79,7 +79,7 @@ def brain_note(data: np.ndarray, *, spacing_mm: tuple[float, float, float]) -> s
 def coverage_note(contrasts: Mapping[str, np.ndarray]) -> str | None:
     """That contrasts (x, y, z) of one shape do not cover one brain, being shifted or cut; None where they do."""
     brains = {name: data[:, :, ::_EVERY] != 0 for name, data in contrasts.items()}
-    whole = max(1, np.count_nonzero(np.logical_or.reduce(list(brains.values()))))
+    whole = max(1, int(np.count_nonzero(np.logical_or.reduce(list(brains.values())))))
     shares = {name: np.count_nonzero(brain) / whole for name, brain in brains.items()}
     if not (few := [f"{name} {share:.0%}" for name, share in shares.items() if share < LEAST_COVERED]):
         return None
@@ -100,4 +100,4 @@ def _speckle(data: np.ndarray) -> float:
     beside[:-1] |= there[1:]
     beside[:, 1:] |= there[:, :-1]
     beside[:, :-1] |= there[:, 1:]
-    return np.count_nonzero(there & ~beside) / max(1, np.count_nonzero(there))
+    return float(np.count_nonzero(there & ~beside)) / max(1, int(np.count_nonzero(there)))

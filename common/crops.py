@@ -50,7 +50,7 @@ def crop_start(
         if inside := [p for p in inside if len(p)]:
             voxel = rng.choice(inside[rng.integers(len(inside))])
             before = np.floor(rng.uniform(0.25, 0.75, 3) * size).astype(int)
-            return [int(np.clip(v - b, *ends)) for v, b, ends in zip(voxel, before, bounds, strict=True)]
+            return [int(np.clip(v - b, low, high)) for v, b, (low, high) in zip(voxel, before, bounds, strict=True)]
     return [int(rng.integers(low, high, endpoint=True)) for low, high in bounds]
 
 
@@ -71,7 +71,7 @@ def augmented(
     if rng.random() < augmentation.rotation_probability:
         degrees = rng.uniform(-augmentation.rotation_degrees, augmentation.rotation_degrees, 3)
     if degrees.any():
-        image, labels = rotated(volume, start, size, zoom, degrees)
+        image, labels = rotated(volume, start, size, zoom, degrees.tolist())
     else:
         image, labels = zoomed(volume, start, size, zoom)
     change_intensities(image, labels, augmentation, contrasts, rng)
@@ -91,7 +91,7 @@ def zoomed(
     first = [s + (side - n) // 2 for s, side, n in zip(start, size, seen, strict=True)]
     inside, place = volume.overlap(first, seen)
     stored, classes = volume.voxels[:-1, *inside], np.zeros(seen, np.uint8)
-    classes[place] = volume.voxels[-1, *inside]
+    classes[place] = volume.voxels[-1][inside]
     whole = tuple(slice(0, side) for side in size)
     if list(seen) == list(size):
         image = np.zeros((len(stored), *size), np.float32)

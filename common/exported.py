@@ -80,7 +80,7 @@ class Exported:
         names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, inputs), strict=True))
 
-    def model(self, settings: object, config: type[Config]) -> Config:
+    def model(self, settings: Mapping[str, object], config: type[Config]) -> Config:
         """The configuration that the file holds of a model. Raises RunError when it has other settings."""
         try:
             return typed(config, settings)

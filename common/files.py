@@ -131,7 +131,7 @@ def _tuples(value: object) -> object:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _is_a(value: object, wanted: Any) -> bool:
+def _is_a(value: Any, wanted: Any) -> bool:
     origin, parts = get_origin(wanted), get_args(wanted)
     if origin in (Union, UnionType):
         return any(_is_a(value, part) for part in parts)

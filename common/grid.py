@@ -63,7 +63,8 @@ class Placement:
     @property
     def turned_shape(self) -> Shape:
         """The scan's shape along the grid's axes."""
-        return tuple(self.source_shape[axis] for axis, _ in self._back())
+        x, y, z = (self.source_shape[axis] for axis, _ in self._back())
+        return x, y, z
 
     @property
     def voxel_ml(self) -> float:
@@ -236,5 +237,5 @@ def _place(brain: volumes.Box, shape: Shape, affine: np.ndarray, extent: Shape) 
         and (by_affine + extent >= last).all()
         and (np.abs(middle - by_affine - usual).max() <= PLACE_VOXELS)
     ):
-        return tuple(map(int, by_affine)), "its affine"
-    return tuple(map(int, np.clip(by_brain, last - extent, first))), "its brain's box"
+        return tuple(by_affine.tolist()), "its affine"
+    return tuple(np.clip(by_brain, last - extent, first).tolist()), "its brain's box"

@@ -9,14 +9,27 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
 from common.nifti import Scan, to_axes
 from common.volumes import bounding_box
 
-S = TypeVar("S")
+
+class HasPatient(Protocol):
+    """A dataclass with a field known_patient, as `common.subject.Subject` is."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def patient(self) -> str: ...
+
+
+S = TypeVar("S", bound=HasPatient)
 # Fewer grey values make a drawing, not a scan: drawings of the same shape are alike without being copies.
 MINIMUM_GREY_VALUES = 16
 # Rounding a scan to 256 grey values leaves 0.9997; T1 before and after contrast agent reached 0.68 in four real brains.

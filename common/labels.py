@@ -10,10 +10,10 @@ Decathlon), so a mask is only read under a convention that the file names, a dat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -196,7 +196,7 @@ def convention_from_names(names: Mapping[str, object]) -> LabelConvention:
         meaning = _meaning(name)
         if meaning in sets:
             raise ValueError(f"two labels mean {meaning} in {dict(names)}")
-        values = value if isinstance(value, list | tuple) else [value]
+        values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
         if not all(type(v) is int for v in values):
             raise ValueError(f"expected whole numbers as the values of {name!r}, found {value!r}")
         sets[meaning] = frozenset(values)

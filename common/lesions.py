@@ -142,7 +142,8 @@ def lesion_scores(
         slice(_MARGIN - min(_MARGIN, part.start), _MARGIN + part.stop - part.start + min(_MARGIN, size - part.stop))
         for part, size in zip(box, truth.shape, strict=True)
     )
-    case = _Case(*(_Map(np.pad(each[box], _MARGIN), scan) for each in (prediction, truth)), spacing)
+    maps = [_Map(np.pad(each[box], _MARGIN), scan) for each in (prediction, truth)]
+    case = _Case(maps[0], maps[1], spacing.tolist())
     found = {
         definition.name: {region: case.scores(region, definition) for region in regions} for definition in definitions
     }
@@ -210,7 +211,7 @@ class _Map:
 class _Case:
     """Truth and prediction of one case."""
 
-    def __init__(self, prediction: _Map, truth: _Map, spacing_mm: np.ndarray) -> None:
+    def __init__(self, prediction: _Map, truth: _Map, spacing_mm: list[float]) -> None:
         self.prediction, self.truth, self.spacing_mm = prediction, truth, spacing_mm
         self.overlap = cache(self._overlap)
         self.boxes = cache(lambda which, region, reach: ndimage.find_objects(which.components(region, reach)))
@@ -230,7 +231,7 @@ class _Case:
         for component, part in touching:
             matches[int(lesion_of[component])] |= {int(part_of[part])} - {0}
         lesions = []
-        voxel = [float(side) for side in self.spacing_mm]
+        voxel = self.spacing_mm
         for lesion, matched in matches.items():
             own, theirs = lesion_of == lesion, np.isin(part_of, list(matched))
             volume = float(volumes[own].sum()) * voxel[0] * voxel[1] * voxel[2]
@@ -260,7 +261,7 @@ class _Case:
         parts[components[mask]] = self.prediction.merged(region, definition, delete=True)[dilated[mask]]
         return parts
 
-    def _overlap(self, region: str, reach: int) -> tuple[list, list, list]:
+    def _overlap(self, region: str, reach: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]], list[int]]:
         """Pairs of a dilated component of the truth and a component of the prediction that it reaches; those pairs that
         have voxels of the truth itself in common, and how many."""
         dilated, components = self.truth.components(region, reach), self.prediction.components(region, 0)

@@ -122,9 +122,8 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray, *, spacing_mm: 
     prediction, truth: boolean (x, y, z) on the same grid. Raises as :func:`hausdorff`.
     """
     check_masks(prediction, truth)
-    spacing = checked_spacing(spacing_mm)
     prediction, truth = (np.asarray(mask).view(np.uint8) for mask in (prediction, truth))
-    return label_surface_distances(prediction, truth, masks={"mask": (1,)}, spacing_mm=spacing)["mask"]
+    return label_surface_distances(prediction, truth, masks={"mask": (1,)}, spacing_mm=spacing_mm)["mask"]
 
 
 def label_surface_distances(
@@ -253,7 +252,7 @@ def _shells(spacing: np.ndarray) -> _Shells:
     reach = np.arange(-_NEAR_VOXELS, _NEAR_VOXELS + 1)
     offsets = np.stack(np.meshgrid(reach, reach, reach, indexing="ij"), axis=-1).reshape(-1, 3)
     distances = np.sqrt(((offsets * spacing) ** 2).sum(axis=1))
-    near = distances <= near_mm(spacing) * (1 + 1e-12)
+    near = distances <= near_mm(spacing.tolist()) * (1 + 1e-12)
     offsets, distances = offsets[near], distances[near]
     values, shell = np.unique(distances, return_inverse=True)
     padding = np.maximum(np.abs(offsets).max(axis=0), 1)

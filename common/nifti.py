@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -32,7 +32,10 @@ READ_CHUNK = 256 * 1024  # stays in the processor's cache on the way from the de
 WRITE_LEVEL = 1  # of isal's 0 to 3
 DEFLATE_MAX_RATIO = 1032  # zlib's technical notes: one bit at best for 258 bytes, so no honest stream claims more
 UNIT_MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # metre, millimetre, micron: the lowest three bits of xyzt_units
-HEADER_CLASSES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by sizeof_hdr, the first field of both standards
+HEADER_CLASSES: dict[int, Any] = {
+    348: nib.Nifti1Header,
+    540: nib.Nifti2Header,
+}  # by sizeof_hdr, the first field of both standards
 
 
 class ScanError(ValueError):
@@ -84,7 +87,7 @@ def read(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Scan:
             stream.read(min(READ_CHUNK, header.get_data_offset() - start))
         dtype = header.get_data_dtype()
         data = np.empty(header.get_data_shape(), dtype, order="F")
-        buffer = memoryview(data.reshape(-1, order="F").view(np.uint8))
+        buffer = data.reshape(-1, order="F").view(np.uint8).data
         filled = 0
         while chunk := stream.read(min(READ_CHUNK, len(buffer) - filled) or 1):
             # One byte is asked for past the last voxel: only that makes the reader verify the checksum.
@@ -213,7 +216,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
             yield stream
     except EOFError as error:
         raise ScanError(f"{path}: truncated, the gzip stream ends before its checksum") from error
-    except (gzip.BadGzipFile, isal_zlib.error) as error:
+    except (gzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]  # its stub calls the class an instance
         found = _what_it_is(path) or f"damaged, expected an intact gzip stream but found: {error}"
         raise ScanError(f"{path}: {found}") from error
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def _synthetic_note(run: Path) -> str | None:
     return None
 
 
-def _said(run: Path, name: str) -> dict:
+def _said(run: Path, name: str) -> dict[str, Any]:
     """What a run's folder says of itself in a file of this name, if it says anything; an exported file says all."""
     if run.suffix == SUFFIX:
         return Exported(run).about
@@ -143,7 +144,7 @@ def answer_for(subject: Subject, trained: Trained) -> Answer:
     found = examine_arrays(subject, scans, None)
     if found.problems:
         raise ValueError("; ".join(map(str, found.problems)))
-    notes = [*map(str, found.copies)]
+    notes: list[str | None] = [*map(str, found.copies)]
     scan = scans[recipe.contrasts[0]]
     try:
         brought = bring(scans, None, recipe.grid)

@@ -44,7 +44,7 @@ class View:
     @property
     def edges(self) -> tuple[str, str, str, str]:
         """Sides of the patient at the left, right, upper and lower edge."""
-        rows, columns = self.runs_to
+        rows, columns = tuple(self.runs_to)
         return OPPOSITE[columns], columns, OPPOSITE[rows], rows
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -113,7 +114,7 @@ def _fingerprint(subject: Subject) -> str:
         raise _unreadable(subject, error) from error
 
 
-def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict]:
+def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
     try:
         scans, mask = subject.read(recipe.contrasts)
     except (ScanError, OSError) as error:

@@ -126,7 +126,7 @@ class Shares:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __iter__(self) -> Iterator[list]:
+    def __iter__(self) -> Iterator[list[int]]:
         own = group().own
         for step in self.steps:
             positions = list(own.share(step))
@@ -167,7 +167,7 @@ def as_torchrun(own: Processes, environment: Mapping[str, str] = os.environ) -> 
 
     MASTER_ADDR and MASTER_PORT may be given, where nodes cannot be reached by the names that Slurm has for them.
     """
-    first = re.match(r"([^,\[]|\[[^]]*\])*", environment["SLURM_STEP_NODELIST"]).group()  # of n[04-06,9],m7: n[04-06,9]
+    first = re.split(r",(?![^[]*\])", environment["SLURM_STEP_NODELIST"])[0]  # of n[04-06,9],m7: n[04-06,9]
     # One port for each of the steps of a node.
     step = 10 * int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])
     return {

@@ -249,12 +249,13 @@ def _crop(scan: Scan, recipe: Recipe) -> volumes.Box:
 
 
 def _grid_shape(
-    crop_shape: tuple[int, ...], scan_spacing_mm: tuple[float, ...], recipe: Recipe
+    crop_shape: tuple[int, int, int], scan_spacing_mm: tuple[float, ...], recipe: Recipe
 ) -> tuple[int, int, int]:
     if recipe.spacing_mm is None:
         return recipe.shape or crop_shape
     lengths = np.multiply(crop_shape, scan_spacing_mm)
-    return tuple(max(1, round(float(length) / recipe.spacing_mm)) for length in lengths)
+    x, y, z = (max(1, round(float(length) / recipe.spacing_mm)) for length in lengths)
+    return x, y, z
 
 
 def _mean_and_sd(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:

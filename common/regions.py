@@ -50,8 +50,8 @@ def decode_regions(probabilities: np.ndarray, decision: Decision, *, voxel_ml: f
     et, tc, wt = (p > threshold for p, threshold in zip(probabilities, decision.thresholds, strict=True))
     labels = np.zeros(probabilities.shape[1:], dtype=np.uint8)
     labels[wt], labels[tc] = ED, NCR
-    near = bounding_box(tc | et)
-    labels[near][enclosed((tc | et)[near])] = NCR
+    core = bounding_box(tc | et)
+    labels[core][enclosed((tc | et)[core])] = NCR
     if np.count_nonzero(et) * voxel_ml >= decision.smallest_et_ml:
         labels[et] = ET
     else:
@@ -133,7 +133,7 @@ def choose(cases: Sequence[Case], unenhanced: Sequence[Case] = ()) -> Decision:
     """
     best = Decision()
     if cases:
-        best = _better(best, (replace(best, thresholds=(each,) * len(REGIONS)) for each in THRESHOLDS), cases)
+        best = _better(best, (replace(best, thresholds=(each, each, each)) for each in THRESHOLDS), cases)
         for region in range(len(REGIONS)):
             offered = (replace(best, thresholds=_with(best.thresholds, region, each)) for each in THRESHOLDS)
             best = _better(best, offered, cases)
@@ -153,5 +153,6 @@ def _better(best: Decision, offered: Iterable[Decision], cases: Sequence[Case]) 
     return found if scores[found] >= scores[best] + LEAST_GAIN else best
 
 
-def _with(values: tuple[float, ...], place: int, value: float) -> tuple[float, ...]:
-    return (*values[:place], value, *values[place + 1 :])
+def _with(values: tuple[float, float, float], place: int, value: float) -> tuple[float, float, float]:
+    first, second, third = (value if each == place else old for each, old in enumerate(values))
+    return first, second, third

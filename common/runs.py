@@ -147,7 +147,7 @@ def is_in_use(folder: Path) -> bool:
         return not _take(lock)
 
 
-def _take(lock: IO) -> bool:
+def _take(lock: IO[str]) -> bool:
     """Lock an open file for this process; False where another holds it.
 
     Raises RunError where the file system keeps no locks (Lustre mounted without flock, some FUSE mounts): two processes
@@ -160,7 +160,7 @@ def _take(lock: IO) -> bool:
     except OSError as error:
         raise RunError(
             f"{lock.name}: expected a file system that keeps locks, found: {error.strerror} "
-            f"({errno.errorcode.get(error.errno, error.errno)}); mount it with them (Lustre: -o flock), or choose "
+            f"({errno.errorcode.get(error.errno or 0, error.errno)}); mount it with them (Lustre: -o flock), or choose "
             "another --runs folder"
         ) from error
     return True
@@ -210,7 +210,12 @@ class Run:
             )
         # Loader processes outlive a killed run by seconds: they must not hold its lock as long.
         this = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: (run := this()) and run.close())
+
+        def let_go() -> None:
+            if (run := this()) is not None:
+                run.close()
+
+        os.register_at_fork(after_in_child=let_go)
         if fresh:
             self._empty()
         remove_leftovers(self.folder, spared=is_in_use)
@@ -278,7 +283,7 @@ class History:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, row: Mapping[str, object]) -> None:
+    def append(self, row: Mapping[str, Any]) -> None:
         """Add the row of ``row["epoch"]``; rows of that epoch or later, left by a killed run, are replaced."""
         kept = [old for old in self.rows() if int(old["epoch"]) < int(row["epoch"])]
         columns = list(dict.fromkeys(key for each in (*kept, row) for key in each))

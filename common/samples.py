@@ -58,16 +58,17 @@ def sample(
         label_probability=label_crop_probability,
         label_positions=entry.label_positions if label_crop_probability else None,
     )
-    flips = np.flatnonzero(rng.random(3) < flip_probabilities)
+    flips = tuple(np.flatnonzero(rng.random(3) < flip_probabilities).tolist())
+    of_image = tuple(1 + axis for axis in flips)
     shift = float(rng.uniform(-intensity_shift_sd, intensity_shift_sd))
     if augmentation != Augmentation():
         image, labels = crops.augmented(volume, start, crop_voxels, augmentation, contrasts, rng)
-        return np.flip(image, 1 + flips) + np.float32(shift), np.ascontiguousarray(np.flip(labels, flips))
+        return np.flip(image, of_image) + np.float32(shift), np.ascontiguousarray(np.flip(labels, flips))
 
     # Outside the brain's box every contrast is 0 and every label background: only the overlap is read.
     image = np.full((len(volume.steps), *crop_voxels), shift, dtype=np.float32)
     labels = np.zeros(crop_voxels, dtype=np.uint8)
     inside, place = volume.overlap(start, crop_voxels)
-    decode(volume.voxels[:-1, *inside], volume.steps, shift=shift, out=np.flip(image, 1 + flips)[:, *place])
-    np.flip(labels, flips)[place] = volume.voxels[-1, *inside]
+    decode(volume.voxels[:-1, *inside], volume.steps, shift=shift, out=np.flip(image, of_image)[:, *place])
+    np.flip(labels, flips)[place] = volume.voxels[-1][inside]
     return image, labels

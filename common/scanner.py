@@ -8,6 +8,7 @@ each of them costs. The background stays exactly 0, as of scans without skull. W
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -174,7 +175,9 @@ def _brain(scans: Scans) -> tuple[np.ndarray, tuple[float, float, float]]:
     return np.logical_or.reduce([scan.data != 0 for scan in scans.values()]), next(iter(scans.values())).spacing_mm
 
 
-_KINDS = {each.__name__: each for each in (gain, bias, noise, blur, slices, gamma, eroded, shifted, missing, swapped)}
+_KINDS: dict[str, Callable[[Scans, Any, np.random.Generator], dict[str, Scan]]] = {
+    each.__name__: each for each in (gain, bias, noise, blur, slices, gamma, eroded, shifted, missing, swapped)
+}
 
 CHANGES = (
     *(Change("gain", most, f"gain of each contrast up to {1 + most:g}-fold") for most in (0.25, 1.0)),

@@ -264,7 +264,7 @@ def _score(
     *,
     lesions: bool,
     cavity: bool,
-) -> tuple[dict[str, str | float], list[tuple]]:
+) -> tuple[dict[str, str | float], list[tuple[object, ...]]]:
     """A row of cases and the rows of its lesions."""
     try:
         row = score_case(
@@ -274,13 +274,13 @@ def _score(
         found = lesion_scores(prediction, truth, spacing_mm=spacing_mm, regions=regions) if lesions else {}
     except (TypeError, ValueError) as error:
         raise type(error)(f"Case {case}: {error}") from error
-    for name, regions in found.items():
-        for region, scores in regions.items():
+    for name, of_regions in found.items():
+        for region, scores in of_regions.items():
             row |= {f"lesion_{key}_{name}_{region}": value for key, value in _lesion_row(scores).items()}
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (case, name, region, *lesion)
-        for name, regions in found.items()
-        for region, scores in regions.items()
+        for name, of_regions in found.items()
+        for region, scores in of_regions.items()
         for lesion in scores.lesions
     ]
     return {"case": case} | row, rows

@@ -11,7 +11,7 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -47,9 +47,9 @@ class Split:
         kept = {part: tuple(id for id in getattr(self, part) if id not in subjects) for part in PARTS}
         if empty := [part for part in PARTS if getattr(self, part) and not kept[part]]:
             raise ValueError(f"expected subjects in every part of {self.name}, found only excluded ones in {empty[0]}")
-        return replace(self, **kept)
+        return replace(self, train=kept["train"], validation=kept["validation"], test=kept["test"])
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "hash": self.hash}
 
 

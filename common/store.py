@@ -54,7 +54,7 @@ class StoredArray:
 
     id: str
     path: Path
-    geometry: dict
+    geometry: dict[str, Any]
     """What was noted of the array when it was made."""
 
     def array(self) -> np.ndarray:
@@ -65,7 +65,8 @@ class StoredArray:
 class HasId(Protocol):
     """Anything that is prepared as one entry."""
 
-    id: str
+    @property
+    def id(self) -> str: ...
 
 
 S = TypeVar("S", bound=HasId)
@@ -95,7 +96,7 @@ class Kind(Generic[S, E]):
     entry: type[E]
     fingerprint: Callable[[S], str]
     """Changes with the sources that the recipe needs."""
-    make: Callable[[S], tuple[np.ndarray, dict]]
+    make: Callable[[S], tuple[np.ndarray, dict[str, Any]]]
     """The array and what is to be known of it, which JSON can hold."""
 
     def key(self, *source: str, digits: int) -> str:
@@ -169,7 +170,7 @@ def _bring(kind: Kind[S, E], subject: S, folder: Path, near: Path | None) -> _Ou
         array, geometry = kind.make(subject)
     except UnusableError as error:
         return _Outcome(None, error.problems)
-    content = (_npy_header(array), array)
+    content = (_npy_header(array), array.data)
     try:
         record_path.unlink(missing_ok=True)
         with atomic_path(array_path, flush=False) as temporary, temporary.open("wb") as file:
@@ -265,7 +266,7 @@ def _npy_header(array: np.ndarray) -> bytes:
     return header.getvalue()
 
 
-def _checksum(geometry: Mapping[str, object], content: Iterable[bytes | np.ndarray]) -> str:
+def _checksum(geometry: Mapping[str, object], content: Iterable[bytes | memoryview]) -> str:
     """CRC-32 of the geometry and of the array's file, which is given in pieces."""
     crc = isal_zlib.crc32(json.dumps(geometry).encode())
     for piece in content:

@@ -76,12 +76,12 @@ class Subject:
         if self.known_patient is not None:
             return self.known_patient
         match = _TIME_POINT.fullmatch(self.id)
-        patient = self.id if match is None else match[match.lastindex]
+        patient = self.id if match is None else match[match.lastindex or 0]
         return _SAME_PATIENT.get(patient.upper(), patient)
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of the content of all files and of how it is read, wherever the files lie."""
-        parts = [
+        parts: list[list[object]] = [
             [c, nifti.content_fingerprint(p), (self.channels or {}).get(c)] for c, p in sorted(self.images.items())
         ]
         if self.label is not None:
@@ -181,7 +181,7 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
         problems = [problem for problem in looks if problem]
     problems += wrong
     items = [(contrast, subject.images[contrast], scan) for contrast, scan in scans.items()]
-    if mask is not None:
+    if mask is not None and subject.label is not None:
         items.append((LABEL, subject.label, mask))
     for _, file, scan in items[1:]:
         name, _, first = items[0]
@@ -212,7 +212,7 @@ def examine(subject: Subject) -> Findings:
         notes = [f"{contrast}: {note}" for contrast, scan in scans.items() for note in background.notes(scan.data)]
         notes += filter(None, [background.coverage_note({contrast: scan.data for contrast, scan in scans.items()})])
     own = there = None
-    if looked.labels is not None:
+    if looked.labels is not None and subject.convention is not None:
         own = layers(looked.labels)
         there = frozenset(
             name for value, name in enumerate(subject.convention.classes) if value and (looked.labels == value).any()

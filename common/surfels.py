@@ -77,5 +77,5 @@ def _within(distances: np.ndarray, areas: np.ndarray, percentile: float) -> floa
     """The distance within which the share of the area lies."""
     order = np.lexsort((areas, distances))  # ties by area, as there: the sums round alike
     areas = areas[order]
-    rank = np.searchsorted(np.cumsum(areas) / np.sum(areas), percentile / 100)
+    rank = int(np.searchsorted(np.cumsum(areas) / np.sum(areas), percentile / 100))
     return float(distances[order[min(rank, order.size - 1)]])

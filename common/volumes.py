@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, ...]
+"""One slice for each of the last three axes."""
 _SLAB_VOXELS = 2**17
 
 
@@ -14,10 +15,11 @@ def bounding_box(mask: np.ndarray) -> Box:
     # Whole planes are combined along the slowest axis in memory; the rest is looked at inside their box only.
     first = int(np.argmax(np.abs(mask.strides)))
     second, third = (axis for axis in range(3) if axis != first)
-    plane = mask.any(axis=first)
+    any_along = np.logical_or.reduce
+    plane = any_along(mask, axis=first)
     box = [slice(None)] * 3
-    box[second], box[third] = _extent(plane.any(axis=1)), _extent(plane.any(axis=0))
-    box[first] = _extent(mask[tuple(box)].any(axis=(second, third)))
+    box[second], box[third] = _extent(any_along(plane, axis=1)), _extent(any_along(plane, axis=0))
+    box[first] = _extent(any_along(mask[tuple(box)], axis=(second, third)))
     return tuple(box)
 
 
@@ -28,8 +30,8 @@ def _extent(inside: np.ndarray) -> slice:
 
 def union(*boxes: Box) -> Box:
     """Smallest box that holds all boxes; empty boxes count for nothing."""
-    boxes = [box for box in boxes if box[0].stop > box[0].start] or list(boxes[:1])
-    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
+    full = [box for box in boxes if box[0].stop > box[0].start] or boxes[:1]
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*full, strict=True))
 
 
 def in_memory_order(array: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
@@ -58,7 +60,7 @@ def nonzero_mean_and_sd(image: np.ndarray) -> tuple[float, float]:
     """
     count, total, squares = 0, 0.0, 0.0
     for _, values in slabs(in_memory_order(image)):
-        count += np.count_nonzero(values)
+        count += int(np.count_nonzero(values))
         doubles = values.astype(np.float64)
         total += float(doubles.sum())
         np.square(doubles, out=doubles)
@@ -89,10 +91,11 @@ def window(array: np.ndarray, start: Sequence[int], size: Sequence[int], fill: f
     A view where the window lies inside, else a copy. start may be negative.
     """
     overlap, target = overlap_of(array.shape[-3:], start, size)
+    all_before = (slice(None),) * (array.ndim - 3)
     if all(t == slice(0, n) for t, n in zip(target, size, strict=True)):
-        return array[..., *overlap]
+        return array[*all_before, *overlap]
     result = np.full((*array.shape[:-3], *size), fill, dtype=array.dtype)
-    result[..., *target] = array[..., *overlap]
+    result[*all_before, *target] = array[*all_before, *overlap]
     return result
 
 

@@ -43,7 +43,10 @@ def walk(folder: str | Path, *, suffixes: tuple[str, ...]) -> Walk:
     a folder above end nowhere. Troubles: folders that cannot be listed; files of these suffixes that are pipes, sockets
     or devices; links of these suffixes or of none that lead nowhere; names that are no plain text.
     """
-    files, troubles, links, seen = [], [], [], set()
+    files: list[Path] = []
+    troubles: list[Trouble] = []
+    links: list[Path] = []
+    seen: set[tuple[int, int]] = set()
     waiting = [Path(folder)]
     while waiting or links:
         # Links wait until every folder has been entered by its own name.
@@ -64,7 +67,7 @@ def walk(folder: str | Path, *, suffixes: tuple[str, ...]) -> Walk:
 
 
 def _sort_in(
-    entry: os.DirEntry,
+    entry: os.DirEntry[str],
     suffixes: tuple[str, ...],
     files: list[Path],
     troubles: list[Trouble],
@@ -86,7 +89,7 @@ def _sort_in(
         troubles.append(Trouble(path, f"expected a file, found {what}"))
 
 
-def irregular(entry: Path | os.DirEntry) -> str | None:
+def irregular(entry: Path | os.DirEntry[str]) -> str | None:
     """What a path is that is no regular file, in words; None for a regular file or a link to one. Opens nothing."""
     try:
         if isinstance(entry, os.DirEntry) and entry.is_file(follow_symlinks=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -20,20 +21,21 @@ def decided(subjects: Sequence[Subject], cavity: Cavity) -> tuple[list[Subject],
 
     A mask that cannot be read stays, to be met as a problem of its subject.
     """
-    concerned = [subject for subject in subjects if subject.convention is not None and subject.convention.has_cavity]
+    concerned = [(s, own) for s in subjects if (own := s.convention) is not None and own.has_cavity]
     left_out: set[str] = set()
     if cavity == "leave-out":
-        looks = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(delayed(_holds)(s) for s in concerned)
+        looks = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
+            delayed(_holds)(s.label, own.rc) for s, own in concerned
+        )
         shown = tqdm(looks, total=len(concerned), desc="looking for cavities", unit="mask", leave=False)
-        left_out = {subject.id for subject, holds in zip(concerned, shown, strict=True) if holds}
-    without = {s.id: replace(s, convention=replace(s.convention, rc_is_background=True)) for s in concerned}
+        left_out = {s.id for (s, _), holds in zip(concerned, shown, strict=True) if holds}
+    without = {s.id: replace(s, convention=replace(own, rc_is_background=True)) for s, own in concerned}
     return [without.get(s.id, s) for s in subjects if s.id not in left_out], sorted(left_out)
 
 
-def _holds(subject: Subject) -> bool:
+def _holds(file: Path, value: int) -> bool:
     try:
-        mask = nifti.read(subject.label).data
+        mask = nifti.read(file).data
     except (ScanError, OSError):
         return False
-    value = subject.convention.rc
     return bool((np.abs(mask - value) <= ROUNDING if mask.dtype.kind == "f" else mask == value).any())

@@ -175,8 +175,10 @@ def _clinical(cells: Mapping[str, str], where: str) -> Clinical:
 def _sex(said: str, where: str) -> Literal["F", "M"] | None:
     if said.lower() in _NOT_SAID:
         return None
-    if (first := said[0].upper()) in ("F", "M") and said.lower() in ("f", "m", "female", "male"):
-        return first
+    if said.lower() in ("f", "female"):
+        return "F"
+    if said.lower() in ("m", "male"):
+        return "M"
     raise CohortError(f"{where}: expected F or M as sex, found {said!a}")
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.cohort.found import SCANS, Claims, CohortError, Found, listing, stem
 from common.cohort.names import problem_of
@@ -35,7 +36,7 @@ def find_by_table(folder: Path, convention: str | None) -> Found:
         )
     layout = "nnU-Net" if any(numbered) else "MSD"
     table = folder / "dataset.json"
-    described: dict = {}
+    described: dict[str, Any] = {}
     channels = dict(zip(CONTRASTS, range(4), strict=True))
     if table.is_file():
         try:
@@ -51,7 +52,8 @@ def find_by_table(folder: Path, convention: str | None) -> Found:
             f"mask values 1, 2, 3 could be read as {BRATS_2023} or {MSD}"
         )
     claims: Claims = {}
-    left_out = []
+    left_out: list[Path] = []
+    contrasts: Sequence[str]
     for file, match in zip(images, numbered, strict=True):
         if match is None:
             contrasts, name = CONTRASTS, stem(file)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common.labels import LabelConvention
 from common.subject import Problem
@@ -33,7 +34,7 @@ class Found:
     claims: Claims
     problems: tuple[Problem, ...]
     channels: Mapping[str, int] | None = None
-    described: Mapping[str, object] = field(default_factory=dict)
+    described: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[Path, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     without_mask: frozenset[str] = frozenset()

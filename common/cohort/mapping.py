@@ -118,7 +118,9 @@ def find_by_mapping(folder: Path, mapping: MappingFile, *, masks: bool) -> Found
     patterns = {role: _pattern(path) for role, path in mapping.written.items() if masks or role != LABEL}
     walked = walk(folder, suffixes=SCANS)
     claims: Claims = {}
-    patients, left_out, fitted = {}, [], set()
+    patients: dict[str, str] = {}
+    left_out: list[Path] = []
+    fitted: set[str] = set()
     for file in walked.files:
         name = file.relative_to(folder).as_posix()
         fits = {role: match for role, pattern in patterns.items() if (match := pattern.fullmatch(name))}
@@ -151,17 +153,17 @@ def find_by_mapping(folder: Path, mapping: MappingFile, *, masks: bool) -> Found
     )
 
 
-def _require_one_reading(mapping: MappingFile, role: str, name: str, match: re.Match) -> None:
+def _require_one_reading(mapping: MappingFile, role: str, name: str, match: re.Match[str]) -> None:
     """Raises CohortError where patient and session can be parted in two ways, as in 2019_01_P1."""
     other = _pattern(mapping.written[role], shortest=False).fullmatch(name)
-    if other.groupdict() != match.groupdict():
+    if other is not None and other.groupdict() != match.groupdict():
         raise CohortError(
             f"{mapping.file}: {role} = {mapping.written[role]!r} reads {name} as {match.groupdict()} and as "
             f"{other.groupdict()}; expected one way: a layout whose folders part patient and session"
         )
 
 
-def _pattern(path: str, *, shortest: bool = True) -> re.Pattern:
+def _pattern(path: str, *, shortest: bool = True) -> re.Pattern[str]:
     """What a path fits, with the groups patient and session: text as short as fits (or as long), the same where it
     stands again."""
     text, seen = "", set()

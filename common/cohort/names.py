@@ -31,12 +31,12 @@ class Names:
     has several. without_mask: ids of the scans that have no mask by design. example: of a subject's files.
     """
 
-    pattern: re.Pattern
+    pattern: re.Pattern[str]
     words: Mapping[str, str]
     example: str
     seconds: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, str] = field(default_factory=dict)
-    without_mask: re.Pattern | None = None
+    without_mask: re.Pattern[str] | None = None
 
     def match(self, name: str) -> tuple[str, str] | None:
         """Id and word of a file's name."""
@@ -96,7 +96,8 @@ def find_by_name(folder: Path) -> tuple[list[Found], tuple[Problem, ...], tuple[
     """The layouts that files anywhere below a folder have by their names, what could not be taken, and other scans."""
     by_layout: dict[str, _Words] = {layout: {} for layout in FILE_NAMES}
     by_folder: dict[Path, list[dict[str, list[Path]]]] = {}
-    stray, left_out = [], []
+    stray: list[Path] = []
+    left_out: list[Path] = []
     walked = walk(folder, suffixes=(*SCANS, *_OTHER_FORMATS))
     for file in walked.files:
         # Some redistributions hold a folder X_flair.nii with a file of another name inside: the folder's name counts.

@@ -91,10 +91,13 @@ def find_subjects(
     if not masks:
         claims = {name: {role: files[role] for role in files if role != LABEL} for name, files in claims.items()}
     has_labels = any(LABEL in files for files in claims.values())
-    settled, grounds, undecided = {}, {}, {}
+    settled: Mapping[str, LabelConvention | None] = {}
+    grounds: Mapping[str, str] = {}
+    undecided: Mapping[str, str] = {}
     if has_labels:
         settled, grounds, undecided = _conventions(folder, found, CONVENTIONS.get(convention or ""))
-    subjects, unlabelled = [], 0
+    subjects: list[Subject] = []
+    unlabelled = 0
     for name, files in sorted(claims.items()):
         if max_subjects is not None and len(subjects) == max_subjects:
             break
@@ -154,7 +157,7 @@ def _notes(found: Found, subjects: Iterable[Subject], grounds: Mapping[str, str]
 
 def _conventions(
     folder: Path, found: Found, chosen: LabelConvention | None
-) -> tuple[dict[str, LabelConvention], dict[str, str], dict[str, str]]:
+) -> tuple[Mapping[str, LabelConvention | None], Mapping[str, str], Mapping[str, str]]:
     """By id: the convention of its mask, on what ground, or why there is none. chosen: the one that the user named.
 
     Raises CohortError where no mask has one, or the user's contradicts a dataset.json or a mapping file.

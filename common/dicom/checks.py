@@ -5,6 +5,7 @@ One place judges, so that an audit, a training and a prediction say the same of 
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,11 @@ def problems(images: Sequence[Image]) -> list[str]:
         found.append(f"expected images of one size, found {_counted(kinds, lambda shape: '{} x {}'.format(*shape))}")
     spacings = np.array([image.spacing_mm for image in images]).reshape(-1, 2)
     if len(groups := _groups(images, np.log(spacings), SPACING_TOLERANCE)) > 1:
-        kinds = ("{:.4g} x {:.4g} mm".format(*group[0].spacing_mm) + f" ({len(group)})" for group in groups)
-        found.append(f"expected one pixel spacing, found {' and '.join(kinds)}")
+        sizes = ("{:.4g} x {:.4g} mm".format(*group[0].spacing_mm) + f" ({len(group)})" for group in groups)
+        found.append(f"expected one pixel spacing, found {' and '.join(sizes)}")
     if len(groups := orientations(images)) > 1:
-        kinds = (f"{_name(group[0].orientation)} ({len(group)}, as {group[0].path.name})" for group in groups)
-        found.append(f"expected one orientation, found {len(groups)}: {' and '.join(kinds)}")
+        names = (f"{_name(group[0].orientation)} ({len(group)}, as {group[0].path.name})" for group in groups)
+        found.append(f"expected one orientation, found {len(groups)}: {' and '.join(names)}")
     if pairs := duplicates(images):
         first = " and ".join(f"{image.path.name}, image {image.index + 1}" for image in pairs[0])
         found.append(f"expected one image per position, found {len(pairs)} too many, the first pair {first}")
@@ -133,7 +134,7 @@ def _gaps(images: Sequence[Image]) -> list[str]:
 
 
 def _several_acquisitions(images: Sequence[Image]) -> list[str]:
-    found = []
+    found: list[str] = []
     if _are_marked_alike(images):
         return found
     dimensions = dict.fromkeys(mark for image in images for mark in image.marks if mark.startswith(DIMENSION))
@@ -172,7 +173,7 @@ def _are_marked_alike(images: Sequence[Image]) -> bool:
 
 def _marks(images: Sequence[Image], keyword: str) -> Counter[str | float]:
     """An image's mark as a number where it is one: 90 and 90.0 are one echo time."""
-    texts = Counter(image.marks.get(keyword, "") for image in images)
+    texts: Counter[str | float] = Counter(image.marks.get(keyword, "") for image in images)
     if len(texts) == 1:
         return texts
     numbers: Counter[str | float] = Counter()
@@ -184,11 +185,11 @@ def _marks(images: Sequence[Image], keyword: str) -> Counter[str | float]:
     return numbers
 
 
-def _kinds(images: Sequence[Image], of_image: Callable[[Image], Hashable]) -> Counter[Hashable]:
+def _kinds(images: Sequence[Image], of_image: Callable[[Image], Hashable]) -> Counter[Any]:
     return Counter(map(of_image, images))
 
 
-def _counted(kinds: Counter[Hashable], name: Callable[[Hashable], str] = shown) -> str:
+def _counted(kinds: Counter[Any], name: Callable[[Any], str] = shown) -> str:
     """The most frequent ones with their counts."""
     words = [f"{name(kind) if kind not in ('', None) else 'none'} ({n})" for kind, n in kinds.most_common(3)]
     return " and ".join(words) + (", ..." if len(kinds) > len(words) else "")

@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import numpy as np
 from pydicom.config import IGNORE
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 START_BYTES = 8192  # more than most scanners write before the pixels
@@ -31,6 +31,13 @@ ONE_AS_A_RULE = (
     *("EchoTime", "EchoNumbers", "ContrastBolusAgent", "FrameOfReferenceUID"),
     *("SeriesNumber", "SeriesDescription"),
 )
+
+
+@functools.cache
+def _tag(keyword: str) -> BaseTag | int:
+    return int(Tag(keyword))
+
+
 _INTEGERS = frozenset((*UNSIGNED, *PADDING, "HighBit"))
 _OTHER = (
     *("HighBit", *PADDING, *ONE_IN_A_STACK, *ONE_AS_A_RULE),
@@ -44,9 +51,9 @@ _OTHER = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-_KEPT = [tag_for_keyword(keyword) for keyword in (*UNSIGNED, *RESCALE, *_OTHER)]
-_MARKS = [(tag_for_keyword(keyword), keyword) for keyword in (*ONE_IN_A_STACK, *ONE_AS_A_RULE)]
-_META = [tag_for_keyword(keyword) for keyword in ("MediaStorageSOPClassUID", "TransferSyntaxUID")]
+_KEPT = [_tag(keyword) for keyword in (*UNSIGNED, *RESCALE, *_OTHER)]
+_MARKS = [(_tag(keyword), keyword) for keyword in (*ONE_IN_A_STACK, *ONE_AS_A_RULE)]
+_META = [_tag(keyword) for keyword in ("MediaStorageSOPClassUID", "TransferSyntaxUID")]
 _ANY_PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, PIXEL_DATA))  # the first two: floating-point numbers
 
 Elements = dict[int, RawDataElement | DataElement]  # by tag
@@ -93,7 +100,7 @@ def numbers(elements: Elements, keyword: str) -> tuple[float, ...] | None:
         return None
     if not isinstance(value, bytes):  # pydicom has made its own values of it
         return tuple(float(number) for number in np.atleast_1d(value))
-    if keyword in _INTEGERS:
+    if keyword in _INTEGERS and isinstance(element, RawDataElement):
         return (float(int.from_bytes(value, "little" if element.is_little_endian else "big")),)
     try:
         if b"_" in value:  # Python's own way of writing numbers
@@ -160,7 +167,7 @@ def _parse(stream: BinaryIO) -> Header:
         stop_when=lambda tag, *_: tag in _ANY_PIXEL_DATA,
         specific_tags=_KEPT,
     )
-    is_implicit = dataset.original_encoding[0]
+    is_implicit = bool(dataset.original_encoding[0])
     return Header(
         kind=kind,
         syntax=syntax,
@@ -179,5 +186,4 @@ def _element_bytes(is_implicit: bool) -> int:
     return 8 if is_implicit else 12
 
 
-_tag = functools.cache(tag_for_keyword)
 _uid = functools.lru_cache(functools.partial(UID, validation_mode=IGNORE))  # an odd one is found out by what it names

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot, isfinite
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 from pydicom.uid import MediaStorageDirectoryStorage, RLELossless
 
@@ -127,8 +127,8 @@ def _stored(file: BinaryIO, size: int, header: Header) -> Stored:
     if group << 16 | element != PIXEL_DATA:
         raise ValueError(f"expected pixel data (7FE0,0010), found element ({group:04X},{element:04X})")
     (length,) = struct.unpack_from(f"{order}L", header.pixel_element, len(header.pixel_element) - 4)
-    sizes = {name: numbers(elements, name) for name in UNSIGNED}
-    if missing := [name for name, values in sizes.items() if not values]:
+    sizes = {name: values for name in UNSIGNED if (values := numbers(elements, name))}
+    if missing := [name for name in UNSIGNED if name not in sizes]:
         raise ValueError(f"expected the element {missing[0]}, found none")
     samples, rows, columns, allocated, bits, sign = (int(values[0]) for values in sizes.values())
     n_images = int((numbers(elements, "NumberOfFrames") or (1,))[0])
@@ -258,7 +258,7 @@ def _find(
     keyword: str,
     count: int,
     default: tuple[float, ...] | None = None,
-) -> tuple[float, ...]:
+) -> tuple[Any, ...]:
     """An image's numbers: from its own functional group, or that of all images, or the data set itself."""
     places = (*(item for group in groups for item in items(group, sequence)), elements)
     values = next((found for place in places if (found := numbers(place, keyword)) is not None), default)

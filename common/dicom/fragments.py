@@ -51,7 +51,9 @@ def check_fragments(file: BinaryIO, size: int, *, n_images: int, is_rle: bool) -
 
 def _read(file: BinaryIO, size: int) -> tuple[list[int], list[Fragment]]:
     """The table of offsets, and all pieces behind it."""
-    table, fragments, start = None, [], 0
+    table: list[int] | None = None
+    fragments: list[Fragment] = []
+    start = 0
     while len(head := file.read(ITEM_HEAD_BYTES)) == ITEM_HEAD_BYTES:
         group, element, length = struct.unpack("<HHL", head)
         if (tag := group << 16 | element) == END_OF_ITEMS:

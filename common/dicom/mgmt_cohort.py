@@ -98,8 +98,8 @@ def find_patients(folder: str | Path, labels: str | Path | None = None) -> MgmtC
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
-        found = "a file" if os.path.lexists(folder) else "none"
-        raise CohortError(f"{shown(folder)}: expected a folder of patients, found {found}")
+        what = "a file" if os.path.lexists(folder) else "none"
+        raise CohortError(f"{shown(folder)}: expected a folder of patients, found {what}")
     root = folder / "train" if os.path.isdir(folder / "train") else folder
     if labels is None and root != folder and os.path.lexists(folder / "train_labels.csv"):
         labels = folder / "train_labels.csv"

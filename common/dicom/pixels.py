@@ -4,14 +4,16 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 
 # What pydicom raises on headers and pixels that are not what they say.
-DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, NotImplementedError, RuntimeError)
-DAMAGE = (*DAMAGE, struct.error, MemoryError, OverflowError)
+DAMAGE = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, NotImplementedError, RuntimeError),
+    *(struct.error, MemoryError, OverflowError),
+)
 
 
 class DicomError(ValueError):
@@ -27,7 +29,7 @@ class Stored:
 
     transfer_syntax: str
     offset: int
-    options: dict[str, object]
+    options: dict[str, Any]
     padding: tuple[int, int] | None
 
     @property

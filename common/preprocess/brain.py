@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def _read(path: Path | str) -> sitk.Image:
     return from_scan(nifti.read(path))
 
 
-def _extractor(choice: str) -> object:
+def _extractor(choice: str) -> Any:
     module, name, extra = EXTRACTORS[choice]
     try:
         return getattr(load_module(module, extra="preprocess"), name)()

@@ -5,7 +5,7 @@ it is. Every reading comes with its reasons, so that a wrong one can be seen.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,7 +160,7 @@ def choose(
     return Choice(series=series, readings=readings, notes=tuple(notes))
 
 
-def _pairs(series: Mapping[str, Found]):
+def _pairs(series: Mapping[str, Found]) -> Iterator[tuple[tuple[str, Found], tuple[str, Found]]]:
     items = list(series.items())
     return ((one, other) for place, one in enumerate(items) for other in items[place + 1 :])
 

@@ -115,6 +115,7 @@ def segment(arguments: PatientArguments, trained: Trained, *, network: str) -> d
     check(arguments)
     if arguments.dicom is None:
         return patient.segment(arguments, trained.recipe, trained.predict)
+    assert arguments.brain_mask is not None  # without one, check has raised
     prepared = prepare(
         arguments.dicom,
         arguments.steps_folder,
@@ -129,7 +130,10 @@ def segment(arguments: PatientArguments, trained: Trained, *, network: str) -> d
         run=arguments.run,
         output=prepared.folder / "segmentation.nii.gz",
         labels=arguments.labels,
-        **{name.lower(): file for name, file in prepared.scans.items()},
+        flair=prepared.scans.get("FLAIR"),
+        t1=prepared.scans.get("T1"),
+        t1ce=prepared.scans.get("T1ce"),
+        t2=prepared.scans.get("T2"),
     )
     patient.segment(inner, trained.recipe, trained.predict)
     labels = CONVENTIONS[arguments.labels].to_classes(nifti.read(inner.output).data)

@@ -120,7 +120,9 @@ def _method(fixed: sitk.Image, *, level: int) -> sitk.ImageRegistrationMethod:
     return method
 
 
-def _optimised(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform, *, level: int) -> sitk.Transform:
+def _optimised(
+    fixed: sitk.Image, moving: sitk.Image, start: sitk.Euler3DTransform, *, level: int
+) -> sitk.Euler3DTransform:
     sitk = load_sitk()
     method = _method(fixed, level=level)
     transform = sitk.Euler3DTransform(start)
