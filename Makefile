@@ -16,7 +16,7 @@ COHORTS = $(addprefix --data ,$(DATA)) $(addprefix --mgmt-data ,$(MGMT_DATA))
 AT_ONCE ?= 2
 OF_DATA = $(if $(DATA),-$(notdir $(DATA:/=)))$(if $(MGMT_DATA),-$(notdir $(MGMT_DATA:/=)))
 
-.PHONY: demo demo-unet demo-mgmt report test lint docs help clean
+.PHONY: demo demo-unet demo-mgmt report test lint coverage docs help clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,13 +42,17 @@ report: $(VENV)/demo.done $(VENV)/unet.done ## every experiment, all figures and
 	exit $$status
 
 # Two processes of one thread each: more threads than cores only wait for each other.
-test: lint ## lint, import contracts and all tests
+test: lint ## lint, types, import contracts and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-lint: $(VENV)/test.done ## ruff and the import contracts alone
+lint: $(VENV)/test.done ## ruff, the types of common and the import contracts alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+coverage: $(VENV)/test.done ## all tests, and the lines of each file that none of them runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 docs: $(VENV)/docs.done ## the documentation as a site: build/docs/index.html
 	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml

@@ -1,5 +1,7 @@
 """The commands by one name, the list of what they have come to, and two runs side by side."""
 
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -65,3 +67,25 @@ def test_one_name_for_all_commands(monkeypatch, capsys):
         run("status", "--help")
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("usage: python -m experiments.status")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_a_shell_completes_commands_their_options_and_files(monkeypatch, capsys):
+    monkeypatch.setattr(console, "commands", lambda: ("diff", "table1_baseline", "table1_variations"))
+    monkeypatch.setattr(sys, "argv", ["glioma-suite", console.COMPLETION])
+    console.main()
+    script = capsys.readouterr().out
+
+    def completed(*words):
+        typed = f"COMP_WORDS=(glioma-suite {' '.join(map(repr, words))}); COMP_CWORD={len(words)}"
+        asked = f'{script}\n{typed}; _glioma_suite; printf "%s\\n" "${{COMPREPLY[@]}}"; complete -p glioma-suite'
+        shell = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+        *found, how = shell.stdout.splitlines()
+        assert "-o default" in how  # what is not completed is taken for a file
+        return [each for each in found if each]
+
+    assert completed("table1-") == ["table1-baseline", "table1-variations"]
+    assert completed("li") == ["list"]
+    assert completed("table1-baseline", "--model.epo") == ["--model.epochs"]
+    assert completed("diff", "--model.epo") == []
+    assert completed("table1-baseline", "--data", "/tm") == []
