@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from experiments import report
-from experiments.base.results import reported
+from experiments.base.runs import available
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ def test_the_command_writes_what_is_asked_for_without_any_run(tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments), "--format", kind])
     report.main()
     assert (tmp_path / "out" / made).is_file()
-    assert f"0 of {len(reported())} experiments finished" in capsys.readouterr().out
+    assert f"0 of {len(available())} experiments finished" in capsys.readouterr().out
