@@ -17,11 +17,12 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 
 def interpreter(version: str) -> str | None:
-    """Where a Python is, on the path or among pyenv's."""
+    """Where a Python is, among pyenv's or on the path."""
     if f"{sys.version_info.major}.{sys.version_info.minor}" == version:
         return sys.executable
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    return shutil.which(f"python{version}") or next(map(str, sorted(pyenv.glob(f"{version}.*/bin/python"))), None)
+    # pyenv's own are on the path too, as words that run nothing unless that version is chosen.
+    return next(map(str, sorted(pyenv.glob(f"{version}.*/bin/python"))), None) or shutil.which(f"python{version}")
 
 
 @pytest.fixture(scope="module")
