@@ -32,10 +32,8 @@ READ_CHUNK = 256 * 1024  # stays in the processor's cache on the way from the de
 WRITE_LEVEL = 1  # of isal's 0 to 3
 DEFLATE_MAX_RATIO = 1032  # zlib's technical notes: one bit at best for 258 bytes, so no honest stream claims more
 UNIT_MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # metre, millimetre, micron: the lowest three bits of xyzt_units
-HEADER_CLASSES: dict[int, Any] = {
-    348: nib.Nifti1Header,
-    540: nib.Nifti2Header,
-}  # by sizeof_hdr, the first field of both standards
+# By sizeof_hdr, the first field of both standards.
+HEADER_CLASSES: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 
 class ScanError(ValueError):

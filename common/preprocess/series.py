@@ -116,8 +116,8 @@ def find_series(folder: str | Path) -> Search:
         # A file that does not say whose it is may be any series' image that lies beside it.
         mine = [*unreadable.pop(uid, ()), *(what for path, what in lost if path.parent in folders)]
         place = Path(*_common(sorted(folders)))
-        folder_of_it = Folder(path=place, images=tuple(own), unreadable=tuple(mine), ignored=())
-        series.append(Found(uid=uid, folder=folder_of_it, header=read_facts(own[0].path)))
+        stack = Folder(path=place, images=tuple(own), unreadable=tuple(mine), ignored=())
+        series.append(Found(uid=uid, folder=stack, header=read_facts(own[0].path)))
     for reasons in unreadable.values():
         others[reasons[0]] += len(reasons)
     series.sort(key=lambda found: (found.header.number("SeriesNumber") or 0, found.uid))
