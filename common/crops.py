@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage
+from scipy import sparse
 from scipy.spatial.transform import Rotation
 
 from common import volumes
 from common.augmentation import Augmentation, change_intensities, factor
 from common.recipe import Volume, decode
+
+_SLAB_VOXELS = 2**16
 
 
 def crop_start(
@@ -117,23 +119,74 @@ def rotated(
     matrix = Rotation.from_euler("xyz", degrees, degrees=True).inv().as_matrix() / zoom
     middle = (np.array(size) - 1) / 2
     offset = np.array(start) - volume.box_start + middle - matrix @ middle
-    # Only what the crop can see is looked at, and of it a copy that runs as the result does.
+    # Only what the crop can see is looked at, and of it a copy that holds a voxel's contrasts side by side.
     corners = matrix @ np.array(np.meshgrid(*((0, side - 1) for side in size))).reshape(3, -1) + offset[:, None]
     low = np.clip(np.floor(corners.min(axis=1)).astype(int) - 1, 0, volume.box_shape)
     high = np.clip(np.ceil(corners.max(axis=1)).astype(int) + 2, low, volume.box_shape)
     image, labels = np.zeros((len(volume.steps), *size), np.float32), np.zeros(size, np.uint8)
     if (high == low).any():
         return image, labels
-    seen = np.ascontiguousarray(volume.voxels[:, *map(slice, low, high)])
-    how = {"offset": offset - low, "output_shape": tuple(size)}
-    # Which contrasts have brain in a voxel, and its class, in one number: one search for the nearest voxel finds all.
-    facts = seen[-1] << len(image)
-    for bit, (channel, integers, step) in enumerate(zip(image, seen, volume.steps, strict=False)):
-        ndimage.affine_transform(integers, matrix, output=channel, order=1, **how)
-        channel *= np.float32(step)
-        facts |= (integers != 0).astype(np.int16) << bit
-    facts = ndimage.affine_transform(facts, matrix, order=0, **how)
-    for bit, channel in enumerate(image):
-        channel *= (facts >> bit) & 1
-    labels[:] = facts >> len(image)
+    stored = volume.voxels[:, *map(slice, low, high)]
+    # The last voxel of an axis has a neighbour too, of weight 0.
+    seen = np.zeros((*(high - low + 1), len(image)), np.float32)
+    # Which contrasts have brain in a voxel, and its class, in one number: one look at the nearest voxel finds all.
+    facts = np.zeros(seen.shape[:-1], np.int16)
+    facts[:-1, :-1, :-1] = stored[-1] << len(image)
+    for bit, (integers, step) in enumerate(zip(stored, volume.steps, strict=False)):
+        np.multiply(integers, np.float32(step), out=seen[:-1, :-1, :-1, bit])
+        facts[:-1, :-1, :-1] |= (integers != 0).astype(np.int16) << bit
+    found = image.reshape(len(image), -1), labels.reshape(-1)
+    thickness = max(1, _SLAB_VOXELS // (size[1] * size[2]))
+    for first in range(0, size[0], thickness):
+        planes = np.arange(first, min(first + thickness, size[0]))
+        _look_up(seen, facts, matrix, offset - low, planes, size, *found)
     return image, labels
+
+
+def _look_up(
+    seen: np.ndarray,
+    facts: np.ndarray,
+    matrix: np.ndarray,
+    offset: np.ndarray,
+    planes: np.ndarray,
+    size: Sequence[int],
+    image: np.ndarray,
+    labels: np.ndarray,
+) -> None:
+    """Fill some x planes of a crop, image (contrast, voxel) and labels (voxel), from where its voxels are read.
+
+    seen: (x, y, z, contrast) and facts: (x, y, z), both with one more plane at each axis' end.
+    """
+    axes = np.ix_(planes, np.arange(size[1]), np.arange(size[2]))
+    where = [
+        sum(weight * index for weight, index in zip(row, axes, strict=True)) + first
+        for row, first in zip(matrix, offset, strict=True)
+    ]
+    inside = np.logical_and.reduce([(w >= 0) & (w <= n - 2) for w, n in zip(where, facts.shape, strict=True)])
+    voxels = np.flatnonzero(inside)
+    where = [w[inside] for w in where]
+    voxels += planes[0] * size[1] * size[2]
+    strides = facts.shape[1] * facts.shape[2], facts.shape[2], 1
+    nearest = facts.ravel()[_places([w + 0.5 for w in where], strides)]
+    labels[voxels] = nearest >> len(image)
+    # Without brain nothing is interpolated.
+    is_brain = nearest != 0
+    voxels, where, nearest = voxels[is_brain], [w[is_brain] for w in where], nearest[is_brain]
+    first = _places(where, strides)
+    after = [(w - w.astype(np.int32)).astype(np.float32) for w in where]
+    x, y, z = ((1 - a, a) for a in after)
+    # A row of eight weights per voxel, for all contrasts at once.
+    weights, read = np.empty((len(voxels), 8), np.float32), np.empty((len(voxels), 8), np.int32)
+    for column, (i, j, k) in enumerate(np.ndindex(2, 2, 2)):
+        np.multiply(x[i] * y[j], z[k], out=weights[:, column])
+        np.add(first, np.dot((i, j, k), strides), out=read[:, column], casting="same_kind")
+    rows = np.arange(0, weights.size + 1, 8, dtype=np.int32)
+    linear = sparse.csr_array((weights.ravel(), read.ravel(), rows), shape=(len(voxels), facts.size))
+    values = linear @ seen.reshape(facts.size, -1)
+    for bit, (channel, found) in enumerate(zip(image, values.T, strict=True)):
+        channel[voxels] = found * ((nearest >> bit) & 1)
+
+
+def _places(where: Sequence[np.ndarray], strides: Sequence[int]) -> np.ndarray:
+    """Places in memory of the voxels in which points (x, y, z), none negative, lie."""
+    return sum(w.astype(np.int32) * np.int32(stride) for w, stride in zip(where, strides, strict=True))

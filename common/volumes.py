@@ -8,6 +8,7 @@ import numpy as np
 Box = tuple[slice, ...]
 """One slice for each of the last three axes."""
 _SLAB_VOXELS = 2**17
+_BAND_ROWS = 32
 
 
 def bounding_box(mask: np.ndarray) -> Box:
@@ -145,19 +146,34 @@ def resize_part(
 
 
 def along_axes(array: np.ndarray, matrices: Sequence[np.ndarray | None]) -> np.ndarray:
-    """The last three axes multiplied by one matrix (new length, length) each, float32; None leaves an axis as it is."""
+    """The last three axes multiplied by one matrix (new length, length) each, float32; None leaves an axis as it is.
+
+    Meant for weights near a diagonal: of each group of rows only the columns that hold any are multiplied.
+    """
     result = np.ascontiguousarray(array, dtype=np.float32)
-    for axis, weights in enumerate(matrices):
+    for axis, weights in enumerate(matrices, start=-3):
         if weights is None:
             continue
-        if axis == 2:
-            result = result @ weights.T
-        else:
-            # Seen as (outer, axis, inner), so that each product runs over contiguous memory.
-            outer, inner = result.shape[: result.ndim - 3 + axis], result.shape[result.ndim - 2 + axis :]
-            product = weights @ result.reshape(math.prod(outer), result.shape[len(outer)], math.prod(inner))
-            result = product.reshape(*outer, len(weights), *inner)
+        shape = list(result.shape)
+        shape[axis] = len(weights)
+        source, result = result, np.zeros(shape, np.float32)
+        for rows, columns in _bands(weights):
+            part = weights[rows, columns]
+            if axis == -1:
+                np.matmul(source[..., columns], part.T, out=result[..., rows])
+            else:
+                # Products of whole lines along z, so that each runs over contiguous memory.
+                read, written = np.moveaxis(source, axis, -2), np.moveaxis(result, axis, -2)
+                np.matmul(part, read[..., columns, :], out=written[..., rows, :])
     return result
+
+
+def _bands(weights: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Groups of rows, each with the columns outside which it is 0; rows of zeros are in none."""
+    for first in range(0, len(weights), _BAND_ROWS):
+        rows = slice(first, first + _BAND_ROWS)
+        if (columns := _extent(weights[rows].any(axis=0))).stop:
+            yield rows, columns
 
 
 def scaled_box(box: Box, source: Sequence[int], target: Sequence[int]) -> Box:

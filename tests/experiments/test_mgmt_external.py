@@ -240,7 +240,7 @@ def test_another_seed_and_corrected_facts_are_another_result(
     made = []
     for module in (external, left_out_site):
         monkeypatch.setattr(module, "_test", lambda *_, **__: None)
-        monkeypatch.setattr(module, "show", made.append)
+        monkeypatch.setattr(module, "show", lambda folder, below: made.append(folder))
     table = tmp_path / "table.csv"
     written = (places["upenn"] / "UPENN-GBM_clinical_info_v2.1.csv").read_text()
     if protocol == "external":
