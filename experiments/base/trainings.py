@@ -127,7 +127,7 @@ class Placement:
             if value is not None and value < 1:
                 raise ValueError(f"expected --{name.replace('_', '-')} of 1 or more, received {value}")
         if self.on != "slurm" and (self.submit_only or self.dry_run):
-            raise ValueError("expected --submit-only and --dry-run with --on slurm only")
+            raise ValueError("--submit-only and --dry-run work with --on slurm only")
 
 
 def state(folder: Path, result: str = "summary.json") -> str:
