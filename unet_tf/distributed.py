@@ -1,4 +1,4 @@
-"""One training in several processes on JAX, one for each host, which ends where one process does but for the last digits.
+"""One training in several JAX processes, one for each host, which ends where one process does but for the last digits.
 
 Keras deals a step out among the devices of all processes; each process reads its own part of the batch.
 """
@@ -25,7 +25,7 @@ HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 60, 10
 
 @contextmanager
 def join(own: Processes) -> Iterator[Group]:
-    """JAX's group of the processes. Where another process has ended the program ends, by JAX's hand or with a message."""
+    """JAX's group of the processes. Where another has ended this one ends too, with a message or by JAX's hand."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Else gloo pairs what each process happens to do first.
     jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -16,8 +16,8 @@ import pytest
 
 pytest.importorskip("jax")
 
-from common.runs import RunError, configuration_hash  # noqa: E402
-from unet_tf.config import Config, check_nodes  # noqa: E402
+from common.runs import RunError, configuration_hash
+from unet_tf.config import Config, check_nodes
 
 PATIENCE = 500.0
 # Trains in folders of the one that it is given, one after the other; some are there already, half trained.
@@ -80,7 +80,8 @@ def trained(config_3d, entries_of, tmp_path_factory):
     both = [start(place, *names, RANK=rank, MASTER_PORT=port, **shared) for rank in "01"]
     until = time.monotonic() + PATIENCE
     while not (place / "endless" / "history.csv").exists():
-        assert all(process.poll() is None for process in both) and time.monotonic() < until, said(place, 0)
+        assert all(process.poll() is None for process in both), said(place, 0) + said(place, 1)
+        assert time.monotonic() < until
         time.sleep(0.1)
     both[1].send_signal(signal.SIGTERM)
     codes = [process.wait(PATIENCE) for process in both]
