@@ -63,10 +63,10 @@ def start(place, *names, **environment):
 
 @pytest.fixture(scope="module")
 def trained(config_3d, entries_of, tmp_path_factory):
-    """Folders of 20 steps by two processes (two), of their half that two (half) and one have gone on with (mixed), and
-    of one process' (one); the second process of a further training was ended."""
+    """Folder of trainings, and how two processes ended: each 20 steps, by two (two) and by one (one), by two that stopped
+    half-way (half), and by one that went on from there (mixed); then the second was asked to end (endless)."""
     place = tmp_path_factory.mktemp("trained")
-    config = replace(config_3d, batch_size=2, epochs=4, patience=None, learning_rate=1e-3)
+    config = replace(config_3d, levels=1, batch_size=2, epochs=4, patience=None, learning_rate=1e-3)
     entries = entries_of(config)
     settings = {"one": config, "mixed": config, "two": replace(config, nodes=2), "half": replace(config, nodes=2)}
     for name, each in (settings | {"endless": replace(config, nodes=2, epochs=10000)}).items():
@@ -79,12 +79,17 @@ def trained(config_3d, entries_of, tmp_path_factory):
     names = ("two", "half", "endless")
     both = [start(place, *names, RANK=rank, MASTER_PORT=port, **shared) for rank in "01"]
     until = time.monotonic() + PATIENCE
-    while not (place / "endless" / "history.csv").exists():
-        assert all(process.poll() is None for process in both), said(place, 0) + said(place, 1)
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    both[1].send_signal(signal.SIGTERM)
-    codes = [process.wait(PATIENCE) for process in both]
+    try:
+        while not (place / "endless" / "history.csv").exists():
+            assert all(process.poll() is None for process in both), said(place, 0) + said(place, 1)
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        both[1].send_signal(signal.SIGTERM)
+        codes = [process.wait(PATIENCE) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
     shutil.copytree(place / "half.copy", place / "mixed")
     assert start(place, "one", "mixed").wait(PATIENCE) == 0, said(place, "")
     return place, codes
