@@ -164,10 +164,8 @@ def given(folder: Path, name: str = "config", /, **entries: type) -> dict[str, A
 
 
 def shared_by(config: Any) -> dict[str, int]:
-    """What a training asks for on account of its model's configuration; a U-Net's devices are one process'."""
-    if not hasattr(config, "nodes"):
-        return {"gpus": config.devices}
-    return {"devices": config.devices, "nodes": config.nodes, "gpus": config.devices}
+    """What a training asks for on account of its model's configuration."""
+    return {"devices": config.processes_per_node, "nodes": config.nodes, "gpus": config.devices}
 
 
 def python(*words: object) -> tuple[str, ...]:
