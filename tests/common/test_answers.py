@@ -210,7 +210,7 @@ def test_a_folder_of_runs_lists_them(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({}))
     (tmp_path / "demo_seed0" / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match=r"found 2; .*\n.*demo_seed0\n.*demo_seed1 \(no trained weights\)$"):
+    with pytest.raises(ValueError, match=r"folder of 2; .*\n.*demo_seed0\n.*demo_seed1 \(no trained weights\)$"):
         check_run(tmp_path)
     check_run(tmp_path / "demo_seed0")
 
