@@ -63,8 +63,8 @@ def start(place, *names, **environment):
 
 @pytest.fixture(scope="module")
 def trained(config_3d, entries_of, tmp_path_factory):
-    """Folder of trainings, and how two processes ended: each 20 steps, by two (two) and by one (one), by two that stopped
-    half-way (half), and by one that went on from there (mixed); then the second was asked to end (endless)."""
+    """Folder of trainings, and how two processes ended: each 20 steps, by two (two) and by one (one), by two that
+    stopped half-way (half), and by one that went on from there (mixed); then the second was asked to end (endless)."""
     place = tmp_path_factory.mktemp("trained")
     config = replace(config_3d, levels=1, batch_size=2, epochs=4, patience=None, learning_rate=1e-3)
     entries = entries_of(config)
