@@ -100,7 +100,8 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
 def _write(output: Path, record: Mapping[str, Any]) -> None:
     """The table first: a patient who stands in the record is not looked at again."""
     volumes = {case: each["volumes_ml"] for case, each in sorted(record["cases"].items())}
-    write_csv(output / VOLUMES, pd.DataFrame.from_dict(volumes, orient="index").rename_axis("id").reset_index())
+    table = pd.DataFrame.from_dict(volumes, orient="index").add_suffix("_ml").round(3)
+    write_csv(output / VOLUMES, table.rename_axis("id").reset_index())
     write_json(output / RECORD, record)
 
 

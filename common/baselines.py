@@ -6,10 +6,6 @@ hospitals differ.
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import make_column_transformer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from common.classification import both_classes
 
@@ -33,6 +29,12 @@ def baseline_probabilities(
     for features in (train_features, test_features):
         if missing := [str(name) for name in features.columns[features.isna().any()]]:
             raise ValueError(f"expected a value of every feature for every patient, found none in {', '.join(missing)}")
+    # Here, as scikit-learn takes a second, for which no --help should wait.
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
     labels = both_classes(train_labels)
     numbers = train_features.select_dtypes("number").columns
     model = make_pipeline(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special, stats
+import scipy  # its parts when they are first used: stats alone takes half a second
 
 from common.classification import both_classes
 from common.statistics import Interval
@@ -43,7 +43,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
     Raises ValueError when a value lies outside [0, 1], the shapes differ, or only one class occurs.
     """
     probabilities, truth = _checked(probabilities, labels)
-    logits = special.logit(probabilities.clip(CLIPPED, 1 - CLIPPED))
+    logits = scipy.special.logit(probabilities.clip(CLIPPED, 1 - CLIPPED))
     intercept = _fitted(np.ones((truth.size, 1)), truth, offset=logits)[0]
     slope = _fitted(np.column_stack([np.ones_like(logits), logits]), truth, offset=np.zeros_like(logits))[1]
     if _are_apart(logits, truth) or _are_apart(-logits, truth):  # the likelihood has no maximum
@@ -67,13 +67,13 @@ def calibration_curve(probabilities: np.ndarray, labels: np.ndarray, *, groups: 
     probabilities, truth = _checked(probabilities, labels)
     if groups < 1:
         raise ValueError(f"expected one group or more, received {groups}")
-    order = stats.rankdata(probabilities, method="average")  # equal ones stay together
+    order = scipy.stats.rankdata(probabilities, method="average")  # equal ones stay together
     place = np.minimum((order - 0.5) / truth.size * groups, groups - 1).astype(int)
     rows = []
     for group in np.unique(place):
         own = place == group
         n, ones = int(own.sum()), int(truth[own].sum())
-        ends = stats.binomtest(ones, n).proportion_ci(0.95, method="wilson")
+        ends = scipy.stats.binomtest(ones, n).proportion_ci(0.95, method="wilson")
         rows.append((n, float(probabilities[own].mean()), ones / n, float(ends.low), float(ends.high)))
     return pd.DataFrame(rows, columns=["n", "expected", "observed", "low", "high"])
 
@@ -83,14 +83,14 @@ def _fitted(design: np.ndarray, truth: np.ndarray, *, offset: np.ndarray) -> lis
 
     def loss(beta: np.ndarray) -> tuple[float, np.ndarray]:
         logits = offset + design @ beta
-        return float(np.sum(np.logaddexp(0, logits) - truth * logits)), design.T @ (special.expit(logits) - truth)
+        return float(np.sum(np.logaddexp(0, logits) - truth * logits)), design.T @ (scipy.special.expit(logits) - truth)
 
-    found = optimize.minimize(loss, np.zeros(design.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-8}).x
-    shares = special.expit(offset + design @ found)
+    found = scipy.optimize.minimize(loss, np.zeros(design.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-8}).x
+    shares = scipy.special.expit(offset + design @ found)
     information = design.T @ (design * (shares * (1 - shares))[:, None])
     if np.linalg.cond(information) > 1e12:  # all probabilities are equal
         return [UNKNOWN] * len(found)
-    halves = stats.norm.isf(0.025) * np.sqrt(np.diag(np.linalg.inv(information)))
+    halves = scipy.stats.norm.isf(0.025) * np.sqrt(np.diag(np.linalg.inv(information)))
     return [(float(b), Interval(float(b - h), float(b + h))) for b, h in zip(found, halves, strict=True)]
 
 

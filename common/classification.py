@@ -9,7 +9,7 @@ Every function raises ValueError when labels are not 0 and 1, a value is not fin
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy  # its parts when they are first used: stats alone takes half a second
 
 from common.statistics import Interval
 
@@ -75,13 +75,13 @@ def auc_interval(probabilities: np.ndarray, labels: np.ndarray, *, confidence: f
         raise ValueError(f"expected a confidence between 0 and 1, received {confidence}")
     wins, losses = _wins(*_checked(probabilities, labels))
     auc = float(wins.mean())
-    z = float(stats.norm.isf((1 - confidence) / 2))
+    z = float(scipy.stats.norm.isf((1 - confidence) / 2))
     variance = _mean_variance(wins, losses)
     if not variance > 0:  # 0 or, with a single patient in a class, nan
         return _interval_without_spread(auc, wins.size, losses.size, z)
     half = z * np.sqrt(variance) / (auc * (1 - auc))
-    centre = special.logit(auc)
-    return Interval(float(special.expit(centre - half)), float(special.expit(centre + half)))
+    centre = scipy.special.logit(auc)
+    return Interval(float(scipy.special.expit(centre - half)), float(scipy.special.expit(centre + half)))
 
 
 def auc_difference(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Difference:
@@ -99,8 +99,8 @@ def auc_difference(first: np.ndarray, second: np.ndarray, labels: np.ndarray) ->
     if not variance > 0:
         return Difference(value, float("nan"), float("nan"), 1.0 if value == 0 else float("nan"))
     error = np.sqrt(variance)
-    half = float(stats.norm.isf(0.025) * error)
-    return Difference(value, value - half, value + half, float(2 * stats.norm.sf(abs(value) / error)))
+    half = float(scipy.stats.norm.isf(0.025) * error)
+    return Difference(value, value - half, value + half, float(2 * scipy.stats.norm.sf(abs(value) / error)))
 
 
 def auc_change(
@@ -140,7 +140,7 @@ def accuracy_interval(correct: int, n: int) -> Interval:
     """
     if not (n > 0 and 0 <= correct <= n):
         raise ValueError(f"expected between 0 and n correct of n > 0 patients, received {correct} of {n}")
-    ends = stats.binomtest(correct, n).proportion_ci(0.95, method="exact")
+    ends = scipy.stats.binomtest(correct, n).proportion_ci(0.95, method="exact")
     return Interval(float(ends.low), float(ends.high))
 
 
@@ -236,7 +236,7 @@ def _permuted(
     if n_permutations < 1:
         raise ValueError(f"expected at least one permutation, received {n_permutations}")
     shuffled = np.random.default_rng(seed).permuted(np.tile(labels, (n_permutations, 1)), axis=1)
-    ranks = stats.rankdata(cells, axis=1).T  # (n, cells)
+    ranks = scipy.stats.rankdata(cells, axis=1).T  # (n, cells)
     positives = np.count_nonzero(labels)
     pairs = positives * (labels.size - positives)
     # Sums of halves are exact, so a permuted AUC that equals the one found is counted as equal.
@@ -253,9 +253,9 @@ def _wins(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Per patient of class 1 the share of class 0 below it, and per patient of class 0 the share of class 1 above it.
     """
     ones, zeros = values[labels], values[~labels]
-    ranks = stats.rankdata(np.concatenate([ones, zeros]))
-    below = ranks[: ones.size] - stats.rankdata(ones)
-    above = ones.size - (ranks[ones.size :] - stats.rankdata(zeros))
+    ranks = scipy.stats.rankdata(np.concatenate([ones, zeros]))
+    below = ranks[: ones.size] - scipy.stats.rankdata(ones)
+    above = ones.size - (ranks[ones.size :] - scipy.stats.rankdata(zeros))
     return below / zeros.size, above / ones.size
 
 
@@ -278,7 +278,7 @@ def _interval_without_spread(auc: float, ones: int, zeros: int, z: float) -> Int
             return auc - true - z * np.sqrt(true * (1 - true) * spread / (ones * zeros))
 
         # short of an AUC of 1, which has no spread of its own and is a root too
-        return float(optimize.brentq(beyond, 0, auc * (1 - 1e-9))) if auc > 0 else 0.0
+        return float(scipy.optimize.brentq(beyond, 0, auc * (1 - 1e-9))) if auc > 0 else 0.0
 
     return Interval(low(auc), 1 - low(1 - auc))
 

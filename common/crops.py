@@ -1,6 +1,7 @@
 """Training crops of prepared subjects: where they lie, and their voxels, zoomed and rotated as they are read."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -189,4 +190,4 @@ def _look_up(
 
 def _places(where: Sequence[np.ndarray], strides: Sequence[int]) -> np.ndarray:
     """Places in memory of the voxels in which points (x, y, z), none negative, lie."""
-    return sum(w.astype(np.int32) * np.int32(stride) for w, stride in zip(where, strides, strict=True))
+    return reduce(np.add, (w.astype(np.int32) * np.int32(stride) for w, stride in zip(where, strides, strict=True)))

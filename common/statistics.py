@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts when they are first used: stats alone takes half a second
 
 FEWEST_CASES = 3
 """Below, neither an interval nor a test is worth the name."""
@@ -53,7 +53,7 @@ def bootstrap_interval(
         return Interval(float("nan"), float("nan"))
     if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]))
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=n_resamples,
@@ -95,7 +95,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray, *, seed: int) -> Pa
     if n < FEWEST_CASES:
         return PairedDifference(float(differences.mean()), low, high, float("nan"), n)
     moved = differences[differences != 0]
-    p = float(stats.wilcoxon(moved).pvalue) if moved.size else 1.0
+    p = float(scipy.stats.wilcoxon(moved).pvalue) if moved.size else 1.0
     return PairedDifference(float(differences.mean()), low, high, p, n)
 
 
@@ -131,7 +131,7 @@ def unpaired_difference(first: np.ndarray, second: np.ndarray, *, seed: int, n_r
         return Interval(float("nan"), float("nan"))
     if np.ptp(first) == 0 and np.ptp(second) == 0:
         return Interval(*[float(second[0] - first[0])] * 2)
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (first, second),
         lambda one, other, axis: np.mean(other, axis=axis) - np.mean(one, axis=axis),
         n_resamples=n_resamples,
@@ -144,4 +144,4 @@ def unpaired_difference(first: np.ndarray, second: np.ndarray, *, seed: int, n_r
 
 def _tail(n: int, confidence: float) -> float:
     """Share of a normal distribution beyond either end of an interval that is widened for n cases."""
-    return float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1)))
+    return float(scipy.stats.norm.cdf(np.sqrt(n / (n - 1)) * scipy.stats.t.ppf((1 - confidence) / 2, n - 1)))

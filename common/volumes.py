@@ -172,7 +172,7 @@ def _bands(weights: np.ndarray) -> Iterator[tuple[slice, slice]]:
     """Groups of rows, each with the columns outside which it is 0; rows of zeros are in none."""
     for first in range(0, len(weights), _BAND_ROWS):
         rows = slice(first, first + _BAND_ROWS)
-        if (columns := _extent(weights[rows].any(axis=0))).stop:
+        if (columns := _extent(np.logical_or.reduce(weights[rows], axis=0))).stop:
             yield rows, columns
 
 

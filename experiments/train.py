@@ -21,6 +21,7 @@ from common.runs import RunError, RunInUseError
 from experiments.base.options import refusals, wrapped
 from experiments.base.trainings import IN_USE, given
 from experiments.comparison import BACKENDS
+from unet_tf.config import check_nodes
 
 KINDS = {
     "segresnet": "experiments.segmentation.training:segresnet_of",
@@ -69,28 +70,29 @@ def train(folder: Path) -> None:
     def work() -> None:
         getattr(importlib.import_module(module), function)(folder)
 
-    if is_shared(folder, written.get("model")):
-        package = "mgmt_classifier" if kind == "mgmt" else "segresnet_monai"
+    if is_shared(folder, kind, backend, written.get("model")):
+        package = {"mgmt": "mgmt_classifier", "unet": "unet_tf"}.get(kind, "segresnet_monai")
         processes.together(work, importlib.import_module(f"{package}.distributed").join)
     else:
         work()
 
 
-def is_shared(folder: Path, model: object) -> bool:
+def is_shared(folder: Path, kind: str, backend: str, model: object) -> bool:
     """Whether several processes share the training. Raises RunError unless they are those that its model asks for."""
     if not isinstance(model, dict) or "nodes" not in model:
         if (found := processes.started()).size > 1:
             raise RunError(
-                f"{folder}: expected one process, found {found.size} of {found.launcher}: its work is not shared. A "
-                "U-Net trains on all GPUs of its host (model.devices); Keras' training on several hosts fails on "
-                "TensorFlow, and on JAX it is not offered"
+                f"{folder}: expected one process, found {found.size} of {found.launcher}: its work is not shared"
             )
         return False
     devices, nodes = model.get("devices"), model["nodes"]
     if not (isinstance(devices, int) and isinstance(nodes, int)):
         raise RunError(f"{folder}: expected numbers of devices and nodes, found {devices!r} and {nodes!r}")
-    processes.check(devices=devices, nodes=nodes)
-    return devices * nodes > 1
+    per_node = 1 if kind == "unet" else devices
+    processes.check(devices=per_node, nodes=nodes)
+    if kind == "unet":
+        check_nodes(nodes, backend)
+    return per_node * nodes > 1
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ on five held-out phantoms WT Dice near 0.77 inside the slices (0.73 on the whole
 from dataclasses import replace
 from functools import partial
 
-from experiments.base.options import command_line
+from experiments.base.options import command_line, refusals
 from experiments.segmentation.options import NetworkOptions
 from experiments.segmentation.protocol import run_network
 from experiments.segmentation.study import study
-from unet_tf.config import SLICES, Config, backend
+from unet_tf.config import SLICES, Config, backend, check_nodes
 
 EXPERIMENT = "unet25d"
 FRACTIONS = (0.68, 0.20, 0.12)
@@ -52,6 +52,8 @@ DEMO = replace(
 
 def main() -> None:
     options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=NetworkOptions)
+    with refusals():
+        check_nodes(config.nodes, backend())
     rule = {"fractions": FRACTIONS, "minimum_mask_fraction": config.minimum_mask_fraction}
     run_network("unet", config, options, partial(study, EXPERIMENT, config=config, backend=backend(), **rule))
 

@@ -12,11 +12,11 @@ whole scan and 0.80 inside the crop, where the grid allows 0.95. The same comman
 from dataclasses import replace
 from functools import partial
 
-from experiments.base.options import command_line
+from experiments.base.options import command_line, refusals
 from experiments.segmentation.options import NetworkOptions
 from experiments.segmentation.protocol import run_network
 from experiments.segmentation.study import study
-from unet_tf.config import Config, backend
+from unet_tf.config import Config, backend, check_nodes
 
 EXPERIMENT = "unet3d"
 FRACTIONS = (0.70, 0.15, 0.15)
@@ -43,6 +43,8 @@ DEMO = replace(
 
 def main() -> None:
     options, config = command_line(EXPERIMENT, {"paper": PAPER, "demo": DEMO}, __doc__, options_type=NetworkOptions)
+    with refusals():
+        check_nodes(config.nodes, backend())
     rule = {"fractions": FRACTIONS, "minimum_mask_fraction": config.minimum_mask_fraction}
     run_network("unet", config, options, partial(study, EXPERIMENT, config=config, backend=backend(), **rule))
 

@@ -78,6 +78,11 @@ class Config:
         check(self, checks, positive=positive, not_negative=not_negative)
 
     @property
+    def processes_per_node(self) -> int:
+        """Of those that share a training."""
+        return self.devices
+
+    @property
     def recipe(self) -> SliceRecipe:
         """What the prepared store keeps for this model."""
         return SliceRecipe(

@@ -247,6 +247,11 @@ class Config:
         return None if self.softmax else self.probability_threshold
 
     @property
+    def processes_per_node(self) -> int:
+        """Of those that share a training."""
+        return self.devices
+
+    @property
     def recipe(self) -> Recipe:
         """What the prepared store keeps for this network."""
         extent = None if self.slices is None else self.extent

@@ -53,7 +53,7 @@ def build_segresnet(
             blocks_up=decoder_blocks,
             dropout_prob=dropout,
         )
-    _begin(network.conv_final[-1].conv, initial_probability, softmax=softmax)
+    _start_at(network.conv_final[-1].conv.bias, initial_probability, softmax=softmax)
     if recompute_activations:
         for module in network.modules():
             if isinstance(module, ResBlock):
@@ -90,7 +90,7 @@ def build_segresnet_ds(
         )
     for level in network.up_layers:
         if isinstance(level["head"], torch.nn.Conv3d):
-            _begin(level["head"], initial_probability, softmax=softmax)
+            _start_at(level["head"].bias, initial_probability, softmax=softmax)
     return _laid_out(network)
 
 
@@ -133,35 +133,21 @@ def build_pocket(
             deep_supr_num=max(supervised_levels - 1, 1),
             res_block=True,
         )
-    _begin(network.output_block.conv.conv, initial_probability, softmax=softmax)
+    _start_at(network.output_block.conv.conv.bias, initial_probability, softmax=softmax)
     if supervised_levels > 1:
         for head in network.deep_supervision_heads:
-            _begin(head.conv.conv, initial_probability, softmax=softmax)
+            _start_at(head.conv.conv.bias, initial_probability, softmax=softmax)
     return _laid_out(network)
 
 
-class Logits(torch.nn.Conv3d):
-    """A convolution of single voxels whose results stay float32 where all before it is bfloat16, for a probability near
-    1 is told from others by digits that bfloat16 does not have."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dtype != torch.bfloat16:
-            return super().forward(x)
-        # A matrix product: oneDNN's convolution of so few channels takes four times as long.
-        with torch.autocast(x.device.type, enabled=False):
-            logits = torch.nn.functional.linear(x.movedim(1, -1).float(), self.weight.flatten(1), self.bias)
-        return logits.movedim(-1, 1)
-
-
-def _begin(head: torch.nn.Conv3d, probability: float | None, *, softmax: bool) -> None:
-    """A last layer: float32 logits, and a bias with which every label has ``probability`` before training."""
-    head.__class__ = Logits  # the names of its weights stay
+def _start_at(bias: torch.Tensor, probability: float | None, *, softmax: bool) -> None:
+    """Set the last bias so that the untrained network gives every label that probability."""
     if probability is None:
         return
     others = len(TUMOUR_CLASSES) * probability if softmax else probability
-    torch.nn.init.constant_(head.bias, math.log(probability / (1 - others)))
+    torch.nn.init.constant_(bias, math.log(probability / (1 - others)))
     if softmax:
-        torch.nn.init.zeros_(head.bias[:1])
+        torch.nn.init.zeros_(bias[:1])
 
 
 def _laid_out(network: torch.nn.Module) -> torch.nn.Module:

@@ -83,7 +83,7 @@ def test_targets_that_the_pages_name_are_makes():
     named = {word for page in PAGES for word in re.findall(r"`?\bmake ([a-z-]+)\b`?", page.read_text(encoding="utf-8"))}
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert {"demo", "report", "docs"} <= named
-    known = ("demo", "demo-unet", "demo-mgmt", "report", "test", "docs", "help", "lint", "clean")
+    known = ("demo", "demo-unet", "demo-mgmt", "report", "test", "docs", "help", "lint", "coverage", "clean")
     assert named & set(known) <= targets == set(known)
 
 

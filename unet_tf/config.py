@@ -9,7 +9,8 @@ from typing import Literal
 from common.augmentation import Augmentation
 from common.grid import BRATS_EXTENT
 from common.recipe import Recipe
-from common.settings import check, later
+from common.runs import RunError
+from common.settings import apart, check, later
 from common.subject import CONTRASTS
 
 Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -111,7 +112,9 @@ class Config:
     jit_compile: bool = False
     """Compile with XLA (TensorFlow; JAX always does); on a CPU the compilation costs more than a demo gains (D)."""
     devices: int = 1
-    """GPUs of this host that share each step."""
+    """GPUs of a host that share each step."""
+    nodes: int = apart(1)
+    """Hosts that share each step, with a process for the ``devices`` of each (JAX)."""
     workers: int = 1
     """Loader threads. One prepares the next batch beside the step on TensorFlow, at no start-up cost per epoch, and
     before the step on JAX and torch; more are a pool, for slow disks and fast GPUs."""
@@ -182,6 +185,12 @@ class Config:
                 f"voxels of random crops beside {', '.join(self._of_random_crops())}",
             ),
             (self.crop_voxels is None or self.devices == 1, "devices", "1 beside random crops (crop_voxels)"),
+            (self.crop_voxels is None or self.nodes == 1, "nodes", "1 beside random crops (crop_voxels)"),
+            (
+                self.batch_size % (self.devices * self.nodes or 1) == 0,
+                "batch_size",
+                f"a multiple of the {self.devices * self.nodes} devices of all nodes",
+            ),
             (self.spacing_mm is None or self.spacing_mm > 0, "spacing_mm", "a positive number or None"),
             (0 <= self.label_crop_probability <= 1, "label_crop_probability", "a probability"),
             (
@@ -217,6 +226,7 @@ class Config:
             "batch_size",
             "epochs",
             "devices",
+            "nodes",
             "workers",
             "validate_every",
         )
@@ -230,6 +240,11 @@ class Config:
             "minimum_component_voxels",
         )
         check(self, checks, positive=positive, not_negative=not_negative)
+
+    @property
+    def processes_per_node(self) -> int:
+        """Of those that share a training: one has all devices of its host."""
+        return 1
 
     @property
     def recipe(self) -> Recipe:
@@ -269,3 +284,12 @@ def backend() -> str:
         return json.loads((home / "keras.json").read_text(encoding="utf-8"))["backend"]
     except (OSError, ValueError, KeyError, TypeError):
         return "tensorflow"
+
+
+def check_nodes(nodes: int, backend: str) -> None:
+    """Raises RunError where a network cannot be trained on so many hosts: Keras has a route that works on JAX alone."""
+    if nodes > 1 and backend != "jax":
+        raise RunError(
+            f"expected KERAS_BACKEND=jax for {nodes} nodes (model.nodes), found {backend}: Keras' training on several "
+            "hosts fails on TensorFlow, and for torch it has none"
+        )

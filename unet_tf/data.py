@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from common.prepared import Entry
+from common.processes import group
 from common.recipe import Volume, decode
 from common.samples import positions, sample
 from unet_tf.config import Config
@@ -44,10 +45,13 @@ class Batches(keras.utils.PyDataset):
     def _subjects(self, part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
         n = len(self.entries)
         order = np.random.default_rng([self.config.seed, self.epoch]).permutation(n) if self.shuffle else np.arange(n)
-        if self.config.devices > 1:
+        if self.config.devices * self.config.nodes > 1:
             # No device may find itself without a share of the last batch.
             order = np.resize(order, len(self) * self.config.batch_size)
-        volumes = [self.entries[index].open() for index in order[part]]
+        # A step's batch is put together of the processes' own, in the order of their ranks.
+        n_own = self.config.batch_size // group().size
+        first = part.start + group().own.rank * n_own
+        volumes = [self.entries[index].open() for index in order[first : first + n_own]]
         return [(network_input(volume, self.config), network_labels(volume, self.config)) for volume in volumes]
 
     def _crops(self, part: slice) -> list[tuple[np.ndarray, np.ndarray]]:

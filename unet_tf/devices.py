@@ -5,6 +5,7 @@ import contextlib
 import keras
 
 from common.precision import resolve
+from common.processes import group
 from common.runs import RunError
 from unet_tf.config import Config
 
@@ -30,7 +31,7 @@ def _is_broken(config: Config) -> bool:
 
 
 def shared(config: Config) -> contextlib.AbstractContextManager:
-    """Where the network is trained: on several GPUs of this host by the route that Keras supports for its backend."""
+    """Where the network is trained: on several GPUs or hosts by the route that Keras supports for its backend."""
     backend, found = keras.backend.backend(), gpus()
     if config.precision == "mixed_float16" and backend == "tensorflow" and not found:
         raise RunError("expected a GPU for mixed_float16 on TensorFlow, found none; a CPU can do mixed_bfloat16")
@@ -39,21 +40,32 @@ def shared(config: Config) -> contextlib.AbstractContextManager:
             f"expected no level of two voxels along x for mixed_bfloat16 on TensorFlow's CPU, found {config.levels} "
             f"levels below {config.grid_voxels[0]} voxels, whose gradients it gets wrong: take other sides, or float32"
         )
+    group().check(devices=1, nodes=config.nodes)
+    if config.nodes > 1:
+        return _of_all_processes(config)
     if config.devices == 1:
         return contextlib.nullcontext()
     if backend == "torch":
         raise RunError(f"expected the TensorFlow or JAX backend for {config.devices} devices, found {backend}")
     if len(found) < config.devices:
         raise RunError(f"expected {config.devices} GPUs, found {len(found)}")
-    if config.batch_size % config.devices:
-        raise RunError(
-            f"expected batch_size to be a multiple of the {config.devices} devices, received {config.batch_size}"
-        )
     if backend == "tensorflow":
         import tensorflow
 
         return tensorflow.distribute.MirroredStrategy(found[: config.devices]).scope()
     return keras.distribution.DataParallel(devices=found[: config.devices]).scope()
+
+
+def _of_all_processes(config: Config) -> contextlib.AbstractContextManager:
+    """Every device of every process, each of which brings its own part of a step's batch (JAX)."""
+    import jax
+
+    if jax.local_device_count() != config.devices:
+        raise RunError(
+            f"expected {config.devices} devices in each process (model.devices), found {jax.local_device_count()}; "
+            "CUDA_VISIBLE_DEVICES says which of a host's GPUs a process sees"
+        )
+    return keras.distribution.DataParallel(devices=keras.distribution.list_devices(), auto_shard_dataset=False).scope()
 
 
 def gpus() -> list[str]:

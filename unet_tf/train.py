@@ -17,6 +17,7 @@ from common.files import atomic_path, seal
 from common.metrics import dice
 from common.picture import PROGRESS, draw_progress
 from common.prepared import Entry
+from common.processes import group
 from common.recipe import Volume
 from common.runs import Run, RunError
 from unet_tf.config import Config
@@ -35,8 +36,10 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
     The final weights depend on the entries and the configuration only: on the same CPU a run that was killed and
     started again ends with the same bits as one that was not. Raises RunError when the last checkpoint is damaged or of
     another backend, a loss is not finite, a file cannot be written, or when the backend or this host cannot train as
-    the configuration asks.
+    the configuration asks. Several processes (:func:`common.processes.together`) end with the weights of one but for
+    the last digits.
     """
+    group().call(fit, train, validation, config, run=run)
     batches = Batches(train, config, shuffle=True)
     epochs = Epochs(run, config.epochs, checkpoint=LAST, weights=".weights.h5")
     callbacks: list[keras.callbacks.Callback]
@@ -50,15 +53,18 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
         record = Record(epochs, config, batches, validation, stopper)
         callbacks = [stopper, record]
         # One subject at a time (the same one on every device), so that Keras' mean over batches is that over subjects.
-        one_by_one = replace(config, batch_size=config.devices)
-        repeated = [entry for entry in validation for _ in range(config.devices)]
+        devices = config.devices * config.nodes
+        one_by_one = replace(config, batch_size=devices)
+        repeated = [entry for entry in validation for _ in range(devices)]
         checked = Batches(repeated, one_by_one, shuffle=False)
-    if importlib.util.find_spec("tensorflow"):  # Keras' TensorBoard callback writes with it on every backend
+    # Keras' TensorBoard callback writes with TensorFlow on every backend.
+    if run.writes and importlib.util.find_spec("tensorflow"):
         # Before the record: an epoch that a kill repeats is written twice, none is missing.
         callbacks.insert(-1, keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
     with shared(config):
         network = compiled(config)
         with epochs.resuming() as last:
+            last = group().agreed(last)
             first = 0 if last is None else record.restore(last, network)
             if first < config.epochs:
                 network.fit(
@@ -70,6 +76,9 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
                     verbose=0,
                     callbacks=callbacks,
                 )
+    weights = run.checkpoints / f"{config.checkpoint}.weights.h5"
+    if not run.writes:
+        return weights
     one_slice = convolutions(build(config), (*config.grid_voxels[: config.spatial_dims], config.channels))
     costs.record_training(
         run,
@@ -79,7 +88,7 @@ def fit(train: Sequence[Entry], validation: Sequence[Entry], config: Config, run
         first_epoch=epochs.first,
         precision=policy(config).removeprefix("mixed_"),
     )
-    return run.checkpoints / f"{config.checkpoint}.weights.h5"
+    return weights
 
 
 def compiled(config: Config) -> keras.Model:
@@ -140,8 +149,11 @@ def learning_rate(config: Config, epoch: int) -> float:
 
 
 @contextlib.contextmanager
-def averaged(network: keras.Model) -> Iterator[None]:
+def averaged(network: keras.Model, config: Config) -> Iterator[None]:
     """The average of a network's weights, where its optimiser keeps one, in place of the last ones."""
+    if config.weight_average is None:  # Of several processes one asks, and putting weights back would take all.
+        yield
+        return
     weights = network.get_weights()
     network.optimizer.finalize_variable_values(network.trainable_variables)
     try:
@@ -236,7 +248,7 @@ class Record(keras.callbacks.Callback):
             score = (-row["validation_loss"],)
         elif (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs:
             self.epochs.check_finite(loss=row["loss"])
-            with averaged(self.model):
+            with averaged(self.model, self.config):
                 row["validation_mean_dice"] = validate(self.model, self.validation, self.config, picture)
             score = (row["validation_mean_dice"],)
         else:
@@ -245,14 +257,14 @@ class Record(keras.callbacks.Callback):
             row, score=score, save_weights=self._save_weights, save_checkpoint=self._save, save_last=True
         )
         # On several devices a batch is dealt out, and one subject is none that can be.
-        if self.stopper and self.epochs.run.writes and self.config.devices == 1:
+        if self.stopper and self.config.devices * self.config.nodes == 1:
             volume = self.validation[0].open()
             draw_progress(picture, volume, predict_box(self.model, volume, self.config))
         shown = "validation_loss" if self.stopper else "validation_mean_dice"
         self.epochs.show(loss=row["loss"], **{shown: row.get(shown)})
 
     def _save_weights(self, path: Path) -> None:
-        with averaged(self.model):
+        with averaged(self.model, self.config):
             save_weights(path, self.model)
 
     def _save(self, path: Path) -> None:
@@ -263,6 +275,8 @@ class Record(keras.callbacks.Callback):
         }
         if self.stopper:
             self.progress |= {"stopper_best": float(self.stopper.best), "stopper_wait": self.stopper.wait}
+        if not self.epochs.run.writes:
+            return
         state = {str(index): keras.ops.convert_to_numpy(v) for index, v in enumerate(_state(self.model))}
         with path.open("wb") as file:
             np.savez(file, progress=json.dumps(self.progress), **state)

@@ -55,4 +55,4 @@ def check_run(folder: Path) -> None:
     if inside:
         states = {run: "" if (run / "checkpoints").is_dir() else " (no trained weights)" for run in inside}
         listing = "\n".join(f"  {run}{state}" for run, state in states.items())
-        raise ValueError(f"{folder}: expected one run, found {len(inside)}; name one of them with --run:\n{listing}")
+        raise ValueError(f"{folder}: expected a run, found a folder of {len(inside)}; name one with --run:\n{listing}")

@@ -46,3 +46,12 @@ def refuse_cavity(cohort: Cohort) -> None:
             "that may hold the resection cavity (RC), which the network does not know: --cavity background reads it as "
             "background, --cavity leave-out leaves out subjects that have one"
         )
+
+
+def refuse_unlabelled(cohort: Cohort) -> None:
+    """Raises CohortError unless every subject has a mask."""
+    if missing := [subject.id for subject in cohort.subjects if subject.label is None]:
+        raise CohortError(
+            f"{cohort.folder}: expected a mask for every subject, {len(missing)} have none, the first "
+            f"{missing[0]}; python -m segresnet_monai.predict --run RUN --data FOLDER --output FOLDER needs none"
+        )

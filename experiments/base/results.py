@@ -30,14 +30,14 @@ LESION_NOTE = (
     "fp: false positives per case; HD95 and the definition of 2024: scores.csv; every lesion: lesions.csv"
 )
 HEADLINES = {
-    "dice_WT": "whole tumour: overlap with the expert's, 1 is all of it; up",
-    "dice_TC": "tumour core, NCR and ET together; up",
-    "dice_ET": "enhancing tumour; up",
-    "dice_NCR": "necrosis and what does not enhance; up",
-    "dice_ED": "oedema; up",
-    "mean_dice": "of NCR, ED and ET; up",
-    "mean_dice_with_background": "of NCR, ED, ET and the background, which is easy; up",
-    "hd95_WT": "mm between the outlines, 95 % are nearer; down",
+    "dice_WT": "whole tumour: overlap with the expert's, 1 is all of it; higher is better",
+    "dice_TC": "tumour core, NCR and ET together; higher is better",
+    "dice_ET": "enhancing tumour; higher is better",
+    "dice_NCR": "necrosis and what does not enhance; higher is better",
+    "dice_ED": "oedema; higher is better",
+    "mean_dice": "of NCR, ED and ET; higher is better",
+    "mean_dice_with_background": "of NCR, ED, ET and the background, which is easy; higher is better",
+    "hd95_WT": "mm between the outlines, 95 % are nearer; lower is better",
 }
 """The rows that say most, what each is, and which way is better."""
 PENALTY = {
@@ -179,7 +179,10 @@ def _headlines(results: Sequence[Result], penalty: str, parts: Sequence[str]) ->
     lines = table(by_name[name] for name in meanings).splitlines()
     said = ["", "", *meanings.values()]
     rows = [f"{line}  {meaning}".rstrip() for line, meaning in zip(lines, said, strict=True)]
-    return "\n".join([*rows, f"{len(by_name) - len(meanings)} more in scores.csv; --all-rows shows them", penalty])
+    notes = [f"{len(by_name) - len(meanings)} more in scores.csv; --all-rows shows them", penalty]
+    if "mean_dice" in by_name and by_name["mean_dice"].value == 0:
+        notes.append("nothing of the tumour was found: what the mean with the background has is the background's alone")
+    return "\n".join([*rows, *notes])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -127,7 +127,7 @@ class Placement:
             if value is not None and value < 1:
                 raise ValueError(f"expected --{name.replace('_', '-')} of 1 or more, received {value}")
         if self.on != "slurm" and (self.submit_only or self.dry_run):
-            raise ValueError("expected --submit-only and --dry-run with --on slurm only")
+            raise ValueError("--submit-only and --dry-run work with --on slurm only")
 
 
 def state(folder: Path, result: str = "summary.json") -> str:
@@ -164,10 +164,8 @@ def given(folder: Path, name: str = "config", /, **entries: type) -> dict[str, A
 
 
 def shared_by(config: Any) -> dict[str, int]:
-    """What a training asks for on account of its model's configuration; a U-Net's devices are one process'."""
-    if not hasattr(config, "nodes"):
-        return {"gpus": config.devices}
-    return {"devices": config.devices, "nodes": config.nodes, "gpus": config.devices}
+    """What a training asks for on account of its model's configuration."""
+    return {"devices": config.processes_per_node, "nodes": config.nodes, "gpus": config.devices}
 
 
 def python(*words: object) -> tuple[str, ...]:

@@ -146,7 +146,8 @@ def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, 
         for rank, case in ((rank, order.iloc[position]) for position, rank in chosen(len(order)).items())
     ]
     of = "1 case" if len(order) == 1 else f"{len(order)} cases"
-    text = f"Best, median and worst of {of} by mean Dice of {', '.join(RANK_BY)}"
+    shown = " and ".join(", ".join(chosen(len(order)).values()).rsplit(", ", 1)).capitalize()
+    text = f"{shown} of {of} by mean Dice of {', '.join(RANK_BY)}"
     save_for_screen(truth_and_prediction(rows, text=text, synthetic=synthetic), path)
 
 

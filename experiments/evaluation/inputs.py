@@ -17,7 +17,7 @@ from common.phantom.folder import embedded_cohort
 from common.scoring import EmptyPolicy
 from common.subject import Problem, Subject
 from experiments.base.options import Refused, at_least, leave_out
-from experiments.base.reading import Reading
+from experiments.base.reading import Reading, refuse_unlabelled
 from experiments.evaluation import finished_runs, grids, label_maps
 from experiments.evaluation.label_maps import Method
 
@@ -109,8 +109,7 @@ def find(options: ScoreOptions) -> Found:
         raise Refused(f"{folder}: expected the folder of the cohort, found none; --data names it")
     cohort = reading.find(folder, max_subjects=options.max_subjects)
     subjects = {subject.id: subject for subject in cohort.subjects}
-    if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
-        raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
+    refuse_unlabelled(cohort)
     left_out = leave_out(cohort.incomplete, cohort.folder, allowed=options.leave_out_bad, who="subjects")
     methods = [run.method(subjects) for run in runs] + methods_of(options, subjects)
     tested = {case for run in runs for case in run.files}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # its parts when they are first used: stats alone takes half a second
 
 from common.scoring import apply_empty_policy, higher_is_better
 
@@ -26,13 +26,13 @@ def ranking(
     valued = apply_empty_policy(cases, "brats")
     methods = list(dict.fromkeys(valued["method"]))
     tables = {metric: _by_method(valued, metric, methods) for metric in dict.fromkeys((*RANKED, *metrics))}
-    ranks = np.mean([stats.rankdata(_costs(tables[metric], metric), axis=1) for metric in RANKED], axis=0)
+    ranks = np.mean([scipy.stats.rankdata(_costs(tables[metric], metric), axis=1) for metric in RANKED], axis=0)
     criteria = {RANKS: ranks} | {metric: _costs(tables[metric], metric) for metric in metrics}
     first = _share_first(np.stack(list(criteria.values())), seed, resamples)
     rows = []
     for (criterion, costs), shares in zip(criteria.items(), first, strict=True):
         values = (ranks if criterion == RANKS else tables[criterion]).mean(axis=0)
-        places = stats.rankdata(costs.mean(axis=0).round(12), method="min").astype(int)
+        places = scipy.stats.rankdata(costs.mean(axis=0).round(12), method="min").astype(int)
         rows += zip([criterion] * len(methods), methods, values, places, shares, strict=True)
     return pd.DataFrame(rows, columns=["criterion", "method", "value", "place", "first"])
 

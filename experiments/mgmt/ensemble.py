@@ -17,7 +17,6 @@ from common.classification import (
 from common.files import write_csv, write_json
 from common.runs import History
 from experiments.base.results import Result
-from experiments.mgmt import pictures
 from experiments.mgmt.study import Fitted, MgmtStudy, Model, prepare
 from mgmt_classifier.config import Config
 from mgmt_classifier.ensemble import REPORTED_WEIGHTS, combine, weighted_mean
@@ -112,6 +111,7 @@ def learning_curves(study: MgmtStudy, fitted: Mapping[str, Fitted]) -> list[Resu
 
 def draw(study: MgmtStudy, fitted: Mapping[str, Fitted], table: pd.DataFrame) -> None:
     from experiments.drawing import curves  # and with it the plotting library
+    from experiments.mgmt import pictures
 
     for name, model in fitted.items():
         curves.draw_history(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # its parts when they are first used: stats alone takes half a second
 
 from common.dicom.series import look
 from common.files import atomic_path, write_csv
@@ -86,7 +86,7 @@ def shares(image: np.ndarray, heat: np.ndarray, untrained: np.ndarray) -> dict[s
     if total == 0:
         return dict.fromkeys(("brain", "bright", "brain_expected", "bright_expected", "untrained"), float("nan"))
     both = heat[brain], untrained[brain]
-    alike = stats.spearmanr(*both).statistic if all(np.ptp(values) > 0 for values in both) else float("nan")
+    alike = scipy.stats.spearmanr(*both).statistic if all(np.ptp(values) > 0 for values in both) else float("nan")
     return {
         "brain": float(heat[brain].sum() / total),
         "brain_expected": float(brain.mean()),  # of a saliency that is the same everywhere

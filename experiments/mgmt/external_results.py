@@ -15,7 +15,6 @@ from common.transport import Judgement, Sample, judge
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.results import Result
-from experiments.mgmt import external_pictures
 from experiments.mgmt.study import meanings
 
 EXPERIMENT = "mgmt_external"
@@ -52,6 +51,8 @@ class Tested:
 
 def report(tested: Tested, inside: Sample | None, judgement: Judgement, opened: Run, *, seed: int) -> None:
     """Write every table, picture and sentence, and last of all summary.json. inside: the internal test part."""
+    from experiments.mgmt import external_pictures  # and with it the plotting library
+
     found, curves, table = [], [], tested.table
     marked = any(tested.synthetic.values())
     if judgement.inside is not None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # its parts when they are first used: stats alone takes half a second
 
 from common.baselines import baseline_probabilities
 from common.classification import (
@@ -134,7 +134,7 @@ def within_folds(table: pd.DataFrame, column: str) -> np.ndarray:
     Each fold has models of its own; their probabilities are not on one scale, and pooled as they are they give an AUC
     below 0.5 where there is no signal.
     """
-    return table.groupby("fold")[column].transform(lambda own: (stats.rankdata(own) - 0.5) / len(own)).to_numpy()
+    return table.groupby("fold")[column].transform(lambda own: (scipy.stats.rankdata(own) - 0.5) / len(own)).to_numpy()
 
 
 def shuffle(labels: Mapping[str, int], *, seed: int) -> dict[str, int]:

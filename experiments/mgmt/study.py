@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.csv"
 
 MEANINGS = {
-    "auc": "how often a methylated patient gets a higher probability than one who is not; 0.5 is guessing; up",
-    "accuracy": "share of the patients on the right side of the threshold; up",
+    "auc": "how often a methylated patient gets a higher probability than another; 0.5 is guessing; higher is better",
+    "accuracy": "share of the patients on the right side of the threshold; higher is better",
     "threshold": "the probability above which a patient is called methylated",
-    "loss": "cross entropy; down",
+    "loss": "cross entropy; lower is better",
     "_under_chance__auc": "what the best of so many models would have on average if none had learned anything",
     "chance__auc": "what a model that has learned nothing would have on average",
     "permutation_p": "how often models of shuffled labels would come as far",
     "saliency_brain": "share of what speaks for methylation that lies on the brain; _expected: of an even one",
     "saliency_bright": "the same on the brightest twentieth of the brain, in FLAIR the tumour",
     "saliency_untrained": "rank correlation with an untrained network's: near 1, nothing was learned",
-    "brier": "mean squared error of the probabilities; down; _of_the_share: of always saying how many are methylated",
+    "brier": "mean squared error of the probabilities; lower is better; _of_the_share: of always giving the share",
     "calibration_slope": "1 where probabilities mean what they say; below 1 they are too sure",
     "baseline__auc": "of simple features alone, without a network",
     "shuffled_labels__auc": "of models that learned other patients' labels: a control, which should be 0.5",

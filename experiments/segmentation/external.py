@@ -25,7 +25,7 @@ from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, at_least, leave_out
 from experiments.base.progress import say_store, step
-from experiments.base.reading import Reading, refuse_cavity
+from experiments.base.reading import Reading, refuse_cavity, refuse_unlabelled
 from experiments.base.results import Result
 from experiments.segmentation.fine_tuning import seen_by
 from experiments.segmentation.finished import Finished, Networks, load, read_run, require_finished
@@ -91,8 +91,7 @@ def check(run: Finished, options: CohortOptions) -> Checked:
     """
     with step(1):
         cohort = options.find(options.data, max_subjects=options.max_subjects)
-    if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
-        raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
+    refuse_unlabelled(cohort)
     refuse_cavity(cohort)
     with step(2):
         say_store(options.prepared, prepared.expected_bytes(cohort.subjects, run.recipe))

@@ -111,8 +111,8 @@ def draw_label_sizes(sizes: pd.DataFrame, *, text: str, synthetic: bool) -> Figu
             )  # fmt: skip
         axis.plot(true.loc[missed, "volume_truth_ml"], true.loc[missed, "dice"], "kx", markersize=6)
         rho, low, high = rank_correlation(true["volume_truth_ml"].to_numpy(), true["dice"].to_numpy())
-        rank = "Spearman not defined" if np.isnan(rho) else f"Spearman {rho:.2f}"
-        rank += "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
+        interval = f"no interval: n = {len(true)}" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
+        rank = "Spearman not defined" if np.isnan(rho) else f"Spearman {rho:.2f} ({interval})"
         invented = int((own["state"] == "invented").sum())
         lines = [
             f"{name}: {missed.sum()} of {len(true)} missed",

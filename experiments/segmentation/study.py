@@ -23,7 +23,7 @@ from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, absolute, leave_out, options_in, refusals, refuse_phantoms
 from experiments.base.progress import say_store, step
-from experiments.base.reading import refuse_cavity
+from experiments.base.reading import refuse_cavity, refuse_unlabelled
 from experiments.base.trainings import Training, given, shared_by
 from experiments.segmentation import added, fine_tuning
 from experiments.segmentation.options import Options, SegResNetOptions, refuse_contradictions
@@ -227,8 +227,7 @@ def _open(
         cohort = options.find(folder, max_subjects=options.max_subjects, patients=options.patients)
     if options.data is not None and cohort.subjects:
         refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
-    if unlabelled := [subject.id for subject in cohort.subjects if subject.label is None]:
-        raise Refused(f"{cohort.folder}: expected a mask for every subject, {len(unlabelled)} have none")
+    refuse_unlabelled(cohort)
     refuse_cavity(cohort)
     recipes = (config.recipe, *further_recipes)
     with step(2):

@@ -108,7 +108,7 @@ def test_each_patient_gets_an_answer_and_the_bad_one_is_named(asked):
         expected = (t1ce / t1ce.max() > 0.6) & inside
         written = np.asarray(nib.load(arguments.output / f"{name}.nii.gz").dataobj)
         np.testing.assert_array_equal(written, np.where(expected, 4, 0))
-        assert volumes.loc[name, "ET"] == pytest.approx(expected.sum() / 1000)
+        assert volumes.loc[name, "ET_ml"] == pytest.approx(expected.sum() / 1000)
         picture = np.asarray(Image.open(arguments.output / f"{name}.png").convert("RGB")).astype(int)
         assert (np.abs(picture - (240, 228, 66)).sum(-1) < 30).any()  # ET's yellow
 
@@ -210,7 +210,7 @@ def test_a_folder_of_runs_lists_them(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({}))
     (tmp_path / "demo_seed0" / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match=r"found 2; .*\n.*demo_seed0\n.*demo_seed1 \(no trained weights\)$"):
+    with pytest.raises(ValueError, match=r"folder of 2; .*\n.*demo_seed0\n.*demo_seed1 \(no trained weights\)$"):
         check_run(tmp_path)
     check_run(tmp_path / "demo_seed0")
 

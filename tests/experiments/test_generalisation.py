@@ -352,5 +352,5 @@ def test_test_cases_that_have_changed_or_gone_are_named(run, few, cohort, tmp_pa
 def test_a_cohort_without_masks_is_refused(run, tmp_path, options):
     write_subject(tmp_path / "bare", "Bare", 5)
     (tmp_path / "bare" / "Bare" / "Bare_seg.nii.gz").unlink()
-    with pytest.raises(Refused, match="expected a mask for every subject, 1 have none"):
+    with pytest.raises(CohortError, match="expected a mask for every subject, 1 have none, the first Bare"):
         external.check(read_run(run), CohortOptions(data=tmp_path / "bare", prepared=options.prepared))

@@ -1,5 +1,6 @@
 """The command of one training: what its folder says is done, and what it cannot do is said."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -93,19 +94,30 @@ def test_a_training_that_another_process_works_on_has_a_status_of_its_own(train)
 
 
 @pytest.mark.parametrize(
-    ("model", "size", "message"),
+    ("kind", "model", "size", "message"),
     [
-        ({"devices": 1}, 2, "expected one process, found 2 of torchrun: its work is not shared"),
-        ({"devices": 2, "nodes": 1}, 1, "expected 2 processes for 2 devices on each of 1 nodes"),
-        ({"devices": 1, "nodes": 1}, 2, "expected 1 processes for 1 devices on each of 1 nodes"),
-        ({"devices": "two", "nodes": 1}, 2, "expected numbers of devices and nodes, found 'two' and 1"),
+        ("segresnet", {"devices": 1}, 2, "expected one process, found 2 of torchrun: its work is not shared"),
+        ("segresnet", {"devices": 2, "nodes": 1}, 1, "expected 2 processes for 2 devices on each of 1 nodes"),
+        ("segresnet", {"devices": 1, "nodes": 1}, 2, "expected 1 processes for 1 devices on each of 1 nodes"),
+        ("segresnet", {"devices": "two", "nodes": 1}, 2, "expected numbers of devices and nodes, found 'two' and 1"),
+        ("unet", {"devices": 2, "nodes": 1}, 2, "expected 1 processes for 1 devices on each of 1 nodes"),
+        ("unet", {"devices": 2, "nodes": 2}, 4, "expected 2 processes for 1 devices on each of 2 nodes"),
     ],
 )
-def test_other_processes_than_those_asked_for_are_refused(tmp_path, monkeypatch, model, size, message):
+def test_other_processes_than_those_asked_for_are_refused(tmp_path, monkeypatch, kind, model, size, message):
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(RunError, match=message):
-        is_shared(tmp_path, model)
+        is_shared(tmp_path, kind, "jax", model)
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_a_unet_is_shared_by_a_process_for_each_node(tmp_path, monkeypatch, backend):
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    refused = pytest.raises(RunError, match=r"KERAS_BACKEND=jax for 2 nodes \(model.nodes\), found tensorflow")
+    with refused if backend == "tensorflow" else contextlib.nullcontext():
+        assert is_shared(tmp_path, "unet", backend, {"devices": 4, "nodes": 2})
 
 
 def test_what_the_processes_are_missing_is_said_in_one_line(train):

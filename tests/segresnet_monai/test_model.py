@@ -7,7 +7,7 @@ from monai.networks.nets import SegResNet, SegResNetVAE  # noqa: E402
 from common.costs import gflop  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.inference import build  # noqa: E402
-from segresnet_monai.model import build_segresnet, build_segresnet_ds, convolutions  # noqa: E402
+from segresnet_monai.model import build_segresnet, convolutions  # noqa: E402
 
 SIZE = {"initial_filters": 8, "encoder_blocks": (1, 2, 2, 4), "decoder_blocks": (1, 1, 1)}
 
@@ -221,20 +221,5 @@ def test_bfloat16_logits_are_close_to_float32s(settings):
         wanted = network(image)
         with torch.autocast("cpu", torch.bfloat16):
             found = network(image.contiguous(memory_format=torch.channels_last_3d))
-    assert found.dtype == torch.float32
+    assert found.dtype == torch.bfloat16
     assert 0 < (found - wanted).norm() / wanted.norm() < 4 * 2**-9 * 20**0.5
-
-
-def test_the_last_layer_of_bfloat16_features_is_a_float32_convolution():
-    head = build_segresnet_ds(seed=1).up_layers[-1]["head"]
-    features = torch.randn(2, 16, 5, 6, 7, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = head(features)
-    logits.square().sum().backward()
-    exact, weight, bias = (each.detach().double().requires_grad_() for each in (features, head.weight, head.bias))
-    expected = torch.nn.functional.conv3d(exact, weight, bias)
-    expected.square().sum().backward()
-    torch.testing.assert_close(logits.double(), expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(head.weight.grad.double(), weight.grad, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(head.bias.grad.double(), bias.grad, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(features.grad.double(), exact.grad, rtol=2**-8, atol=1e-3)  # kept in bfloat16

@@ -60,6 +60,7 @@ def test_the_central_crop_lies_in_the_middle_of_a_brats_scan():
         ("checkpoint", "first"),
         ("precision", "float16"),
         ("devices", 0),
+        ("nodes", 0),
         ("workers", 0),
         ("probability_threshold", -0.1),
         ("probability_threshold", 1.0),

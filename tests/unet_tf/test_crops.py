@@ -102,7 +102,7 @@ def test_the_average_of_the_weights_is_that_of_every_step_with_the_same_start(en
             if average is None
             else [decay * old + (1 - decay) * new for old, new in zip(average, weights, strict=True)]
         )
-    with averaged(network):
+    with averaged(network, CONFIG):
         for found, wanted in zip(network.get_weights(), average, strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
     for found, wanted in zip(network.get_weights(), weights, strict=True):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -87,10 +89,13 @@ def test_a_table_of_few_rows_says_what_they_mean_and_counts_the_others():
     for policy, hd in (("brats", "HD95 373 mm"), ("ignore", "no HD95")):
         lines = segmentation_table(found, headlines_under=policy).splitlines()
         assert [line.split()[0] for line in lines[2:4]] == ["dice_WT", "mean_dice"]
-        assert all(line.endswith("; up") for line in lines[2:4])
+        assert all(line.endswith("; higher is better") for line in lines[2:4])
         assert lines[4].startswith("2 more in scores.csv")
         assert hd in lines[5]
     assert "hd_WT" in segmentation_table(found)
+    nothing = [replace(result, value=0.0) for result in found]
+    assert "nothing of the tumour was found" in segmentation_table(nothing, headlines_under="brats")
+    assert "nothing of the tumour was found" not in segmentation_table(found, headlines_under="brats")
 
 
 def test_no_p_value_is_shown_as_0():

@@ -20,6 +20,8 @@ class Stub:
 
     epochs: int = 3
     devices: int = 1
+    nodes: int = 1
+    processes_per_node: int = 1
     recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",)))
 
 

@@ -31,6 +31,8 @@ class Stub:
     """As much of a network's configuration as a study needs."""
 
     devices: int = 1
+    nodes: int = 1
+    processes_per_node: int = 1
     recipe: Recipe = field(default_factory=lambda: Recipe(contrasts=("FLAIR",)))
 
 
