@@ -7,7 +7,7 @@
 Reproduces the report's average Dice of its baseline, trained on 60 / 20 / 20 % of the patients (`python -m experiments`
 prints the number). Cost: demo about 4 minutes on two cores of an AMD EPYC that multiplies bfloat16, nearly all of it
 training, and 1.3 GiB of memory; paper needs a GPU and has not been timed. Expect of the demo on eight held-out phantoms
-WT Dice near 0.86 and mean Dice near 0.65 (five seeds: 0.843 to 0.864, 0.623 to 0.664), NCR the weakest. The same
+WT Dice near 0.86 and mean Dice near 0.64 (four seeds: 0.851 to 0.872, 0.637 to 0.669), NCR the weakest. The same
 command goes on where a killed run stopped, and shows the table of a finished one.
 """
 

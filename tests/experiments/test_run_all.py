@@ -148,7 +148,7 @@ def test_a_failure_stops_nothing_and_is_told(tmp_path, capsys):
     assert [status.state for status in statuses] == [line["state"] for line in found.values()]
     assert (tmp_path / "good" / "log.txt").read_text() == "done\n"
     printed = capsys.readouterr().err.splitlines()
-    assert [line.split()[:2] for line in printed if line.startswith("killed")] == [
+    assert [words[1:3] for words in map(str.split, printed) if words[1:2] == ["killed"]] == [
         ["killed", "running,"],
         ["killed", "failed:"],
     ]
