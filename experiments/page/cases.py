@@ -18,7 +18,10 @@ def part(experiment: str, folder: Path) -> Path:
 
 
 def of_run(experiment: str, found: Found) -> tuple[list[Picture], str]:
-    """Dice and volumes of every case, drawn; and what is wrong with cases.csv. None of a run without one."""
+    """Dice and volumes of every case, drawn; and what is wrong with cases.csv. None of a run without one, or of score,
+    whose cases are several methods' and stand on a page of its own."""
+    if experiment == "score":
+        return [], ""
     if found.state != "finished" or not (folder := part(experiment, found.folder)).joinpath("cases.csv").exists():
         return [], ""
     try:

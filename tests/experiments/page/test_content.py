@@ -12,7 +12,7 @@ from matplotlib.image import imsave
 from common.files import write_json, write_text
 from experiments.base import runs
 from experiments.base.results import reported
-from experiments.page import content, pictures, reading, rows, tables
+from experiments.page import cases, content, pictures, reading, rows, tables
 from experiments.page.headlines import NAMED
 from tests.experiments.conftest import ROOT
 from tests.experiments.page.report_runs import everything, page_of, result, write_picture, write_predictions, write_run
@@ -355,3 +355,10 @@ def test_each_contradiction_of_the_report_is_told(words):
 
 
 # The command ----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_several_methods_are_not_taken_for_a_networks_cases(tmp_path):
+    (tmp_path / "cases.csv").write_text("case,method,dice_WT\na,ours,0.5\na,theirs,0.4\n")
+    found = runs.Found("finished", folder=tmp_path)
+    assert cases.of_run("score", found) == ([], "")
+    assert "view" in cases.of_run("table1_baseline", found)[1]
