@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from common.splits import PARTS
 from experiments.base.options import Refused, refusals, settings_in, wrapped
 from experiments.base.results import aligned, short
-from experiments.base.runs import read
+from experiments.base.runs import options_of, read
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,12 @@ def _facts(run: Path) -> dict[str, Any]:
         raise Refused(wrong or f"{run}: expected the folder of a run, found no config.json in it")
     facts: dict[str, Any] = {"experiment": config.get("experiment")}
     facts |= settings_in(config.get("model", {}))
-    facts |= {"backend": config.get("backend"), "empty masks": config.get("options", {}).get("empty_masks")}
-    facts["patients"] = read(run, "data.json", dict)[0].get("fingerprint")
-    facts["split"] = read(run, "split.json", dict)[0].get("hash")
+    options, data, split = options_of(run), read(run, "data.json", dict)[0], read(run, "split.json", dict)[0]
+    facts |= {"preset": options.get("preset"), "backend": config.get("backend")}
+    facts["empty masks"] = options.get("empty_masks")
+    facts["of"] = "synthetic phantoms" if data.get("synthetic") else "patients"
+    facts |= {f"{part} cases": len(split[part]) for part in PARTS if isinstance(split.get(part), list)}
+    facts |= {"fingerprint of the scans": data.get("fingerprint"), "split": split.get("hash")}
     starts = read(run, "environment.json", list)[0]
     if starts:
         facts |= {f"version of {name}": version for name, version in starts[-1].get("packages", {}).items()}

@@ -20,6 +20,9 @@ PINS = "shown.json"
 ATTEMPT = ("experiment", "command", "state", "reason", "seconds")
 
 
+OTHER_PATIENTS = {"max_subjects": None, "max_patients": None, "split_seed": 0, "synthetic": 0}
+"""Options that choose other patients than a preset's result is meant for, and what they are when not given."""
+ORDER = "patients before phantoms, paper before demo, the last before earlier ones"
 OWN = ("beyond",)
 """Experiments that reproduce nothing, but stand beside the report's."""
 
@@ -71,8 +74,8 @@ def state_of(last: Path) -> str:
 def shown(runs: Path, experiment: str) -> Path | None:
     """Folder of the run that stands for an experiment, below the folder of the run folders; None without any.
 
-    That is the one pinned (:func:`pin`); else, of those whose settings are their preset's own, the one that finished
-    last; else the one that finished last. A run of an earlier version does not say, and counts as its preset's.
+    That is the one pinned (:func:`pin`); else, of those whose settings are their preset's own, or of all where none's
+    are, the first in this ORDER. A run of an earlier version does not say, and counts as its preset's.
     Raises RunError when the pins are damaged, or what is pinned is no finished run any more.
     """
     finished = [summary.parent for summary in (runs / experiment).glob("*/summary.json")]
@@ -80,13 +83,26 @@ def shown(runs: Path, experiment: str) -> Path | None:
         if runs / experiment / name not in finished:
             raise RunError(f"{runs / PINS}: expected a finished run in {runs / experiment}, found no {name}")
         return runs / experiment / name
-    return max(finished, key=lambda run: (not changed(run), (run / "summary.json").stat().st_mtime), default=None)
+    return max(finished, key=_place, default=None)
+
+
+def _place(run: Path) -> tuple[bool, bool, bool, float]:
+    synthetic = bool(read(run, "data.json", dict)[0].get("synthetic"))
+    preset = options_of(run).get("preset")
+    return not changed(run), not synthetic, preset != "demo", (run / "summary.json").stat().st_mtime
 
 
 def changed(run: Path) -> tuple[str, ...]:
     """Settings of a run that are not its preset's, as ``epochs=6``; none where the run does not say."""
-    options = read(run, "config.json", dict)[0].get("options", {})
-    return tuple(options.get("changed", ())) if isinstance(options, dict) else ()
+    options = options_of(run)
+    others = (f"{name}={options[name]}" for name, usual in OTHER_PATIENTS.items() if options.get(name, usual) != usual)
+    return *options.get("changed", ()), *others
+
+
+def options_of(run: Path) -> dict[str, Any]:
+    """What a run's command was told; nothing where the run does not say."""
+    options = read(run, "config.json", dict)[0].get("options")
+    return options if isinstance(options, dict) else {}
 
 
 def pins(runs: Path) -> dict[str, str]:
@@ -162,9 +178,9 @@ def find(runs: Path, experiment: str, attempt: Mapping[str, object] | None) -> F
 def _why(folder: Path, others: Iterable[Path]) -> str:
     """Why a run stands for its experiment, and none of the others, where none is pinned."""
     if changed(folder):
-        return f"none has its preset's own settings; this one, with {', '.join(changed(folder))}, finished last"
+        return f"none has its preset's own settings; this one, with {', '.join(changed(folder))}, is first: {ORDER}"
     if any((run / "summary.json").exists() and not changed(run) for run in others):
-        return "this one finished last of those with their preset's own settings"
+        return f"of those with their preset's own settings this one is first: {ORDER}"
     return "this one has its preset's own settings"
 
 

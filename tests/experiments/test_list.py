@@ -47,6 +47,15 @@ def test_two_runs_differ_in_what_was_set_and_found(tmp_path):
         write_json(run / "config.json", {"experiment": "unet3d", "model": {"epochs": epochs, "deep": {"filters": 8}}})
     assert diff.differences(*runs) == [("epochs", "3", "4"), ("result unet3d.mean_dice", "0.800", "0.700")]
     assert diff.differences(runs[0], runs[0]) == []
+    write_json(runs[0] / "config.json", {"experiment": "unet3d", "options": {"preset": "paper"}, "model": {}})
+    write_json(runs[1] / "config.json", {"experiment": "unet3d", "options": {"preset": "demo"}, "model": {}})
+    write_json(runs[1] / "data.json", {"synthetic": False})
+    write_json(runs[1] / "split.json", {"train": ["a"], "validation": ["d"], "test": ["e", "f"]})
+    assert diff.differences(*runs)[:3] == [
+        ("preset", "paper", "demo"),
+        ("of", "synthetic phantoms", "patients"),
+        ("train cases", "3", "1"),
+    ]
     with pytest.raises(Refused, match="expected the folder of a run, found no config"):
         diff.differences(runs[0], tmp_path / "nowhere")
 

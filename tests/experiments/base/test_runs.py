@@ -6,7 +6,7 @@ import pytest
 
 from common.files import write_json, write_text
 from common.runs import Run, RunError
-from experiments.base.runs import Found, find, pin, shown, state
+from experiments.base.runs import ORDER, Found, changed, find, pin, shown, state
 from tests.experiments.page.report_runs import everything, result, write_run
 
 
@@ -62,7 +62,7 @@ def test_of_several_finished_runs_the_last_is_shown_and_the_others_are_counted(t
     found = find(tmp_path, "unet3d", None)
     assert found.folder == new
     assert found.also == (
-        "1 more finished in the same folder; this one finished last of those with their preset's own settings",
+        f"1 more finished in the same folder; of those with their preset's own settings this one is first: {ORDER}",
     )
 
 
@@ -77,7 +77,31 @@ def test_a_trial_with_other_settings_does_not_replace_the_real_run(tmp_path):
     write_json(real / "config.json", {"options": {"changed": ["filters=2"]}})
     found = find(tmp_path, "unet3d", None)
     assert found.folder == trial
-    assert found.also[0].endswith("none has its preset's own settings; this one, with epochs=6, finished last")
+    assert found.also[0].endswith(f"none has its preset's own settings; this one, with epochs=6, is first: {ORDER}")
+
+
+def test_neither_phantoms_nor_a_demo_nor_fewer_patients_displace_a_run_of_the_reports_settings(tmp_path):
+    def run(name, when, *, synthetic, **options):
+        config, data = {"options": options, "model": {}}, {"synthetic": synthetic}
+        made = write_run(tmp_path, "unet3d", [result(key="unet3d.mean_dice")], name=name, config=config, data=data)
+        os.utime(made / "summary.json", (when, when))
+
+    for when, (name, options) in enumerate(
+        {
+            "paper": {"synthetic": False, "preset": "paper", "max_subjects": None, "split_seed": 0},
+            "small": {"synthetic": False, "preset": "demo"},
+            "phantoms": {"synthetic": True, "preset": "demo"},
+            "few": {"synthetic": False, "preset": "paper", "max_subjects": 10},
+            "other_split": {"synthetic": False, "preset": "paper", "split_seed": 1},
+        }.items()
+    ):
+        run(name, when, **options)
+    assert changed(tmp_path / "unet3d" / "few") == ("max_subjects=10",)
+    order = []
+    while (found := shown(tmp_path, "unet3d")) is not None:
+        order.append(found.name)
+        (found / "summary.json").unlink()
+    assert order == ["paper", "small", "phantoms", "other_split", "few"]
 
 
 def test_a_pinned_run_is_shown_until_it_is_no_more(tmp_path):
