@@ -103,7 +103,7 @@ RECIPES = re.findall(
 
 def test_the_recipes_for_extending_apply_to_the_suite_and_work(tmp_path):
     """One after the other, and what stands below each in one process: importing PyTorch takes longer than all of it."""
-    for folder in ("common", "segresnet_monai", "unet_tf", "mgmt_classifier", "experiments"):
+    for folder in ("common", "segresnet_monai", "unet_tf", "mgmt_classifier", "experiments", "benchmarks"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
@@ -112,6 +112,10 @@ def test_the_recipes_for_extending_apply_to_the_suite_and_work(tmp_path):
         assert len(re.findall(r"^\+\+\+ ", change, re.MULTILINE)) <= 2, name
         assert len(changed) <= 60, name
         subprocess.run(["git", "apply", "-"], input=change, text=True, cwd=tmp_path, env=environment, check=True)
+    for lint in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("lint-imports",)):
+        command = [Path(sys.executable).with_name(lint[0]), *lint[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{lint}: {done.stdout}{done.stderr}"
     checks = "\n".join(check for *_, check in RECIPES)
     subprocess.run([sys.executable, "-c", checks], cwd=tmp_path, env=environment, check=True)
 
