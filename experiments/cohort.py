@@ -279,7 +279,7 @@ def show(folder: Path) -> None:
         results.table(summary),
         LEGEND,
         notes=[results.SYNTHETIC_NOTE] if synthetic else [],
-        missing=[f"{len(problems)} problems of files, listed above"] if problems else [],
+        missing=[f"{len(problems)} problem{'s' * (len(problems) > 1)} of files, listed above"] if problems else [],
     )
 
 

@@ -231,8 +231,8 @@ def _open(
     refuse_cavity(cohort)
     recipes = (config.recipe, *further_recipes)
     with step(2):
-        each = dict.fromkeys(recipes)
-        say_store(options.prepared, sum(prepared.expected_bytes(cohort.subjects, recipe) for recipe in each))
+        distinct = dict.fromkeys(recipes)
+        say_store(options.prepared, sum(prepared.expected_bytes(cohort.subjects, recipe) for recipe in distinct))
         stores = [
             prepared.prepare(cohort.subjects, recipe, options.prepared, n_jobs=options.jobs, local_copy=local_copy)
             for recipe in recipes

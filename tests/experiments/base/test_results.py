@@ -93,6 +93,9 @@ def test_a_table_of_few_rows_says_what_they_mean_and_counts_the_others():
         assert lines[4].startswith("2 more in scores.csv")
         assert hd in lines[5]
     assert "hd_WT" in segmentation_table(found)
+    assert "2 test cases: too few for an interval" in segmentation_table(found, headlines_under="brats")
+    more = [replace(result, n=3) for result in found]
+    assert "too few" not in segmentation_table(more, headlines_under="brats")
     nothing = [replace(result, value=0.0) for result in found]
     assert "nothing of the tumour was found" in segmentation_table(nothing, headlines_under="brats")
     assert "nothing of the tumour was found" not in segmentation_table(found, headlines_under="brats")
