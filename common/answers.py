@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from common import nifti
 from common.arguments import PatientArguments
@@ -16,6 +15,7 @@ from common.files import file_stem, read_json, write_csv, write_json
 from common.labels import CONVENTIONS
 from common.patient import Trained, answer_for, run_notes
 from common.picture import draw_answer
+from common.progress import counted
 from common.subject import Problem
 
 RECORD = "predictions.json"
@@ -74,7 +74,7 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
         "cases": read_json(output / RECORD, dict)["cases"] if (output / RECORD).exists() else {},
     }
     problems = list(cohort.incomplete)
-    for subject in tqdm(cohort.subjects, desc="segmenting", unit="patient", disable=None):
+    for subject in counted(cohort.subjects, "segmenting", total=len(cohort.subjects), unit="patient"):
         file = output / f"{file_stem(subject.id)}.nii.gz"
         picture = output / f"{file_stem(subject.id)}.png"
         try:

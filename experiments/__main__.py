@@ -7,8 +7,7 @@ python -m experiments --all                every run: state, score, and its sett
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from common.command_line import parse
 from experiments.base import results
 from experiments.base.options import refusals, wrapped
 from experiments.base.results import aligned, short
@@ -31,7 +30,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments", description=wrapped(__doc__))
     with refusals():
         print(aligned(every_run(options.runs)) if options.all else "\n".join(listing(options.runs)))
 

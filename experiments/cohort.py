@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import tyro
 
 from common.cohort import Cohort, audit
+from common.command_line import parse
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import file_stem, write_csv, write_json
@@ -93,7 +93,7 @@ class Options(BothTasks, Placement):
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.cohort", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.cohort", description=wrapped(__doc__))
     with refusals():
         (prepare if options.prepare else check)(options)
 
@@ -145,7 +145,7 @@ def cohorts(options: Options) -> tuple[Cohort | None, MgmtCohort | None, bool]:
     folder, mgmt_folder = options.data, options.mgmt_data
     synthetic = folder is None and mgmt_folder is None
     if synthetic:
-        folder = phantom_cohort(options.phantoms, jobs=options.jobs)
+        folder = phantom_cohort(options.phantoms, jobs=options.jobs, max_subjects=options.max_subjects)
         mgmt_folder = phantom_patients(MgmtOptions(phantoms=options.phantoms_mgmt, jobs=options.jobs))
     subjects = patients = None
     if folder is not None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from common.command_line import parse
 from common.splits import PARTS
 from experiments.base.options import Refused, refusals, settings_in, wrapped
 from experiments.base.results import aligned, short
@@ -26,7 +27,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.diff", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.diff", description=wrapped(__doc__))
     with refusals():
         rows = differences(options.first, options.second)
     print(aligned([("", str(options.first), str(options.second)), *rows]) if rows else "no difference")

@@ -16,9 +16,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from matplotlib.colors import to_rgb
 
+from common.command_line import parse
 from common.files import write_text
 from common.picture import CLASS_COLOURS
 from experiments.base.options import refusals, wrapped
@@ -45,7 +45,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.report", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.report", description=wrapped(__doc__))
     with refusals():
         pin(options.runs, options.run)
     found = content.gather(options.runs, options.figures)

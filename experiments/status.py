@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-import tyro
-
+from common.command_line import parse
 from common.files import read_json, write_text
 from common.runs import History, RunError, is_in_use
 from experiments.base.options import Refused, refusals, wrapped
@@ -135,7 +134,7 @@ def _counts(table: list[Line]) -> str:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.status", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.status", description=wrapped(__doc__))
     with refusals():
         while True:
             table = list(lines(options.runs))

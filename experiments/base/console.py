@@ -2,12 +2,12 @@
 
 import difflib
 import io
-import re
 import runpy
 import sys
 import warnings
 from contextlib import redirect_stdout, suppress
 
+from common.command_line import options_in
 from experiments.base.runs import commands, purpose
 
 USAGE = "usage: glioma-suite COMMAND [OPTIONS]; glioma-suite COMMAND --help tells more of one"
@@ -59,6 +59,6 @@ def completion(known: dict[str, str]) -> str:
         with redirect_stdout(io.StringIO()) as written, suppress(SystemExit), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of a module that another one had imported before
             runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
-        options = sorted(set(re.findall(r"--[a-z][\w-]*(?:\.[\w-]+)*", written.getvalue())))
+        options = options_in(written.getvalue())
         lines.append(f'      {said}) options="{" ".join(options)}" ;;')
     return SHELL.format(commands=" ".join([*known, "list"]), options="\n".join(lines))

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import tyro
-
+from common.command_line import parse
 from common.dicom.mgmt_cohort import find_patients
 from common.files import write_json
 from experiments.base.options import BothTasks, refusals, refuse_phantoms, wrapped
@@ -60,7 +59,7 @@ class Options(BothTasks):
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.figures", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.figures", description=wrapped(__doc__))
     if unknown := sorted(set(options.only) - set(FIGURES)):
         sys.exit(
             f"error: expected figures from 1 to {max(FIGURES)} after --only, received {', '.join(map(str, unknown))}"

@@ -223,12 +223,18 @@ def _open(
         start, seen = find_start(options.start_from, network), fine_tuning.seen_by(options.start_from)
         print(fine_tuning.described(start), file=sys.stderr)
     with step(1):
-        folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
-        cohort = options.find(folder, max_subjects=options.max_subjects, patients=options.patients)
+        folder, most = options.data, options.max_subjects
+        if folder is None:
+            folder = phantom_cohort(options.phantoms, jobs=options.jobs, max_subjects=most)
+        cohort = options.find(folder, max_subjects=most, patients=options.patients)
     if options.data is not None and cohort.subjects:
         refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
     refuse_unlabelled(cohort)
     refuse_cavity(cohort)
+    try:  # what is too few before the scans are looked at is too few after it
+        _split(list(cohort.subjects), set(), options, fractions, out_of_fold=out_of_fold)
+    except (ValueError, OSError) as error:
+        raise Refused(str(error)) from error
     recipes = (config.recipe, *further_recipes)
     with step(2):
         distinct = dict.fromkeys(recipes)
