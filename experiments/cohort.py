@@ -42,6 +42,7 @@ from experiments.base.engines import run as run_trainings
 from experiments.base.options import BothTasks, Refused, at_least, refusals, refuse_phantoms, wrapped
 from experiments.base.progress import say_store, step
 from experiments.base.reading import refuse_cavity
+from experiments.base.runs import patients_of
 from experiments.base.shards import counts
 from experiments.base.trainings import Placement, require
 from experiments.mgmt import cohort as cohort_mgmt
@@ -278,7 +279,8 @@ def show(folder: Path) -> None:
         folder,
         results.table(summary),
         LEGEND,
-        notes=[results.SYNTHETIC_NOTE] if synthetic else [],
+        notes=[*([results.SYNTHETIC_NOTE] if synthetic else []), f"patients: {patients_of(folder)}"],
+        synthetic=synthetic,
         missing=[f"{len(problems)} problem{'s' * (len(problems) > 1)} of files, listed above"] if problems else [],
     )
 

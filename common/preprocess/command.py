@@ -42,7 +42,9 @@ def run_command(
             name = prog.removeprefix("python -m ").partition(".")[0]
             with loading(framework):
                 trained = network(arguments)
-            report(segment(arguments, trained, network=name), arguments.output)
+            pictured = () if arguments.dicom is not None else (arguments.picture_file,)
+            report(segment(arguments, trained, network=name), arguments.output, *pictured)
+            print(f"next: {prog} --run {arguments.run} --data FOLDER --output FOLDER    many patients at once")
             return
         check_folder(arguments)
         with loading(framework):
@@ -52,7 +54,9 @@ def run_command(
         sys.exit(f"error: {error.name} is not installed; it comes with: pip install 'glioma-suite[{extra}]'")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"written: {arguments.output}")
+    print(f"written: {arguments.output}, a picture of every patient in it")
+    scored = f"python -m experiments.score --data {arguments.data} --predictions network={arguments.output}"
+    print(f"next: {scored}    where the patients have masks: how well they agree")
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
         sys.exit(f"error: {len(problems)} of the patients have no answer:\n{listing}")

@@ -163,13 +163,14 @@ class MgmtStudy:
         found = [result for result in written if result.key.partition(".")[2].startswith(only)]
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         notes = [f"patients: {parts} (train / validation / test); left out: {len(self.left_out)}"]
+        notes.insert(0, f"patients: {'phantoms' if self.synthetic else 'those'} in {self.cohort.folder}")
         if self.synthetic:
             notes.insert(0, f"{results.SYNTHETIC_NOTE}; planted: {self.options.planted}")
         if more := len(written) - len(found):
             notes.append(f"{more} more results, with intervals: summary.json")
         verdicts = (self.run.folder / "verdicts.txt").read_text(encoding="utf-8").rstrip("\n")
         texts = (*above, results.table(found), *meanings(written), verdicts)
-        end(command or self.experiment, self.run.folder, *texts, notes=notes)
+        end(command or self.experiment, self.run.folder, *texts, notes=notes, synthetic=self.synthetic)
 
 
 def meanings(found: Iterable[Result]) -> list[str]:

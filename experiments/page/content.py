@@ -189,6 +189,8 @@ def _data(config: Mapping, data: Mapping, parts: tuple[int, ...]) -> tuple[str, 
         layout = f" ({data['layout']})" if "layout" in data else ""
         preset = f"; preset {options['preset']}" if "preset" in options else ""
         said.append(f"Data: {kind} in {data['folder']}{layout}{effect}{preset}.")
+    elif "data" in options:  # folds pooled
+        said.append(f"Data: {'embedded synthetic patients' if options['data'] is None else options['data']}.")
     if data.get("mgmt_folder"):
         said.append(f"MGMT data: {data['mgmt_folder']}.")
     if "ensemble" in data:

@@ -66,6 +66,11 @@ class Study:
         return self.options.data is None
 
     @property
+    def source(self) -> str:
+        """What a table says of whose patients its numbers are."""
+        return f"patients: {'phantoms' if self.synthetic else 'those'} in {self.cohort.folder}"
+
+    @property
     def train(self) -> list[Entry]:
         return [*(self.store.entries[subject] for subject in self.split.train), *self.randomised]
 
@@ -129,7 +134,8 @@ class Study:
 
     def end(self, *texts: str, missing: Iterable[str] = (), command: str | None = None) -> None:
         """:func:`experiments.base.ending.end` of this study. command: where it is not called as the experiment is."""
-        end(command or self.experiment, self.run.folder, *texts, missing=missing, notes=self.measured_on())
+        named, notes = command or self.experiment, self.measured_on()
+        end(named, self.run.folder, *texts, missing=missing, notes=notes, synthetic=self.synthetic)
 
     def trained_with(self) -> list[str]:
         """What a table says of a training that has more than its patients."""
@@ -144,6 +150,7 @@ class Study:
         if self.synthetic:
             yield results.SYNTHETIC_NOTE
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
+        yield self.source
         yield f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}"
         yield from (*self.trained_with(), *self.cohort.notes)
         if self.equal:

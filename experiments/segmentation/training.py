@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def show_patient(study: Study) -> None:
     """Draw the first training subject with its mask, as the cohort has them: figures/patient.png of the run."""
     subject = next(subject for subject in study.cohort.subjects if subject.id == study.split.train[0])
-    scans, _ = replace(subject, label=None).read(CONTRASTS[:1])
+    scans, _ = replace(subject, label=None).read(CONTRASTS)
     path = study.run.figures / "patient.png"
-    draw_answer(path, scans[CONTRASTS[0]], subject.load_labels(), title=f"{subject.id}: {CONTRASTS[0]} and its mask")
+    draw_answer(path, scans, subject.load_labels(), title=f"{subject.id} and its mask")
     print(f"    {subject.id}, one of the patients: {path}", file=sys.stderr)
 
 
