@@ -145,9 +145,7 @@ def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, 
         (f"{rank}: {case['case']}", slices[case["case"]], case)
         for rank, case in ((rank, order.iloc[position]) for position, rank in chosen(len(order)).items())
     ]
-    of = "1 case" if len(order) == 1 else f"{len(order)} cases"
-    shown = " and ".join(", ".join(chosen(len(order)).values()).rsplit(", ", 1)).capitalize()
-    text = f"{shown} of {of} by mean Dice of {', '.join(RANK_BY)}"
+    text = f"{which(list(chosen(len(order)).values()), len(order))}, by mean Dice of {', '.join(RANK_BY)}"
     save_for_screen(truth_and_prediction(rows, text=text, synthetic=synthetic), path)
 
 
@@ -161,6 +159,13 @@ def chosen(n: int) -> dict[int, str]:
     """Position -> rank among n cases, best first; of an even number the median is the better one of the two."""
     places = {(n - 1) // 2: "median", n - 1: "worst", 0: "best"}  # of few cases one has several ranks
     return {position: places[position] for position in sorted(places) if 0 <= position < n}
+
+
+def which(ranks: Sequence[str], n: int) -> str:
+    """The cases of these ranks among n, in words: ``The best, median and worst of 8 test cases``."""
+    if n == 1:
+        return "The one test case"
+    return f"The {' and '.join(', '.join(ranks).rsplit(', ', 1))} of {n} test cases"
 
 
 def truth_and_prediction(

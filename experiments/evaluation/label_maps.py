@@ -33,7 +33,8 @@ LOOKED_AT = 3
 class Method:
     """A method's label maps. files, conventions: by case. ground: how their values are read, and why.
 
-    surplus: label maps of other cases, by file name. scans: further files that take no part.
+    surplus: label maps of other cases, by file name. scans: further files that take no part. of_phantoms: its network
+    was trained on synthetic phantoms only, as its predictions.json says.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Method:
     ground: str
     surplus: tuple[str, ...] = ()
     scans: int = 0
+    of_phantoms: bool = False
 
     def without_cavity(self) -> "Method":
         """The same, the resection cavity read as background."""
@@ -100,7 +102,10 @@ def find(name: str, folder: Path, cases: Collection[str], convention: str | None
         raise Refused("\n".join(f"{shown(trouble.path)}: {trouble.what}" for trouble in walked.troubles))
     if not claims:
         example = min(cases)
-        there = f"{', '.join(surplus[:3])}{', ...' * (len(surplus) > 3)}" if surplus else f"{scans} scans"
+        others = f"{', '.join(surplus[:3])}{', ...' * (len(surplus) > 3)}"
+        there = f"{len(surplus)} with other names: {others}" if surplus else f"{scans} scans, no label map"
+        if not (surplus or scans):
+            there = "no file that ends in .nii or .nii.gz"
         raise Refused(
             f"{folder}: expected {name}'s label maps, named as the cohort's cases ({example}.nii.gz, "
             f"{example}_seg.nii.gz or {example}-seg.nii.gz), found {there}"
@@ -110,7 +115,8 @@ def find(name: str, folder: Path, cases: Collection[str], convention: str | None
         raise Refused(f"{folder}: expected one label map of each case, found several of {len(twice)}: {listed}")
     files = {case: claims[case][0] for case in sorted(claims)}
     conventions, ground = _conventions(name, folder, files, layouts, convention)
-    return Method(name, folder, files, conventions, ground, tuple(surplus), scans)
+    record = read_json(folder / RECORD, dict) if (folder / RECORD).is_file() else {}
+    return Method(name, folder, files, conventions, ground, tuple(surplus), scans, bool(record.get("synthetic")))
 
 
 def _is_contrast(name: str) -> bool:
