@@ -12,9 +12,10 @@ Cost: 6 seconds of a core of an AMD EPYC with three real patients to view; the p
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from matplotlib.colors import to_rgb
@@ -22,7 +23,7 @@ from matplotlib.colors import to_rgb
 from common.files import write_text
 from common.picture import CLASS_COLOURS
 from experiments.base.options import refusals, wrapped
-from experiments.base.runs import pin
+from experiments.base.runs import available, pin
 from experiments.page import content, reading, rows, slices, tables, viewer
 from experiments.page.template import render
 
@@ -48,7 +49,7 @@ def main() -> None:
     options = tyro.cli(Options, prog="python -m experiments.report", description=wrapped(__doc__))
     with refusals():
         pin(options.runs, options.run)
-    found = content.gather(options.runs, options.figures)
+    found = content.gather(options.runs, options.figures, presets())
     if options.format == "html":
         path = options.output / "index.html"
         write_text(path, page(found, viewer.viewers(options.runs), made=datetime.now(UTC)))
@@ -57,6 +58,12 @@ def main() -> None:
         for path in tables.write(found, options.output, options.format):
             print(path)
     print(f"{len(found.finished)} of {len(found.experiments)} experiments finished in {options.runs}")
+
+
+def presets() -> dict[str, Any]:
+    """Experiment -> its configuration with the report's settings, where it has one."""
+    modules = {name: import_module(f"experiments.{name}") for name in available()}
+    return {name: module.PAPER for name, module in modules.items() if hasattr(module, "PAPER")}
 
 
 def page(found: content.Content, viewers: viewer.Viewers, *, made: datetime) -> str:
@@ -74,7 +81,7 @@ def page(found: content.Content, viewers: viewer.Viewers, *, made: datetime) -> 
         experiments={experiment.name: experiment for experiment in found.experiments},
         made=f"{made:%d %B %Y, %H:%M} UTC",
         style=style,
-        heads=reading.HEADS,
+        heads=reading.HEADS | {"apart": {"name": "setting", "preset": "report's preset", "ours": "this run"}},
         rule=rows,
     )
 

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from experiments.base.results import aligned
 from experiments.base.trainings import given
 
 Options = TypeVar("Options")
+Made = TypeVar("Made")
 
 SECONDS_PER_SAMPLE = (10, 30)
 """Of a step on one or two cores of an AMD EPYC, at the report's settings: an MGMT patient, a SegResNet's crop of 128
@@ -69,6 +70,17 @@ def refusals() -> Iterator[None]:
         yield
     except (Refused, CohortError, ScanError, RunError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def gathered(makers: Iterable[Callable[[], Made]]) -> tuple[list[Made], list[str]]:
+    """What each of them makes, and what the others say that refuse: for users to mend in one go."""
+    made, refused = [], []
+    for make in makers:
+        try:
+            made.append(make())
+        except (Refused, RunError) as error:
+            refused.append(str(error))
+    return made, refused
 
 
 def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who: str, of: str = "") -> tuple[str, ...]:

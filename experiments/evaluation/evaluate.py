@@ -59,7 +59,7 @@ def _settings(options: ScoreOptions) -> dict[str, object]:
 
 
 def describe(found: Found) -> dict[str, object]:
-    """data.json: the cohort, every method's label maps, what is missing, surplus and left out."""
+    """data.json: the cohort, every method's label maps and training, what is missing, surplus and left out."""
     return {
         "folder": found.cohort.folder.resolve(),
         "layout": found.cohort.layout,
@@ -67,10 +67,12 @@ def describe(found: Found) -> dict[str, object]:
         "masks": found.cohort.notes,
         "left_out": [str(problem) for problem in found.problems],
         "wanted": len(found.wanted),
+        "seen": found.seen,
         "methods": {
             each.name: {
                 "folder": each.source.resolve(),
                 "values": each.ground,
+                "training": each.training,
                 "missing": found.missing[each.name],
                 "surplus": each.surplus,
                 "scans": each.scans,
@@ -153,7 +155,7 @@ def show(folder: Path) -> None:
     methods = data["methods"]
     found = results.read_summary(folder / "summary.json")
     made = tables.of_comparison(folder, found, list(methods), about=data["about"])
-    missing = [f"{len(each['missing'])} cases of {name}" for name, each in methods.items() if each["missing"]]
+    missing = [f"label maps of {name}: {len(each['missing'])}" for name, each in methods.items() if each["missing"]]
     shown = f"page: {folder / page.FILE}"
     end(EXPERIMENT, folder, *(f"{table}\n" for table in made), missing=missing, notes=[*said(data), shown])
 
@@ -164,14 +166,16 @@ def said(data: Mapping[str, Any]) -> Iterator[str]:
         yield results.SYNTHETIC_NOTE
     for name, each in data["methods"].items():
         yield f"{name}: {each['folder']}, read as {each['values']}"
+        yield f"  {each['training']}"
         for what, cases in (("missing", each["missing"]), ("surplus, which take no part", each["surplus"])):
             if cases:
                 yield f"  {len(cases)} {what}: {listed(cases)}"
         if each["scans"]:
-            yield f"  {each['scans']} scans take no part"
+            yield f"  further files, which take no part: {each['scans']}"
         for words, n in data["brought"].get(name, {}).items():
-            yield f"  {n} cases {words}"
+            yield f"  {words}: {n} of its label maps"
     yield from (*data["notes"], *data["masks"])
-    yield f"left out: {len(data['left_out'])}{':' if data['left_out'] else ''}"
+    if seen := data["seen"]:
+        yield f"of the cohort {len(seen)} take no part, for a network compared here has seen them: {listed(seen)}"
+    yield f"left out because they cannot be used: {len(data['left_out'])}{':' if data['left_out'] else ''}"
     yield from (f"  {problem}" for problem in data["left_out"])
-    yield "whether a method has seen these patients in its training is not known here"

@@ -21,10 +21,12 @@ SUFFIXES = (".nii", ".nii.gz")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(?:_[A-Za-z0-9.+-]+)*")
 """Of a method: part of files' and results' names, in which two underscores divide."""
 LONGEST_NAME = 60
+ID = "id"
+"""Stands in braces for a case, in a path to label maps."""
 LAYOUTS = {"_": "BraTS 2018-2021", "-": "BraTS 2023"}
 """By what stands between a case's id and ``seg``."""
 TABLE, RECORD = "dataset.json", "predictions.json"
-_KNOWN = "|".join(CONVENTIONS)
+_KNOWN = tuple(sorted(CONVENTIONS, key=lambda name: name != "brats2023"))
 LOOKED_AT = 3
 """Label maps whose values are named where nothing says what they mean."""
 
@@ -33,7 +35,8 @@ LOOKED_AT = 3
 class Method:
     """A method's label maps. files, conventions: by case. ground: how their values are read, and why.
 
-    surplus: label maps of other cases, by file name. scans: further files that take no part.
+    surplus: label maps of other cases, by file name. scans: further files that take no part. training: what made its
+    networks, in a sentence.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Method:
     ground: str
     surplus: tuple[str, ...] = ()
     scans: int = 0
+    training: str = "its training is not known to the suite, nor whether it has seen these patients"
 
     def without_cavity(self) -> "Method":
         """The same, the resection cavity read as background."""
@@ -69,14 +73,19 @@ def plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+]+", "-", text).strip("-.+") or "run"
 
 
-def find(name: str, folder: Path, cases: Collection[str], convention: str | None) -> Method:
+def find(
+    name: str, place: Path, cases: Collection[str], convention: str | None, *, option: str = "--convention"
+) -> Method:
     """A method's label maps of the cases: ``CASE.nii.gz``, ``CASE_seg.nii.gz`` or ``CASE-seg.nii.gz``, at any depth.
 
+    place: a folder, or a path in which ``{id}`` stands for the case, as ``maps/{id}/seg.nii.gz``. option: by which the
+    user names a convention.
     convention: the name of one, as the user says. Otherwise a dataset.json beside the label maps (nnU-Net's output; of
     a folder ``labels…`` also above it), a predictions.json (of this suite's predict) or BraTS's names say what the
     values mean, as of a cohort's masks.
     Raises Refused when there are none, two for one case, or their values cannot be told for certain.
     """
+    folder, pattern = _parted(name, place)
     if not os.path.isdir(folder):
         raise Refused(f"{folder}: expected a folder of {name}'s label maps, found no folder")
     claims: dict[str, list[Path]] = {}
@@ -86,7 +95,16 @@ def find(name: str, folder: Path, cases: Collection[str], convention: str | None
     for file in walked.files:
         stem = re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
         with_seg = re.fullmatch(r"(.+)([_-])seg", stem, re.IGNORECASE)
-        if stem in cases:
+        if pattern is not None:
+            placed = pattern.fullmatch(file.relative_to(folder).as_posix())
+            if placed is None:
+                scans += 1
+            elif placed[ID] in cases:
+                claims.setdefault(placed[ID], []).append(file)
+                layouts[placed[ID]] = None
+            else:
+                surplus.append(shown(file.relative_to(folder)))
+        elif stem in cases:
             claims.setdefault(stem, []).append(file)
             layouts[stem] = None
         elif with_seg and with_seg[1] in cases:
@@ -100,17 +118,28 @@ def find(name: str, folder: Path, cases: Collection[str], convention: str | None
         raise Refused("\n".join(f"{shown(trouble.path)}: {trouble.what}" for trouble in walked.troubles))
     if not claims:
         example = min(cases)
-        there = f"{', '.join(surplus[:3])}{', ...' * (len(surplus) > 3)}" if surplus else f"{scans} scans"
-        raise Refused(
-            f"{folder}: expected {name}'s label maps, named as the cohort's cases ({example}.nii.gz, "
-            f"{example}_seg.nii.gz or {example}-seg.nii.gz), found {there}"
-        )
+        there = f"{', '.join(surplus[:3])}{', ...' * (len(surplus) > 3)}" if surplus else f"{scans} other files"
+        usual = f"{example}.nii.gz, {example}_seg.nii.gz or {example}-seg.nii.gz; other names: {name}=FOLDER/{{id}}/..."
+        wanted = usual if pattern is None else str(place).replace(f"{{{ID}}}", example)
+        raise Refused(f"{folder}: expected {name}'s label maps, named as the cohort's cases ({wanted}), found {there}")
     if twice := [files for files in claims.values() if len(files) > 1]:
         listed = "; ".join(" and ".join(str(file.relative_to(folder)) for file in files) for files in twice[:3])
         raise Refused(f"{folder}: expected one label map of each case, found several of {len(twice)}: {listed}")
     files = {case: claims[case][0] for case in sorted(claims)}
-    conventions, ground = _conventions(name, folder, files, layouts, convention)
+    conventions, ground = _conventions(name, folder, files, layouts, convention, option)
     return Method(name, folder, files, conventions, ground, tuple(surplus), scans)
+
+
+def _parted(name: str, place: Path) -> tuple[Path, re.Pattern[str] | None]:
+    """The folder to look through, and what the paths below it must fit where ``{id}`` stands in the place."""
+    parts = place.parts
+    first = next((number for number, part in enumerate(parts) if f"{{{ID}}}" in part), None)
+    if first is None:
+        return place, None
+    if not place.name.lower().endswith(SUFFIXES):
+        raise Refused(f"{place}: expected {name}'s path with {{{ID}}} to end in .nii or .nii.gz")
+    text = re.escape("/".join(parts[first:])).replace(re.escape(f"{{{ID}}}"), f"(?P<{ID}>[^/]+)", 1)
+    return Path(*parts[:first]), re.compile(text.replace(re.escape(f"{{{ID}}}"), f"(?P={ID})"))
 
 
 def _is_contrast(name: str) -> bool:
@@ -120,21 +149,27 @@ def _is_contrast(name: str) -> bool:
 
 
 def _conventions(
-    name: str, folder: Path, files: Mapping[str, Path], layouts: Mapping[str, str | None], wanted: str | None
+    name: str,
+    folder: Path,
+    files: Mapping[str, Path],
+    layouts: Mapping[str, str | None],
+    wanted: str | None,
+    option: str,
 ) -> tuple[dict[str, LabelConvention], str]:
     if wanted is not None and wanted not in CONVENTIONS:
-        raise Refused(f"expected --convention {name}= one of {', '.join(CONVENTIONS)}, received {wanted!r}")
+        raise Refused(f"expected {option} {name}= one of {', '.join(CONVENTIONS)}, received {wanted!r}")
     chosen, ground = CONVENTIONS.get(wanted or ""), "as the user says"
+    choice = f"name the convention, where you know it: {option} {name}={_KNOWN[0]} (or {', '.join(_KNOWN[1:])})"
     table = _table(folder)
     if table is not None:
         try:
             described = _described(table)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             if chosen is None:
-                raise Refused(f"{table}: {error}; {_choice(name)}") from error
+                raise Refused(f"{table}: {error}; {choice}") from error
             described = chosen
         if chosen is not None and chosen.values != described.values:
-            raise Refused(f"{table}: says {described}, which contradicts --convention {name}={wanted}")
+            raise Refused(f"{table}: says {described}, which contradicts {option} {name}={wanted}")
         chosen, ground = described, ground if wanted else f"by {table.name}"
     by_name, why = {}, ""
     for case in files:
@@ -146,12 +181,10 @@ def _conventions(
     if chosen is not None:
         others = {str(each) for each in by_name.values() if each.values != chosen.values}
         if others and wanted is None:
-            raise Refused(
-                f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; {_choice(name)}"
-            )
+            raise Refused(f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; {choice}")
         return dict.fromkeys(files, chosen), f"{chosen}, {ground}"
     if missing := [case for case in files if case not in by_name]:
-        raise Refused(f"{folder}: {why or _unsettled(files, missing)}; {_choice(name)}")
+        raise Refused(f"{folder}: {why or _unsettled(files, missing)}; {choice}")
     return by_name, f"{' or '.join(sorted({str(each) for each in by_name.values()}))}, by their names"
 
 
@@ -169,10 +202,6 @@ def _described(table: Path) -> LabelConvention:
     if isinstance(labels, str) and labels in CONVENTIONS:
         return CONVENTIONS[labels]
     return convention_from_names(labels)
-
-
-def _choice(name: str) -> str:
-    return f"where you know it, name the convention (--convention; beside networks --convention-of): {name}={_KNOWN}"
 
 
 def _unsettled(files: Mapping[str, Path], cases: list[str]) -> str:

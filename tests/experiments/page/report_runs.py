@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -83,8 +84,8 @@ def write_picture(path: Path, *, size: int = 8) -> Path:
     return path
 
 
-def page_of(runs_folder, figures=Path("no figures")):
-    found = content.gather(runs_folder, figures)
+def page_of(runs_folder, figures=Path("no figures"), presets=MappingProxyType({})):
+    found = content.gather(runs_folder, figures, presets)
     return report.page(found, viewer.viewers(runs_folder), made=datetime(2026, 3, 4, 5, 6, tzinfo=UTC))
 
 
