@@ -159,7 +159,7 @@ def _conventions(
     if wanted is not None and wanted not in CONVENTIONS:
         raise Refused(f"expected {option} {name}= one of {', '.join(CONVENTIONS)}, received {wanted!r}")
     chosen, ground = CONVENTIONS.get(wanted or ""), "as the user says"
-    choice = f"name the convention, where you know it: {option} {name}={_KNOWN[0]} (or {', '.join(_KNOWN[1:])})"
+    choice = f"where you know it: {option} {name}={_KNOWN[0]} (or {', '.join(_KNOWN[1:])})"
     table = _table(folder)
     if table is not None:
         try:

@@ -13,12 +13,15 @@ from common.labels import CLASSES, REGIONS
 from common.runs import RunError, read_model_config
 from experiments.base import results
 from experiments.base.results import Result
+from experiments.base.runs import read as run_file
 from experiments.base.trainings import given
 from experiments.mgmt.study import PREDICTIONS
 from experiments.segmentation.finished import read_run, require_finished
 
 SEGRESNET, UNET, MGMT = "segresnet", "unet", "mgmt"
 PARTS = ("train", "validation", "test")
+NAMED = 3
+"""Networks that are named where more are found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +41,23 @@ class Source:
 
 
 def kind_of(folder: Path) -> str:
-    """Which kind of network a run's folder holds. Raises RunError when it is none's."""
-    model = given(folder).get("model")
+    """Which kind of network a run's folder holds. Raises RunError when it is none's, with what it is instead."""
+    config, damaged = run_file(folder, "config.json", dict)
+    model = config.get("model")
     if (folder / "ensemble.json").exists() or (isinstance(model, dict) and "backbone" in model):
         return MGMT
-    return read_run(folder).kind
+    try:
+        return read_run(folder).kind
+    except RunError as error:
+        below = sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("checkpoints"))
+        there = (
+            f"; networks lie below it, in {', '.join(below[:NAMED])}{', ...' * (len(below) > NAMED)}" if below else ""
+        )
+        if damaged or isinstance(model, dict):
+            raise RunError(f"{error}{there}") from None
+        what = f"one of {config['experiment']}, which keeps none" if "experiment" in config else "no run"
+        trackers = "; mlflow and wandb take such a run too" if config else ""
+        raise RunError(f"{folder}: expected the run of a network, found {what}{there}{trackers}") from None
 
 
 def require_complete(folder: Path) -> None:
