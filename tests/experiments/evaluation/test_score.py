@@ -25,6 +25,7 @@ from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions
 from experiments.evaluation.ranking import RANKED, ranking
 from tests.cohorts import write_cohort
+from tests.columns import columns, documented
 from tests.layouts import write_2023
 
 N = 4
@@ -155,6 +156,11 @@ def test_differences_are_of_pairs_and_adjusted_together(finished):
     difference = (cases.loc["other", "dice_TC"] - cases.loc["nnunet", "dice_TC"]).mean()
     assert row["difference"] == pytest.approx(difference)
     assert row["p_holm"] == min(1, row["p"] * rows["p"].notna().sum())
+
+
+def test_columns_are_those_that_the_documentation_has(finished):
+    for name in ("cases.csv", "scores.csv", "data.json"):
+        assert columns(finished / name) <= documented(name)
 
 
 def test_every_case_lesion_table_and_picture_is_there(finished, capsys):
