@@ -19,6 +19,7 @@ from pathlib import Path
 import tyro
 
 from common.preprocess.cohort import Conversion, convert, read_named, write_patients
+from common.words import counted
 from experiments.base.options import wrapped
 
 
@@ -63,7 +64,7 @@ def main() -> None:
         print(f"note: {note}", file=sys.stderr)
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
-        sys.exit(f"error: {len(problems)} patients could not be converted:\n{listing}")
+        sys.exit(f"error: {counted(len(problems), 'patient')} could not be converted:\n{listing}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from common.files import typed
 from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError, gpus
+from common.signals import until_unread
 from common.subject import Problem
+from common.words import counted
 from experiments.base.progress import duration
 from experiments.base.reading import Reading
 from experiments.base.results import aligned
@@ -67,7 +69,8 @@ class Refused(Exception):
 def refusals() -> Iterator[None]:
     """What the user can mend ends the program with a message and exit status 1."""
     try:
-        yield
+        with until_unread():
+            yield
     except (Refused, CohortError, ScanError, RunError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -86,18 +89,18 @@ def gathered(makers: Iterable[Callable[[], Made]]) -> tuple[list[Made], list[str
 def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who: str, of: str = "") -> tuple[str, ...]:
     """Ids, sorted, of those that have problems, with which they are named on the terminal.
 
-    place: where they lie; who: what they are, in the plural; of: ``of 24 ``, where it is said how many there are.
+    place: where they lie; who: what each of them is; of: ``of 24 ``, where it is said how many there are.
     Raises Refused unless --leave-out-bad is given.
     """
     ids = tuple(sorted({problem.subject for problem in problems}))
     listing = "\n".join(f"  {problem}" for problem in problems)
+    named = f"{len(ids)} {of}{who}s" if of else counted(len(ids), who)
     if ids and not allowed:
         raise Refused(
-            f"{place}: {len(ids)} {of}{who} cannot be used:\n{listing}\n"
-            "mend them, or go on without them with --leave-out-bad"
+            f"{place}: {named} cannot be used:\n{listing}\nmend them, or go on without them with --leave-out-bad"
         )
     if ids:
-        print(f"left out {len(ids)} {who}:\n{listing}", file=sys.stderr)
+        print(f"left out {counted(len(ids), who)}:\n{listing}", file=sys.stderr)
     return ids
 
 

@@ -14,6 +14,7 @@ from common.labels import CLASSES
 from common.runs import Run, configuration_hash
 from common.splits import Split
 from common.subject import Problem
+from common.words import counted
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, leave_out
@@ -48,7 +49,7 @@ def evaluate(options: ScoreOptions) -> Path:
             opened.describe(config=_settings(options), data=describe(found), split=split)
             with step(4):
                 problems = scoring.score(works, cores=options.cores, fresh=options.fresh)
-                bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="cases")
+                bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="case")
                 _write(opened, options, found, [work for work in works if work.subject.id not in bad], problems)
         show(folder)
     return folder
@@ -109,9 +110,9 @@ def _write(
 def _about(options: ScoreOptions, found: Found, used: Sequence[str]) -> str:
     """Which cases the numbers are of, in a sentence."""
     n = len(found.wanted)
-    said = f"all {n} cases" if len(used) == n else f"{len(used)} of {n} cases"
+    said = f"all {counted(n, 'case')}" if len(used) == n else f"{len(used)} of {counted(n, 'case')}"
     if options.cases == "intersection":
-        said = f"intersection: the {len(found.cases)} of {n} cases of which every method has a label map"
+        said = f"intersection: the {len(found.cases)} of {counted(n, 'case')} of which every method has a label map"
         said += f", {len(used)} of them scored" * (len(used) < len(found.cases))
     return f"{'synthetic phantoms; ' * found.synthetic}{said}; empty masks: {options.empty_masks}"
 
@@ -176,6 +177,7 @@ def said(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {words}: {n} of its label maps"
     yield from (*data["notes"], *data["masks"])
     if seen := data["seen"]:
-        yield f"of the cohort {len(seen)} take no part, for a network compared here has seen them: {listed(seen)}"
+        who = counted(len(seen), "patient takes", "patients take")
+        yield f"{who} no part, for a network compared here has seen them: {listed(seen)}"
     yield f"left out because they cannot be used: {len(data['left_out'])}{':' if data['left_out'] else ''}"
     yield from (f"  {problem}" for problem in data["left_out"])

@@ -115,7 +115,7 @@ def find(options: ScoreOptions) -> Found:
     cohort = reading.find(folder, max_subjects=options.max_subjects)
     subjects = {subject.id: subject for subject in cohort.subjects}
     refuse_unlabelled(cohort)
-    left_out = leave_out(cohort.incomplete, cohort.folder, allowed=options.leave_out_bad, who="subjects")
+    left_out = leave_out(cohort.incomplete, cohort.folder, allowed=options.leave_out_bad, who="subject")
     tested = {case for run in runs for case in run.files}
     wanted = tuple(case for case in subjects if case in tested or not runs)
     own = [partial(run.method, subjects) for run in runs]
@@ -124,7 +124,7 @@ def find(options: ScoreOptions) -> Found:
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases of which every method has a label map, found none")
     problems = [problem for case in cases for problem in _headers(subjects[case], methods)]
-    bad = {*left_out, *leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="cases")}
+    bad = {*left_out, *leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="case")}
     cases = tuple(case for case in cases if case not in bad)
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases that can be scored, found none")
@@ -181,7 +181,7 @@ def require_methods(options: ScoreOptions, subjects: Sequence[Subject], *, taken
     cases = [subject.id for subject in subjects]
     methods, _ = methods_of(options, cases, cases, option="--convention-of")
     problems = [problem for subject in subjects for problem in _headers(subject, methods)]
-    leave_out(problems, options.data, allowed=options.leave_out_bad, who="cases")
+    leave_out(problems, options.data, allowed=options.leave_out_bad, who="case")
 
 
 def require_different(names: Sequence[str]) -> None:

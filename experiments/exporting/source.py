@@ -1,16 +1,14 @@
 """A finished run as what is exported of it: its networks, and what a prediction needs to know."""
 
-import importlib.metadata
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common.files import read_json
 from common.labels import CLASSES, REGIONS
-from common.runs import RunError, read_model_config
+from common.runs import RunError, read_model_config, version
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.base.runs import read as run_file
@@ -92,12 +90,6 @@ def read(folder: Path) -> Source:
         raise RunError(str(error)) from error
     found = tuple(results.read_summary(summary)) if summary.exists() else ()
     return Source(folder=folder, kind=kind, networks=networks, about=shared | about, results=found)
-
-
-def version() -> str:
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("glioma-suite")
-    return "not installed"
 
 
 def _segresnet(folder: Path) -> tuple[Any, dict]:

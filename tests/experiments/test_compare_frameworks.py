@@ -118,7 +118,7 @@ def test_a_subject_that_one_recipe_cannot_prepare_is_bad_for_all(tmp_path):
             assert "BraTS_long" not in (*opened.split.train, *opened.split.validation, *opened.split.test)
             return opened.left_out
 
-    with pytest.raises(SystemExit, match="1 subjects cannot be used:\n  BraTS_long: "):
+    with pytest.raises(SystemExit, match="1 subject cannot be used:\n  BraTS_long: "):
         left_out(options)
     assert left_out(replace(options, leave_out_bad=True)) == ("BraTS_long",)
 

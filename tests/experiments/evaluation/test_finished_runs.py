@@ -48,7 +48,7 @@ def test_two_runs_are_compared_by_their_own_scores_and_folds_are_pooled(data, op
     assert "folds - a-whole" in printed
     assert "a run of the suite (table1_baseline), trained on 1 of these patients and chosen by 0; each label" in printed
     assert "2 folds of the suite (table1_baseline), trained on 5 of these patients" in printed
-    assert "of the cohort 1 take no part, for a network compared here has seen them: BraTS_004" in printed
+    assert "1 patient takes no part, for a network compared here has seen them: BraTS_004" in printed
 
 
 def test_runs_beside_a_folder_on_the_cases_that_they_have_tested(data, options, tmp_path):

@@ -311,7 +311,7 @@ def test_what_is_drawn_of_the_series(work):
     opened = sources(work)
     _, found, skipped = series.first_readable(opened, series.CONTRASTS)
     assert (skipped, len(found["T2w"].images), found["T1wCE"].blank) == (1, 34, 3)
-    assert "1 patients before it" in series.t1wce_images(opened).caption
+    assert "1 patient before it has" in series.t1wce_images(opened).caption
     choice, compared = series.farthest_choice(opened, Config(slices="tumour", images=31))
     assert (choice.patient.id, compared) == ("00002", 1)  # the first patient has six images
     images = found["FLAIR"].images

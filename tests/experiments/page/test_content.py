@@ -168,7 +168,7 @@ def test_of_compared_methods_the_page_says_what_made_them_and_who_took_no_part(t
     found = {each.name: each for each in content.gather(tmp_path, tmp_path).experiments}["score"]
     said = " ".join(found.data)
     assert "ours: a run of the suite. theirs: its training is not known." in said
-    assert "2 take no part, for a network compared here has seen them: c, d." in said
+    assert "2 patients take no part, for a network compared here has seen them: c, d." in said
     assert "Cases compared: 2." in said
     assert "Nobody was left out" not in said
 
