@@ -17,7 +17,7 @@ import tyro
 
 from common.files import read_json, write_text
 from common.runs import History, RunError, is_in_use
-from common.words import counted
+from common.words import plural
 from experiments.base.options import Refused, refusals, wrapped
 from experiments.base.progress import epochs, seconds_left
 from experiments.base.results import aligned
@@ -132,7 +132,7 @@ def as_page(table: list[Line]) -> str:
 
 def _counts(table: list[Line]) -> str:
     words = [each.state.partition(":")[0] for each in table]
-    return f"{counted(len(table), 'training')}: " + ", ".join(
+    return f"{plural(len(table), 'training')}: " + ", ".join(
         f"{words.count(word)} {word}" for word in dict.fromkeys(words)
     )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from common.cohort.found import SCANS, Claims, Found, of_no_subject
 from common.subject import CONTRASTS, LABEL, Problem
 from common.walk import Trouble, walk
-from common.words import counted
+from common.words import plural
 
 _OTHER_FORMATS = (".img", ".img.gz", ".nrrd", ".mha", ".mgz")
 
@@ -158,7 +158,7 @@ def _found(layout: str, words: _Words, problems: tuple[Problem, ...], left_out: 
             if any(folder.endswith(_OTHER_TUMOURS) for path in paths for folder in path.parts[:-1]):
                 kinds[name] = f"in {_OTHER_TUMOURS}: no gliomas"
     notes = [
-        f"{counted(unused.count(what), 'file takes', 'files take')} no part: {what}" for what in dict.fromkeys(unused)
+        f"{plural(unused.count(what), 'file takes', 'files take')} no part: {what}" for what in dict.fromkeys(unused)
     ]
     if seconds and not is_first:
         notes.append(f"all scans are {names.seconds[min(seconds)]}: the cohort has no others")

@@ -18,7 +18,7 @@ from common.phantom.folder import embedded_cohort
 from common.runs import RunError, gpus
 from common.signals import until_unread
 from common.subject import Problem
-from common.words import counted
+from common.words import plural
 from experiments.base.progress import duration
 from experiments.base.reading import Reading
 from experiments.base.results import aligned
@@ -94,13 +94,13 @@ def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who:
     """
     ids = tuple(sorted({problem.subject for problem in problems}))
     listing = "\n".join(f"  {problem}" for problem in problems)
-    named = f"{len(ids)} {of}{who}s" if of else counted(len(ids), who)
+    named = f"{len(ids)} {of}{who}s" if of else plural(len(ids), who)
     if ids and not allowed:
         raise Refused(
             f"{place}: {named} cannot be used:\n{listing}\nmend them, or go on without them with --leave-out-bad"
         )
     if ids:
-        print(f"left out {counted(len(ids), who)}:\n{listing}", file=sys.stderr)
+        print(f"left out {plural(len(ids), who)}:\n{listing}", file=sys.stderr)
     return ids
 
 

@@ -15,7 +15,7 @@ from common.dicom.series import Plane, plane_of
 from common.nifti import to_axes
 from common.picture import OPPOSITE, ROWS_AND_COLUMNS, THROUGH, View, cut, overlay, spacing_along, window
 from common.subject import Subject
-from common.words import counted
+from common.words import plural
 from experiments.drawing.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, save_for_screen, styled
 
 MARGIN = 4
@@ -146,7 +146,7 @@ def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, 
         (f"{rank}: {case['case']}", slices[case["case"]], case)
         for rank, case in ((rank, order.iloc[position]) for position, rank in chosen(len(order)).items())
     ]
-    of = counted(len(order), "case")
+    of = plural(len(order), "case")
     shown = " and ".join(", ".join(chosen(len(order)).values()).rsplit(", ", 1)).capitalize()
     text = f"{shown} of {of} by mean Dice of {', '.join(RANK_BY)}"
     save_for_screen(truth_and_prediction(rows, text=text, synthetic=synthetic), path)

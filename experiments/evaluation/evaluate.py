@@ -14,7 +14,7 @@ from common.labels import CLASSES
 from common.runs import Run, configuration_hash
 from common.splits import Split
 from common.subject import Problem
-from common.words import counted
+from common.words import plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, leave_out
@@ -110,9 +110,9 @@ def _write(
 def _about(options: ScoreOptions, found: Found, used: Sequence[str]) -> str:
     """Which cases the numbers are of, in a sentence."""
     n = len(found.wanted)
-    said = f"all {counted(n, 'case')}" if len(used) == n else f"{len(used)} of {counted(n, 'case')}"
+    said = f"all {plural(n, 'case')}" if len(used) == n else f"{len(used)} of {plural(n, 'case')}"
     if options.cases == "intersection":
-        said = f"intersection: the {len(found.cases)} of {counted(n, 'case')} of which every method has a label map"
+        said = f"intersection: the {len(found.cases)} of {plural(n, 'case')} of which every method has a label map"
         said += f", {len(used)} of them scored" * (len(used) < len(found.cases))
     return f"{'synthetic phantoms; ' * found.synthetic}{said}; empty masks: {options.empty_masks}"
 
@@ -177,7 +177,7 @@ def said(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {words}: {n} of its label maps"
     yield from (*data["notes"], *data["masks"])
     if seen := data["seen"]:
-        who = counted(len(seen), "patient takes", "patients take")
+        who = plural(len(seen), "patient takes", "patients take")
         yield f"{who} no part, for a network compared here has seen them: {listed(seen)}"
     yield f"left out because they cannot be used: {len(data['left_out'])}{':' if data['left_out'] else ''}"
     yield from (f"  {problem}" for problem in data["left_out"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from common.words import counted
+from common.words import plural
 from experiments.base import runs
 from experiments.page.settings import Difference
 
@@ -18,7 +18,7 @@ def basis(found: runs.Found, config: Mapping, apart: Sequence[Difference] | None
     n = max(result.n for result in found.results)
     kind = "synthetic patient" if any(result.synthetic for result in found.results) else "patient"
     changed = ", ".join(runs.changed(found.folder)) or ("none" if "changed" in options else "not known")
-    said = f"Preset {options['preset']}, {counted(n, kind)}; settings other than the preset's: {changed}"
+    said = f"Preset {options['preset']}, {plural(n, kind)}; settings other than the preset's: {changed}"
     return said if apart is None else f"{said}; other than the report's preset's: {len(apart)}"
 
 
@@ -46,7 +46,7 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...]) -> tuple[s
     methods = described.get("methods", {})
     said += [f"{method}: {each['training']}." for method, each in methods.items() if "training" in each]
     if seen := described.get("seen") if methods else ():
-        who = counted(len(seen), "patient takes", "patients take")
+        who = plural(len(seen), "patient takes", "patients take")
         said.append(f"{who} no part, for a network compared here has seen them: {', '.join(seen)}.")
     if methods and parts:
         said.append(f"Cases compared: {parts[2]}.")

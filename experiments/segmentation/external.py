@@ -21,7 +21,7 @@ from common.scoring import apply_empty_policy
 from common.splits import Split
 from common.statistics import bootstrap_interval, unpaired_difference
 from common.subject import Problem, Subject
-from common.words import counted
+from common.words import plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, at_least, leave_out
@@ -136,7 +136,7 @@ def _seen(run: Finished, subjects: list[Subject], store: Store, options: CohortO
             same_name.append(subject.id)
     if same_name:
         print(
-            f"note: {counted(len(same_name), 'subject has an id', 'subjects have ids')} of the training's but other "
+            f"note: {plural(len(same_name), 'subject has an id', 'subjects have ids')} of the training's but other "
             "scans, and all are scored: "
             f"{', '.join(same_name[:5])}{', ...' * (len(same_name) > 5)}",
             file=sys.stderr,

@@ -11,9 +11,8 @@ from matplotlib.image import imsave
 from common import nifti
 from common.cohort import find_subjects
 from common.files import write_csv, write_json, write_text
-from experiments import report
 from experiments.base.results import Result, as_rows, reported
-from experiments.page import content, viewer
+from experiments.page import content, html, viewer
 
 
 def write_run(runs: Path, experiment: str, results: list[Result], *, name: str = "demo", **files: object) -> Path:
@@ -86,7 +85,7 @@ def write_picture(path: Path, *, size: int = 8) -> Path:
 
 def page_of(runs_folder, figures=Path("no figures"), presets=MappingProxyType({})):
     found = content.gather(runs_folder, figures, presets)
-    return report.page(found, viewer.viewers(runs_folder), made=datetime(2026, 3, 4, 5, 6, tzinfo=UTC))
+    return html.page(found, viewer.viewers(runs_folder), made=datetime(2026, 3, 4, 5, 6, tzinfo=UTC))
 
 
 def result(reported=None, value=0.5, low=None, high=None, *, synthetic=False, key="e.r", n=9):
