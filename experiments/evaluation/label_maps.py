@@ -26,7 +26,6 @@ ID = "id"
 LAYOUTS = {"_": "BraTS 2018-2021", "-": "BraTS 2023"}
 """By what stands between a case's id and ``seg``."""
 TABLE, RECORD = "dataset.json", "predictions.json"
-_KNOWN = tuple(sorted(CONVENTIONS, key=lambda name: name != "brats2023"))
 LOOKED_AT = 3
 """Label maps whose values are named where nothing says what they mean."""
 
@@ -159,14 +158,13 @@ def _conventions(
     if wanted is not None and wanted not in CONVENTIONS:
         raise Refused(f"expected {option} {name}= one of {', '.join(CONVENTIONS)}, received {wanted!r}")
     chosen, ground = CONVENTIONS.get(wanted or ""), "as the user says"
-    choice = f"where you know it: {option} {name}={_KNOWN[0]} (or {', '.join(_KNOWN[1:])})"
     table = _table(folder)
     if table is not None:
         try:
             described = _described(table)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             if chosen is None:
-                raise Refused(f"{table}: {error}; {choice}") from error
+                raise Refused(f"{table}: {error}; {_choice(option, name)}") from error
             described = chosen
         if chosen is not None and chosen.values != described.values:
             raise Refused(f"{table}: says {described}, which contradicts {option} {name}={wanted}")
@@ -181,10 +179,14 @@ def _conventions(
     if chosen is not None:
         others = {str(each) for each in by_name.values() if each.values != chosen.values}
         if others and wanted is None:
-            raise Refused(f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; {choice}")
+            raise Refused(
+                f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; "
+                f"{_choice(option, name)}"
+            )
         return dict.fromkeys(files, chosen), f"{chosen}, {ground}"
     if missing := [case for case in files if case not in by_name]:
-        raise Refused(f"{folder}: {why or _unsettled(files, missing)}; {choice}")
+        what = why or _unsettled(files, missing)
+        raise Refused(f"{folder}: {what}; {_choice(option, name, what)}")
     return by_name, f"{' or '.join(sorted({str(each) for each in by_name.values()}))}, by their names"
 
 
@@ -202,6 +204,12 @@ def _described(table: Path) -> LabelConvention:
     if isinstance(labels, str) and labels in CONVENTIONS:
         return CONVENTIONS[labels]
     return convention_from_names(labels)
+
+
+def _choice(option: str, name: str, said: str = "") -> str:
+    """How to name a method's convention, first one of those that the sentence before names."""
+    first, *others = sorted(CONVENTIONS, key=lambda each: (f"{each} (" not in said, each != "brats2023"))
+    return f"where you know it: {option} {name}={first} (or {', '.join(others)})"
 
 
 def _unsettled(files: Mapping[str, Path], cases: list[str]) -> str:
