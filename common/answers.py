@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from common import nifti
 from common.arguments import PatientArguments
 from common.cohort import find_subjects
 from common.files import file_stem, read_json, write_csv, write_json
 from common.labels import CONVENTIONS
-from common.patient import Trained, answer_for, run_notes
+from common.patient import Trained, answer_for, in_words, run_notes, synthetic_mark
 from common.picture import draw_answer
+from common.progress import counted
 from common.subject import Problem
 
 RECORD = "predictions.json"
@@ -73,8 +73,8 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
         "labels": arguments.labels,
         "cases": read_json(output / RECORD, dict)["cases"] if (output / RECORD).exists() else {},
     }
-    problems = list(cohort.incomplete)
-    for subject in tqdm(cohort.subjects, desc="segmenting", unit="patient", disable=None):
+    problems, mark = list(cohort.incomplete), synthetic_mark(arguments.run)
+    for subject in counted(cohort.subjects, "segmenting", total=len(cohort.subjects), unit="patient"):
         file = output / f"{file_stem(subject.id)}.nii.gz"
         picture = output / f"{file_stem(subject.id)}.png"
         try:
@@ -89,8 +89,8 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
                 file.unlink(missing_ok=True)
                 picture.unlink(missing_ok=True)
             continue
-        found = ", ".join(f"{name} {answer.volumes_ml[name]:.1f} ml" for name in ("WT", "TC", "ET"))
-        draw_answer(picture, answer.scan, answer.labels, title=f"{subject.id}: {found}")
+        title = f"{subject.id}: {in_words(answer.volumes_ml)}"
+        draw_answer(picture, answer.scans, answer.labels, title=title, mark=mark)
         nifti.write(file, CONVENTIONS[arguments.labels].from_classes(answer.labels), like=answer.scan)
         record["cases"][subject.id] = {"scans": content, "volumes_ml": answer.volumes_ml, "notes": answer.notes}
         _write(output, record)

@@ -35,9 +35,10 @@ class PatientArguments:
     layout: Path | None = None
     """Beside --data: mapping file (TOML, six lines: see common.cohort.mapping) of a folder in none of those layouts."""
     output: Path
-    """Segmentation to write, .nii or .nii.gz, on the scans' grid; with --dicom on that of the T1ce series, also as a
-    DICOM segmentation (.dcm) with a measurement report beside it; with --data a folder, for ID.nii.gz of each patient,
-    ID.png to look at and volumes.csv. The same command again goes on where it was stopped."""
+    """Segmentation to write, .nii or .nii.gz, on the scans' grid, with a picture beside it (.png); with --dicom on that
+    of the T1ce series, also as a DICOM segmentation (.dcm) with a measurement report beside it; with --data a folder,
+    for ID.nii.gz of each patient, ID.png to look at and volumes.csv. The same command again goes on where it was
+    stopped."""
     labels: Literal["brats2018", "brats2023", "msd"] = "brats2018"
     """Label values of the segmentation: NCR/ED/ET are 1/2/4, 1/2/3 or 2/1/3. A DICOM segmentation (.dcm) numbers its
     segments 1/2/3 whatever is said here."""
@@ -66,6 +67,11 @@ class PatientArguments:
     def report_file(self) -> Path:
         """Where the measurement report goes, beside a segmentation as DICOM."""
         return self.output.with_name(f"{self._stem}_report{DICOM_SUFFIX}")
+
+    @property
+    def picture_file(self) -> Path:
+        """Where the picture of a segmentation as NIfTI goes, beside it."""
+        return self.output.with_name(f"{self._stem}.png")
 
     @property
     def _stem(self) -> str:

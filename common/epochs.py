@@ -70,10 +70,10 @@ class Epochs:
         )
 
     def show(self, **values: float | None) -> None:
-        """An epoch's numbers: beside the bar on a terminal, elsewhere as a line. None: not known yet."""
+        """An epoch's numbers: beside the bar on a terminal, elsewhere as a line. None: not known yet, and not said."""
         if not self.run.writes:
             return
-        said = {name: "-" if value is None else f"{value:.3f}" for name, value in values.items()}
+        said = {name: f"{value:.3f}" for name, value in values.items() if value is not None}
         if self.bar.disable:
             numbers = ", ".join(f"{name} {value}" for name, value in said.items())
             print(f"{self.description}: epoch {self.epoch} of {self.total}, {numbers}, {self.seconds:.0f} s",

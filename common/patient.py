@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -18,9 +18,12 @@ from common.files import plain
 from common.grid import bring
 from common.labels import CONVENTIONS
 from common.metrics import volume_ml
+from common.picture import draw_answer
 from common.recipe import Recipe, Volume, misfit, transform
 from common.scoring import MEMBERS
 from common.subject import Subject, examine_arrays
+
+SYNTHETIC_MARK = "this network has seen synthetic phantoms only; what it makes of a patient is no result"
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,18 @@ class Answer:
     """What a network says of one patient.
 
     labels: classes uint8 (x, y, z) on the scans' grid. volumes_ml: of each label and region. notes: what is odd in the
-    scans. scan: the first contrast's, for a look at both.
+    scans. scans: by contrast, for a look at both.
     """
 
     labels: np.ndarray
     volumes_ml: dict[str, float]
     notes: tuple[str, ...]
-    scan: nifti.Scan
+    scans: Mapping[str, nifti.Scan]
+
+    @property
+    def scan(self) -> nifti.Scan:
+        """The first contrast's, whose header the answer takes."""
+        return next(iter(self.scans.values()))
 
 
 def check_files(arguments: PatientArguments) -> None:
@@ -96,10 +104,9 @@ def check_grid(run: Path, recipe: Recipe) -> str | None:
     return None
 
 
-def _synthetic_note(run: Path) -> str | None:
-    if _said(run, "data.json").get("synthetic"):
-        return f"{run}: this network has seen synthetic phantoms only; what it makes of a patient is no result"
-    return None
+def synthetic_mark(run: Path) -> str:
+    """What every answer of a network that was trained on phantoms bears; empty of another's."""
+    return SYNTHETIC_MARK if _said(run, "data.json").get("synthetic") else ""
 
 
 def _said(run: Path, name: str) -> dict[str, Any]:
@@ -110,11 +117,14 @@ def _said(run: Path, name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volume], np.ndarray]) -> dict[str, float]:
+def segment(
+    arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volume], np.ndarray], *, picture: Path | None = None
+) -> dict[str, float]:
     """Write the segmentation and return the volume of each label and region in ml; notes go to standard error.
 
-    predict: classes uint8 (x, y, z) on the scan's own grid, from what the recipe makes of it. Raises ValueError when a
-    scan that the recipe needs is not given, cannot be trusted, or is not as the network expects it.
+    predict: classes uint8 (x, y, z) on the scan's own grid, from what the recipe makes of it. picture: PNG to write,
+    with every contrast under its name. Raises ValueError when a scan that the recipe needs is not given, cannot be
+    trusted, or is not as the network expects it.
     """
     check_files(arguments)
     if missing := [name for name in recipe.contrasts if name not in arguments.scans]:
@@ -125,13 +135,17 @@ def segment(arguments: PatientArguments, recipe: Recipe, predict: Callable[[Volu
     answer = answer_for(Subject(id="patient", images=images), Trained(recipe, predict))
     for note in (*about, *answer.notes):
         print(f"note: {note}", file=sys.stderr)
+    if picture is not None:
+        mark = synthetic_mark(arguments.run)
+        draw_answer(picture, answer.scans, answer.labels, title=in_words(answer.volumes_ml), mark=mark)
     nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(answer.labels), like=answer.scan)
     return answer.volumes_ml
 
 
 def run_notes(run: Path, recipe: Recipe) -> tuple[str, ...]:
     """What is to be known of a run before its network answers. Raises ValueError as :func:`check_grid`."""
-    return tuple(filter(None, [check_grid(run, recipe), _synthetic_note(run)]))
+    mark = synthetic_mark(run)
+    return tuple(filter(None, [check_grid(run, recipe), mark and f"{run}: {mark}"]))
 
 
 def answer_for(subject: Subject, trained: Trained) -> Answer:
@@ -163,11 +177,17 @@ def answer_for(subject: Subject, trained: Trained) -> Answer:
     volumes_ml = {
         name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()
     }
-    return Answer(labels, volumes_ml, tuple(filter(None, notes)), scan)
+    return Answer(labels, volumes_ml, tuple(filter(None, notes)), {name: scans[name] for name in recipe.contrasts})
 
 
-def report(volumes_ml: dict[str, float], output: Path) -> None:
-    """Print the volumes and where the segmentation lies."""
+def in_words(volumes_ml: Mapping[str, float]) -> str:
+    """The regions' volumes as a picture's title."""
+    return ", ".join(f"{name} {volumes_ml[name]:.1f} ml" for name in ("WT", "TC", "ET"))
+
+
+def report(volumes_ml: dict[str, float], *written: Path) -> None:
+    """Print the volumes and what was written."""
     for name, millilitres in volumes_ml.items():
         print(f"{name:>4}  {millilitres:8.2f} ml")
-    print(f"written: {output}")
+    for path in written:
+        print(f"written: {path}")

@@ -1,7 +1,7 @@
 """Scans as a radiologist looks at them: the patient's left on the right, the front or the head above, voxels true to
 scale. The picture that an answer is checked by, and what every other picture of a scan is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,29 +84,49 @@ def overlay(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return rgb
 
 
-def draw_answer(path: Path, scan: Scan, labels: np.ndarray, *, title: str) -> None:
-    """Write a PNG: in each plane the slice that crosses most of the tumour, the labels' outlines over the scan.
+def draw_answer(path: Path, scans: Mapping[str, Scan], labels: np.ndarray, *, title: str, mark: str = "") -> None:
+    """Write a PNG: in each plane the slice that crosses most of the tumour, the labels' outlines over the first scan;
+    of several contrasts below it each one's axial slice under its name, by which exchanged files are seen.
 
-    labels: classes uint8 (x, y, z) on the scan's grid; where all are background, the slices are those in the middle.
+    scans: by contrast, on one grid. labels: classes uint8 (x, y, z) there; where all are background, the slices are
+    those in the middle. mark: what nobody who sees the picture must miss.
     """
+    (first, scan), *_ = scans.items()
+    several = len(scans) > 1
     with matplotlib.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
-        for axis, plane in zip(figure.subplots(1, len(THROUGH)), THROUGH, strict=True):
+        figure = Figure(figsize=(8, (5.4 if several else 3.2) + 0.2 * bool(mark)), layout="constrained")
+        upper, *lower = figure.subfigures(1 + several, 1, squeeze=False, height_ratios=(3, 2)[: 1 + several])[:, 0]
+        for axis, plane in zip(upper.subplots(1, len(THROUGH)), THROUGH, strict=True):
             (grey, found), view = cut((scan.data, labels), scan.affine, plane)
-            crossed = np.count_nonzero(found, axis=(1, 2))
-            position = int(crossed.argmax()) if crossed.any() else len(crossed) // 2
+            position = _most_crossed(found)
             axis.imshow(window(grey[position]), cmap="gray", aspect=view.spacing_mm[0] / view.spacing_mm[1])
             for value, name in enumerate(CLASSES):
                 if name in CLASS_COLOURS and (inside := found[position] == value).any():
                     axis.contour(inside, levels=[0.5], colors=CLASS_COLOURS[name], linewidths=0.9)
-            axis.set_title(f"{plane}, {position + 1} of {len(crossed)}")
+            axis.set_title(f"{first}, {plane}, {position + 1} of {len(found)}")
             axis.text(0.02, 0.98, view.edges[0], color="white", va="top", transform=axis.transAxes)
             axis.axis("off")
+        for row in lower:
+            for axis, (name, each) in zip(row.subplots(1, len(scans)), scans.items(), strict=True):
+                (grey, found), view = cut((each.data, labels), each.affine)
+                position = _most_crossed(found)
+                axis.imshow(window(grey[position]), cmap="gray", aspect=view.spacing_mm[0] / view.spacing_mm[1])
+                axis.set_title(name)
+                axis.axis("off")
         handles = [Line2D([], [], color=colour, label=name) for name, colour in CLASS_COLOURS.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-        figure.suptitle(title, parse_math=False)
+        if mark:
+            figure.suptitle(f"{title}\n{mark}", parse_math=False, color="#b00020")
+        else:
+            figure.suptitle(title, parse_math=False)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
+
+
+def _most_crossed(labels: np.ndarray) -> int:
+    """The picture (position, row, column) with most labels; the one in the middle where there are none."""
+    crossed = np.count_nonzero(labels, axis=(1, 2))
+    return int(crossed.argmax()) if crossed.any() else len(crossed) // 2
 
 
 def draw_progress(path: Path, volume: Volume, labels: np.ndarray) -> None:

@@ -140,17 +140,22 @@ def score_cases(
     surface_tolerance_mm: float = 1.0,
     lesions_of: Callable[[str], bool] = lambda case: True,
     cavity: bool = False,
+    on_scored: Callable[[str], object] = lambda case: None,
 ) -> Scores:
     """:func:`score_case` and the lesion-wise scores of each (case, prediction, truth, spacing_mm), in the order given.
 
     cases is consumed lazily, so a generator that loads its volumes keeps few of them in memory; n_jobs threads score.
     lesions_of: says by its name whether a case's lesions are scored, which takes longer than all the rest; the columns
-    of the others are nan. cavity: RC is scored too.
+    of the others are nan. cavity: RC is scored too. on_scored: is told of every case that is done.
     Raises ValueError when a case occurs twice, and what score_case raises with the case named.
     """
-    scored = Parallel(n_jobs=n_jobs, prefer="threads")(
+    jobs = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         delayed(_score)(*case, surface_tolerance_mm, lesions=lesions_of(case[0]), cavity=cavity) for case in cases
     )
+    scored = []
+    for each in jobs:
+        scored.append(each)
+        on_scored(str(each[0]["case"]))
     if not scored:
         raise ValueError("At least one case must be given to score, received none.")
     frame = pd.DataFrame([row for row, _ in scored])

@@ -26,9 +26,9 @@ import joblib
 import numpy as np
 from isal import isal_zlib
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from common.files import atomic_path, file_stem, remove_leftovers, remove_old_leftovers, write_json
+from common.progress import counted
 from common.signals import end_with_parent
 from common.subject import Problem
 
@@ -137,7 +137,7 @@ def fill(
         )
         # Subjects are prepared in parallel already; more threads in each matrix product would only wait for each other.
         with threadpool_limits(1, user_api="blas"):
-            outcomes = list(tqdm(jobs, total=len(subjects), desc="preparing", unit="subject", leave=False))
+            outcomes = list(counted(jobs, "preparing", total=len(subjects), unit="subject"))
         if near is not None:
             outcomes = _copied(kind.entry, outcomes, near, n_jobs)
     return Store(
@@ -236,7 +236,7 @@ def _copied(entry: type[E], outcomes: list[_Outcome], near: Path, n_jobs: int) -
         copies = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
             joblib.delayed(_copy)(entry, each, near) for each in far
         )
-        copied = {each.id: each for each in tqdm(copies, total=len(far), desc="copying", unit="subject", leave=False)}
+        copied = {each.id: each for each in counted(copies, "copying", total=len(far), unit="subject")}
     except StoreError:
         raise
     except OSError as error:

@@ -1,18 +1,17 @@
 """List the commands and what they have come to: what each reproduces, the report's values, the run that stands for it.
 
 python -m experiments [--runs FOLDER]      the experiments, and the tools around them
-python -m experiments --all                every run: state, score, and its settings that are not its preset's
+python -m experiments --all                every run: its patients, state, score, and settings that are not its preset's
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from common.command_line import parse
 from experiments.base import results
 from experiments.base.options import refusals, wrapped
 from experiments.base.results import aligned, short
-from experiments.base.runs import available, changed, commands, pins, purpose, shown, state, state_of
+from experiments.base.runs import available, changed, commands, patients_of, pins, purpose, shown, state, state_of
 from experiments.base.runs import read as read_json
 
 MOST_VALUES = 4
@@ -31,7 +30,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments", description=wrapped(__doc__))
     with refusals():
         print(aligned(every_run(options.runs)) if options.all else "\n".join(listing(options.runs)))
 
@@ -62,8 +61,8 @@ def listing(runs: Path) -> list[str]:
 
 
 def every_run(runs: Path) -> list[tuple[str, ...]]:
-    """A head and a line for each run: the experiment, its folder's name, what became of it, and what is not preset."""
-    rows = [("experiment", "run", "state", "score", "not the preset's")]
+    """A head and a line for each run: experiment, folder's name, patients, what became of it, what is not preset."""
+    rows = [("experiment", "run", "patients", "state", "score", "not the preset's")]
     pinned = pins(runs)
     for lock in sorted(runs.glob("*/*/run.lock")):
         run = lock.parent
@@ -71,7 +70,8 @@ def every_run(runs: Path) -> list[tuple[str, ...]]:
         values = {line["key"].rpartition(".")[2]: line["value"] for line in summary if isinstance(line, dict)}
         score = next((f"{name} {short(values[name])}" for name in HEADLINES if name in values), "-")
         chosen = " (pinned)" if pinned.get(run.parent.name) == run.name else ""
-        rows.append((run.parent.name, run.name + chosen, state_of(run), score, ", ".join(changed(run)) or "-"))
+        others = ", ".join(changed(run)) or "-"
+        rows.append((run.parent.name, run.name + chosen, patients_of(run), state_of(run), score, others))
     return rows
 
 

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import tyro
 
 from common.cohort import Cohort, audit
+from common.command_line import parse
 from common.dicom.mgmt_cohort import MgmtCohort, find_patients
 from common.dicom.mgmt_cohort import audit as audit_series
 from common.files import file_stem, write_csv, write_json
@@ -42,6 +42,7 @@ from experiments.base.engines import run as run_trainings
 from experiments.base.options import BothTasks, Refused, at_least, refusals, refuse_phantoms, wrapped
 from experiments.base.progress import say_store, step
 from experiments.base.reading import refuse_cavity
+from experiments.base.runs import patients_of
 from experiments.base.shards import counts
 from experiments.base.trainings import Placement, require
 from experiments.mgmt import cohort as cohort_mgmt
@@ -93,7 +94,7 @@ class Options(BothTasks, Placement):
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.cohort", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.cohort", description=wrapped(__doc__))
     with refusals():
         (prepare if options.prepare else check)(options)
 
@@ -145,7 +146,7 @@ def cohorts(options: Options) -> tuple[Cohort | None, MgmtCohort | None, bool]:
     folder, mgmt_folder = options.data, options.mgmt_data
     synthetic = folder is None and mgmt_folder is None
     if synthetic:
-        folder = phantom_cohort(options.phantoms, jobs=options.jobs)
+        folder = phantom_cohort(options.phantoms, jobs=options.jobs, max_subjects=options.max_subjects)
         mgmt_folder = phantom_patients(MgmtOptions(phantoms=options.phantoms_mgmt, jobs=options.jobs))
     subjects = patients = None
     if folder is not None:
@@ -278,7 +279,8 @@ def show(folder: Path) -> None:
         folder,
         results.table(summary),
         LEGEND,
-        notes=[results.SYNTHETIC_NOTE] if synthetic else [],
+        notes=[*([results.SYNTHETIC_NOTE] if synthetic else []), f"patients: {patients_of(folder)}"],
+        synthetic=synthetic,
         missing=[f"{len(problems)} problem{'s' * (len(problems) > 1)} of files, listed above"] if problems else [],
     )
 

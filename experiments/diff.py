@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from common.command_line import parse
 from common.splits import PARTS
 from experiments.base.options import Refused, refusals, settings_in, wrapped
 from experiments.base.results import aligned, short
-from experiments.base.runs import options_of, read
+from experiments.base.runs import options_of, patients_of, read
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.diff", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.diff", description=wrapped(__doc__))
     with refusals():
         rows = differences(options.first, options.second)
     print(aligned([("", str(options.first), str(options.second)), *rows]) if rows else "no difference")
@@ -50,7 +51,8 @@ def _facts(run: Path) -> dict[str, Any]:
     options, data, split = options_of(run), read(run, "data.json", dict)[0], read(run, "split.json", dict)[0]
     facts |= {"preset": options.get("preset"), "backend": config.get("backend")}
     facts["empty masks"] = options.get("empty_masks")
-    facts["of"] = "synthetic phantoms" if data.get("synthetic") else "patients"
+    patients = patients_of(run)
+    facts["of"] = {"phantoms": "synthetic phantoms", "-": "patients"}.get(patients, f"patients of {patients}")
     facts |= {f"{part} cases": len(split[part]) for part in PARTS if isinstance(split.get(part), list)}
     facts |= {"fingerprint of the scans": data.get("fingerprint"), "split": split.get("hash")}
     starts = read(run, "environment.json", list)[0]

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from common.command_line import parse
 from experiments.base.options import Refused, refusals, wrapped
 from experiments.exporting import cohort, files, trackers
 
@@ -40,7 +41,7 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, prog="python -m experiments.export", description=wrapped(__doc__))
+    arguments = parse(Arguments, prog="python -m experiments.export", description=wrapped(__doc__))
     with refusals():
         export(arguments)
 

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from common.command_line import parse
 from experiments.base.options import refusals, wrapped
 from experiments.segmentation.external import CohortOptions, test_on
 
@@ -27,7 +28,7 @@ class Arguments(CohortOptions):
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, prog="python -m experiments.external", description=wrapped(__doc__))
+    arguments = parse(Arguments, prog="python -m experiments.external", description=wrapped(__doc__))
     with refusals():
         test_on(arguments.run, arguments)
 

@@ -16,8 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from common.command_line import parse
 from common.words import plural
 from experiments.base.options import wrapped
 
@@ -43,7 +42,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.from_dicom", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.from_dicom", description=wrapped(__doc__))
     from common.preprocess.cohort import Conversion, convert, read_named, write_patients  # and with it registration
 
     steps = options.steps or options.output.with_name(f"{options.output.name}_steps")

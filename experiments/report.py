@@ -16,8 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
+from common.command_line import parse
 from common.files import write_text
 from experiments.base.options import refusals, wrapped
 from experiments.base.runs import available, pin
@@ -41,7 +40,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.report", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.report", description=wrapped(__doc__))
     with refusals():
         pin(options.runs, options.run)
     from experiments.page import content, html, tables, viewer  # and with them the plotting library

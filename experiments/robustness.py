@@ -15,6 +15,7 @@ from typing import Annotated
 
 import tyro
 
+from common.command_line import parse
 from experiments.base.options import refusals, wrapped
 from experiments.segmentation.finished import read_run, require_finished
 from experiments.segmentation.robustness import ChangeOptions, measure
@@ -29,7 +30,7 @@ class Arguments(ChangeOptions):
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, prog="python -m experiments.robustness", description=wrapped(__doc__))
+    arguments = parse(Arguments, prog="python -m experiments.robustness", description=wrapped(__doc__))
     with refusals():
         run = read_run(arguments.run)
         require_finished(run)

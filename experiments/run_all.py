@@ -19,8 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from common.command_line import parse
 from common.files import write_json
 from common.runs import Run
 from experiments.base.engines import run
@@ -166,7 +165,7 @@ def run_all(wanted: Mapping[str, list[str] | str], folder: Path, *, at_once: int
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.run_all", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.run_all", description=wrapped(__doc__))
     with refusals(), Run(options.runs / LOGS) as opened:
         statuses = run_all(commands(options), opened.folder, at_once=options.at_once)
     failed = [status for status in statuses if status.state == "failed"]

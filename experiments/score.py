@@ -11,14 +11,13 @@ Holm, and the ranking with the share of resamples in which each method is first;
 folder that it names. A case that a method lacks ends the command, or with --cases intersection leaves every method.
 """
 
-import tyro
-
+from common.command_line import parse
 from experiments.base.options import refusals, wrapped
 from experiments.evaluation.inputs import ScoreOptions
 
 
 def main() -> None:
-    options = tyro.cli(ScoreOptions, prog="python -m experiments.score", description=wrapped(__doc__))
+    options = parse(ScoreOptions, prog="python -m experiments.score", description=wrapped(__doc__))
     from experiments.evaluation.evaluate import evaluate  # and with it the plotting library
 
     with refusals():

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-import tyro
-
+from common.command_line import parse
 from common.files import read_json, write_text
 from common.runs import History, RunError, is_in_use
 from common.words import plural
@@ -138,7 +137,7 @@ def _counts(table: list[Line]) -> str:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.status", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.status", description=wrapped(__doc__))
     with refusals():
         while True:
             table = list(lines(options.runs))

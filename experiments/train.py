@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 from common import processes
+from common.command_line import parse
 from common.runs import RunError, RunInUseError
 from experiments.base.options import refusals, wrapped
 from experiments.base.trainings import IN_USE, given
@@ -44,7 +45,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.train", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.train", description=wrapped(__doc__))
     with refusals():
         try:
             train(options.folder)

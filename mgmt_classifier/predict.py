@@ -10,6 +10,9 @@ from typing import Annotated
 
 import tyro
 
+from common.command_line import parse
+from common.loading import loading
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -29,10 +32,11 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, prog="python -m mgmt_classifier.predict")
+    arguments = parse(Arguments, prog="python -m mgmt_classifier.predict")
     out = arguments.out or Path(f"mgmt_{arguments.patient.resolve().name}")
     try:
-        from mgmt_classifier.patient import predict_patient, report
+        with loading("PyTorch"):
+            from mgmt_classifier.patient import predict_patient, report
 
         result = predict_patient(arguments.run, arguments.patient, out)
     except ModuleNotFoundError as error:

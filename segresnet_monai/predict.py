@@ -43,7 +43,7 @@ def network(arguments: Arguments) -> Trained:
 
 
 def main() -> None:
-    run_command(Arguments, network, prog="python -m segresnet_monai.predict", extra="segresnet")
+    run_command(Arguments, network, prog="python -m segresnet_monai.predict", extra="segresnet", framework="PyTorch")
 
 
 if __name__ == "__main__":

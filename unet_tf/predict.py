@@ -41,7 +41,7 @@ def network(arguments: Arguments) -> Trained:
 
 
 def main() -> None:
-    run_command(Arguments, network, prog="python -m unet_tf.predict", extra="unet")
+    run_command(Arguments, network, prog="python -m unet_tf.predict", extra="unet", framework="Keras")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from common.cohort.subjects import Cohort
 from common.identity import equal_content, nearly_equal
 from common.labels import BY_FILE_NAMES, infer_convention
 from common.plausibility import absences, doubts
+from common.progress import counted
 from common.subject import Problem, examine
 
 
@@ -38,7 +38,7 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
     )
     problems, values, digests, sketches = list(cohort.incomplete), set(), {}, {}
     masks, classes, notes = [], [], []
-    progress = tqdm(checks, total=len(cohort.subjects), desc="checking", unit="subject", leave=False)
+    progress = counted(checks, "checking", total=len(cohort.subjects), unit="subject")
     for subject, found in zip(cohort.subjects, progress, strict=True):
         problems += found.problems
         values |= found.values

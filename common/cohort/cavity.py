@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from common import nifti
 from common.labels import ROUNDING, Cavity
 from common.nifti import ScanError
+from common.progress import counted
 from common.subject import Subject
 
 
@@ -27,7 +27,7 @@ def decided(subjects: Sequence[Subject], cavity: Cavity) -> tuple[list[Subject],
         looks = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
             delayed(_holds)(s.label, own.rc) for s, own in concerned
         )
-        shown = tqdm(looks, total=len(concerned), desc="looking for cavities", unit="mask", leave=False)
+        shown = counted(looks, "looking for cavities", total=len(concerned), unit="mask")
         left_out = {s.id for (s, _), holds in zip(concerned, shown, strict=True) if holds}
     without = {s.id: replace(s, convention=replace(own, rc_is_background=True)) for s, own in concerned}
     return [without.get(s.id, s) for s in subjects if s.id not in left_out], sorted(left_out)

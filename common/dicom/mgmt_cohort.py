@@ -20,14 +20,15 @@ from typing import Annotated, get_args
 import pandas as pd
 import tyro
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from common.cohort import CohortError
+from common.command_line import parse
 from common.dicom import checks
 from common.dicom.mgmt_labels import padded, read_labels
 from common.dicom.pixels import decode
 from common.dicom.series import DicomError, Folder, Plane, grey_values, look
 from common.files import write_csv
+from common.progress import counted
 from common.walk import shown
 
 CONTRASTS = ("FLAIR", "T1w", "T1wCE", "T2w")
@@ -158,7 +159,7 @@ def audit(cohort: MgmtCohort, *, n_jobs: int = -1) -> pd.DataFrame:
     """
     tasks = [(patient, contrast) for patient in cohort.patients for contrast in CONTRASTS]
     rows = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_row)(*task) for task in tasks)
-    table = pd.DataFrame(list(tqdm(rows, total=len(tasks), desc="auditing", unit="series", leave=False)))
+    table = pd.DataFrame(list(counted(rows, "auditing", total=len(tasks), unit="series")))
     return table.astype(dict.fromkeys(("label", "rows", "columns", "blank_first", "blank_last"), "Int64"))
 
 
@@ -266,7 +267,7 @@ class Options:
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m common.dicom.mgmt_cohort", description=__doc__)
+    options = parse(Options, prog="python -m common.dicom.mgmt_cohort", description=__doc__)
     try:
         cohort = find_patients(options.folder, options.labels)
         table = audit(cohort, n_jobs=options.jobs)

@@ -13,8 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
-from tqdm import tqdm
-
+from common.progress import Progress
 from common.signals import end_with_parent
 
 _PARTIAL = ".partial"
@@ -35,18 +34,18 @@ def fill(
     write(i, path) puts the files of cases[i] into the empty folder `path`, which then appears as <folder>/<case> by one
     rename: a kill leaves no half of one, and several processes may fill the same folder, if write is a pure function
     of i. identity: what the cohort is a function of; it is kept in cohort.json. n_jobs: processes, -1 for one per core.
-    what: the plural that the progress bar shows.
+    what: the plural that the progress names.
     Raises ValueError when the folder holds a cohort of another identity, or files but no cohort.
     """
     _claim(folder, dict(identity))
     _clear_leftovers(folder / _PARTIAL)
     missing = [number for number, case in enumerate(cases) if not (folder / case).exists()]
     processes = min(os.cpu_count() or 1 if n_jobs < 0 else n_jobs, len(missing))
-    with tqdm(total=len(missing), desc=what, disable=not missing) as bar:
+    with Progress(f"making {what}", len(missing), unit="case") as progress:
         if processes <= 1:
             for number in missing:
                 _make(folder, cases[number], number, write)
-                bar.update()
+                progress.update()
             return folder
         # Not joblib's processes: these replace a worker that grows, as one does here, and may wait for it for ever.
         context = get_context("spawn")
@@ -56,7 +55,7 @@ def fill(
                     [pool.submit(_make, folder, cases[number], number, write) for number in missing]
                 ):
                     made.result()
-                    bar.update()
+                    progress.update()
             except BaseException:  # a signal too; the cases at work are not waited for, they are made again
                 for worker in active_children():
                     worker.kill()

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from common.files import read_json, write_csv, write_json
 from common.preprocess import brain, space
 from common.preprocess.patient import prepare
+from common.progress import counted
 from common.subject import CONTRASTS, Problem, Subject
 from common.walk import shown
 
@@ -104,7 +104,7 @@ def convert(conversion: Conversion, *, n_jobs: int = 1) -> tuple[Problem, ...]:
     missing = [patient for patient in patients if not (conversion.output / patient).exists()]
     changed = [_changed(patient, conversion) for patient in sorted(set(patients) - set(missing))]
     work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_convert)(patient, conversion) for patient in missing)
-    failed = tqdm(work, total=len(missing), desc="converting", unit="patient", disable=None)
+    failed = counted(work, "converting", total=len(missing), unit="patient")
     return tuple(sorted(filter(None, (*changed, *failed)), key=lambda problem: problem.subject))
 
 
@@ -133,7 +133,7 @@ def _convert(patient: str, conversion: Conversion) -> Problem | None:
         prepared = prepare(
             data, conversion.steps / patient, contrasts=CONTRASTS, named=conversion.named.get(patient, {}), mask=mask
         )
-        prepared.draw(np.zeros_like(next(iter(prepared.placed.values())), np.uint8))
+        prepared.draw(np.zeros_like(next(iter(prepared.placed.values())), np.uint8), mark="")
     except (ValueError, OSError) as error:
         return Problem(shown(patient), None, str(error))
     part = conversion.output / f".{patient}.part"

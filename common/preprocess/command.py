@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-import tyro
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from common.arguments import PatientArguments
+from common.command_line import parse
+from common.loading import loading
 
 if TYPE_CHECKING:
     from common.patient import Trained
@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 Arguments = TypeVar("Arguments", bound=PatientArguments)
 
 
-def run_command(kind: type[Arguments], network: Callable[[Arguments], Trained], *, prog: str, extra: str) -> None:
+def run_command(
+    kind: type[Arguments],
+    network: Callable[[Arguments], Trained],
+    *,
+    prog: str,
+    extra: str,
+    framework: Literal["PyTorch", "Keras"],
+) -> None:
     """What ``python -m <package>.predict`` does; ends the program with one sentence where the user can mend it.
 
     network: the trained network that the arguments name; imports its framework itself. extra: of the installation,
     that brings the framework.
     """
-    arguments = tyro.cli(kind, prog=prog)
+    arguments = parse(kind, prog=prog)
     try:
         from common.answers import check_folder, segment_folder
         from common.patient import report
@@ -33,15 +40,23 @@ def run_command(kind: type[Arguments], network: Callable[[Arguments], Trained], 
         if arguments.data is None or arguments.dicom is not None:
             check(arguments)
             name = prog.removeprefix("python -m ").partition(".")[0]
-            report(segment(arguments, network(arguments), network=name), arguments.output)
+            with loading(framework):
+                trained = network(arguments)
+            pictured = () if arguments.dicom is not None else (arguments.picture_file,)
+            report(segment(arguments, trained, network=name), arguments.output, *pictured)
+            print(f"next: {prog} --run {arguments.run} --data FOLDER --output FOLDER    many patients at once")
             return
         check_folder(arguments)
-        problems = segment_folder(arguments, network(arguments))
+        with loading(framework):
+            trained = network(arguments)
+        problems = segment_folder(arguments, trained)
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error.name} is not installed; it comes with: pip install 'glioma-suite[{extra}]'")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"written: {arguments.output}")
+    print(f"written: {arguments.output}, a picture of every patient in it")
+    scored = f"python -m experiments.score --data {arguments.data} --predictions network={arguments.output}"
+    print(f"next: {scored}    where the patients have masks: how well they agree")
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
         sys.exit(f"error: {len(problems)} of the patients have no answer:\n{listing}")

@@ -59,7 +59,7 @@ class Prepared:
     motions: Mapping[str, Motion]
     notes: tuple[str, ...]
 
-    def draw(self, labels: np.ndarray) -> None:
+    def draw(self, labels: np.ndarray, *, mark: str) -> None:
         """Write the picture by which to see whether all went well. labels: classes (z, y, x) on the working grid."""
         from common.preprocess.picture import draw  # matplotlib takes a second
 
@@ -70,6 +70,7 @@ class Prepared:
             reference=self.reference,
             voxel_mm=self.grid.GetSpacing()[0],
             captions={name: str(motion) for name, motion in self.motions.items()},
+            mark=mark,
         )
 
 
@@ -86,6 +87,7 @@ def check(arguments: PatientArguments) -> None:
         if is_dicom:
             raise ValueError(f"{output}: expected --dicom for a segmentation as DICOM, which refers to series")
         patient.check_files(arguments)
+        check_output(arguments.picture_file)
         return
     if arguments.data is not None:
         raise ValueError("expected --dicom or --data, received both")
@@ -114,7 +116,7 @@ def segment(arguments: PatientArguments, trained: Trained, *, network: str) -> d
     """
     check(arguments)
     if arguments.dicom is None:
-        return patient.segment(arguments, trained.recipe, trained.predict)
+        return patient.segment(arguments, trained.recipe, trained.predict, picture=arguments.picture_file)
     assert arguments.brain_mask is not None  # without one, check has raised
     prepared = prepare(
         arguments.dicom,
@@ -240,7 +242,7 @@ def give_back(prepared: Prepared, labels: np.ndarray, arguments: PatientArgument
         stored = space.like(convention.from_classes(on_series[name]), image)
         space.write_nifti(prepared.folder / "on_series" / f"{name}_seg.nii.gz", stored)
     own, image = on_series[prepared.reference], prepared.images[prepared.reference]
-    prepared.draw(labels.transpose(2, 1, 0))
+    prepared.draw(labels.transpose(2, 1, 0), mark=patient.synthetic_mark(arguments.run))
     if arguments.is_dicom_out:
         algorithm = algorithm_of(network, arguments.run)
         folder = prepared.choice.series[prepared.reference].folder

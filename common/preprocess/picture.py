@@ -27,12 +27,14 @@ def draw(
     reference: str,
     voxel_mm: float,
     captions: Mapping[str, str],
+    mark: str = "",
 ) -> None:
     """Write a PNG: per contrast the reference's edges over it, both as a checkerboard in two planes, the segmentation.
 
     images: (z, y, x) on the working grid, whose indices run to the patient's left, back and head, so that pictures
     have the patient's left on the right. labels: classes there; the slices cross most of the tumour, or of the brain
-    where there is none. captions: by contrast, how it was moved.
+    where there is none. captions: by contrast, how it was moved. mark: what nobody who sees the picture
+    must miss.
     """
     grey = {name: window(image) for name, image in images.items()}
     shown = labels if labels.any() else sum(image != 0 for image in images.values())
@@ -53,6 +55,8 @@ def draw(
         _show(line[1], _checkered(image[z], axial, tile), f"{name} and {reference}")
         _show(line[2], _checkered(image[::-1, y], coronal, tile), f"{name} and {reference}, coronal")
         _show(line[3], overlay(image[z], labels[z]), f"{name}, {', '.join(CLASS_COLOURS)}")
+    if mark:
+        figure.suptitle(mark, color="#ff8080", fontsize=7, y=0.995, va="top", parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
 

@@ -2,12 +2,12 @@
 
 import difflib
 import io
-import re
 import runpy
 import sys
 import warnings
 from contextlib import redirect_stdout, suppress
 
+from common.command_line import options_in
 from common.runs import version
 from common.signals import until_unread
 from experiments.base.runs import commands, purpose
@@ -77,7 +77,7 @@ def completion(known: dict[str, str], shell: str) -> str:
         with redirect_stdout(io.StringIO()) as written, suppress(SystemExit), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of a module that another one had imported before
             runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
-        options = sorted(set(re.findall(r"--[a-z][\w-]*(?:\.[\w-]+)*", written.getvalue())))
+        options = options_in(written.getvalue())
         lines.append(f'      {said}) options="{" ".join(options)}" ;;')
     told = {"commands": " ".join([*known, "list"]), "options": "\n".join(lines)}
     return SHELL.format(shell=shell, first=SHELLS[shell], **told)

@@ -7,12 +7,19 @@ from experiments.base.progress import begin
 
 
 def end(
-    command: str, folder: Path, *texts: str, missing: Iterable[str] = (), notes: Iterable[str] = (), below: bool = False
+    command: str,
+    folder: Path,
+    *texts: str,
+    missing: Iterable[str] = (),
+    notes: Iterable[str] = (),
+    below: bool = False,
+    synthetic: bool = False,
 ) -> None:
     """Print what an experiment has come to.
 
     command: the experiment's, as typed. folder: of the run. texts: the table, and what its rows mean. notes: what it
     was measured on. missing: what failed or was left out. below: the folder lies below that of another run.
+    synthetic: of phantoms, in whose place the command takes patients with ``--data``.
     """
     begin(5)
     print(*texts, *notes, sep="\n")
@@ -21,10 +28,13 @@ def end(
     print(f"pictures in it: {pictures(folder)}")
     runs = folder.absolute().parents[3 if below else 1]
     page = "python -m experiments.report" + ("" if runs == Path("runs").absolute() else f" --runs {runs}")
-    more = f"python -m experiments.{command} --help"
-    width = max(len(page), len(more))
-    print(f"next: {page:<{width}}    finished runs as a page: report/index.html")
-    print(f"      {more:<{width}}    what can be changed")
+    next_ = {page: "finished runs as a page: report/index.html"}
+    if synthetic:
+        next_[f"python -m experiments.{command} --data FOLDER"] = "the same with patients of your own"
+    next_[f"python -m experiments.{command} --help"] = "what can be changed"
+    width = max(map(len, next_))
+    for word, (line, why) in zip(["next:", *" " * len(next_)], next_.items(), strict=False):
+        print(f"{word:<5} {line:<{width}}    {why}")
 
 
 def pictures(folder: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import tyro
 
 from common.cohort import CohortError
+from common.command_line import parse
 from common.files import typed
 from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
@@ -165,7 +166,7 @@ def command_line(
         model: type(config)
 
     try:
-        arguments = tyro.cli(
+        arguments = parse(
             Arguments,
             prog=f"python -m experiments.{experiment}",
             description=wrapped("\n\n".join([description.strip(), *presets_table(presets, preset)])),

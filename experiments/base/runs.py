@@ -99,6 +99,15 @@ def changed(run: Path) -> tuple[str, ...]:
     return *options.get("changed", ()), *others
 
 
+def patients_of(run: Path) -> str:
+    """Of which patients a run is: ``phantoms``, or the name of the folder of scans; a dash where it does not say."""
+    data, options = read(run, "data.json", dict)[0], options_of(run)
+    if data.get("synthetic") or (not data and "data" in options and options["data"] is None):
+        return "phantoms"
+    folder = data.get("folder") or data.get("mgmt_folder") or options.get("data")
+    return Path(folder).resolve().name if folder else "-"
+
+
 def options_of(run: Path) -> dict[str, Any]:
     """What a run's command was told; nothing where the run does not say."""
     options = read(run, "config.json", dict)[0].get("options")

@@ -13,7 +13,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from common import nifti
 from common.files import read_json, write_text
@@ -21,6 +20,7 @@ from common.labels import CLASSES, CLASSES_WITH_CAVITY, LabelConvention
 from common.lesions import Lesion
 from common.metrics import crop_to_foreground
 from common.nifti import ScanError
+from common.progress import Progress
 from common.runs import RunError
 from common.scoring import METRICS, score_cases
 from common.signals import end_with_parent
@@ -89,10 +89,10 @@ def score(works: Sequence[Work], *, cores: int, fresh: bool) -> list[Problem]:
     open_ = sum(len(work.label_maps) for work in left)
     processes = min(os.cpu_count() or 1 if cores < 0 else cores, len(left))
     problems = []
-    with tqdm(total=total, initial=total - open_, desc="scoring", unit="label map", disable=not left) as bar:
+    with Progress("scoring", total, unit="label map", done=total - open_) as progress:
         for work, found in _done(left, processes):
             problems += found
-            bar.update(len(work.label_maps))
+            progress.update(len(work.label_maps))
     return problems
 
 

@@ -2,15 +2,14 @@
 
 import gzip
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 from common import nifti
 from common.cohort import find_subjects
 from common.files import read_json, write_json
 from common.labels import CLASSES, MSD, REGIONS
+from common.progress import counted
 from common.runs import version
 from common.subject import CONTRASTS, Subject, examine
 from experiments.base.options import Refused, leave_out
@@ -48,8 +47,12 @@ def write(run: Path, data: Path | None, folder: Path, *, regions: bool = True) -
     problems = [problem for name in wanted for problem in examine(found[name]).problems]
     leave_out(problems, place, allowed=False, who="subject")
     with new_folder(folder, run) as made:
-        write_cases((found[name] for name in tqdm(trained, desc="training", leave=False)), made, "Tr")
-        write_cases((found[name] for name in tqdm(tested, desc="test", leave=False)), made, "Ts")
+        write_cases(
+            [found[name] for name in trained],
+            made,
+            "Tr",
+        )
+        write_cases([found[name] for name in tested], made, "Ts")
         write_json(made / "dataset.json", description(described.data, len(trained), regions=regions))
         folds = _folds(described)
         write_json(made / "splits_final.json", [{"train": f["train"], "val": f["validation"]} for f in folds])
@@ -70,12 +73,12 @@ def _folds(run: Finished) -> list[dict[str, list[str]]]:
     ]
 
 
-def write_cases(subjects: Iterable[Subject], folder: Path, part: str) -> None:
+def write_cases(subjects: Sequence[Subject], folder: Path, part: str) -> None:
     """Write images and labels of subjects as nnU-Net raw; part: Tr to train and validate on, Ts to test."""
     images, labels = folder / f"images{part}", folder / f"labels{part}"
     for each in (images, labels):
         each.mkdir()
-    for subject in subjects:
+    for subject in counted(subjects, images.name, total=len(subjects), unit="case"):
         for number, contrast in enumerate(CONTRASTS):
             _copy(subject, contrast, images / f"{subject.id}_{number:04}.nii.gz")
         scan = nifti.read(subject.label)

@@ -14,8 +14,7 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import tyro
-
+from common.command_line import parse
 from experiments.base.options import BothTasks, refusals, refuse_phantoms, wrapped
 
 
@@ -30,7 +29,7 @@ class Options(BothTasks):
 
 
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m experiments.figures", description=wrapped(__doc__))
+    options = parse(Options, prog="python -m experiments.figures", description=wrapped(__doc__))
     from common.dicom.mgmt_cohort import find_patients
     from experiments.figures.numbered import FIGURES, INDEX  # and with them the plotting library
 

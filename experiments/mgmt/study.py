@@ -163,13 +163,14 @@ class MgmtStudy:
         found = [result for result in written if result.key.partition(".")[2].startswith(only)]
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         notes = [f"patients: {parts} (train / validation / test); left out: {len(self.left_out)}"]
+        notes.insert(0, f"patients: {'phantoms' if self.synthetic else 'those'} in {self.cohort.folder}")
         if self.synthetic:
             notes.insert(0, f"{results.SYNTHETIC_NOTE}; planted: {self.options.planted}")
         if more := len(written) - len(found):
             notes.append(f"{more} more results, with intervals: summary.json")
         verdicts = (self.run.folder / "verdicts.txt").read_text(encoding="utf-8").rstrip("\n")
         texts = (*above, results.table(found), *meanings(written), verdicts)
-        end(command or self.experiment, self.run.folder, *texts, notes=notes)
+        end(command or self.experiment, self.run.folder, *texts, notes=notes, synthetic=self.synthetic)
 
 
 def meanings(found: Iterable[Result]) -> list[str]:
@@ -245,6 +246,18 @@ def labelled(cohort: MgmtCohort, options: MgmtOptions) -> tuple[list[Patient], l
     return patients[: options.max_patients], sorted(doubtful & {patient.id for patient in cohort.patients})
 
 
+def _split(
+    patients: Iterable[Patient], options: MgmtOptions, parts: tuple[float, float, float] | int, folder: Path
+) -> splits.Split:
+    labels = {patient.id: patient.label for patient in patients}
+    try:
+        if isinstance(parts, int):
+            return splits.k_folds_stratified(labels, k=parts, seed=options.split_seed)[0]
+        return splits.split_stratified(labels, fractions=parts, seed=options.split_seed)
+    except ValueError as error:
+        raise Refused(f"{folder}: {error}") from error
+
+
 def _open(
     experiment: str,
     options: MgmtOptions,
@@ -260,6 +273,7 @@ def _open(
     if options.data is not None:
         refuse_phantoms(options.data, cohort.any_series)
     patients, doubtful = labelled(cohort, options)
+    _split(patients, options, parts, cohort.folder)  # what is too few before the series are read is too few after it
     stores: dict[SliceRecipe, Store] = {}
     problems: dict[Problem, None] = {}
     recipes = dict.fromkeys(config.recipe for config in configs)
@@ -281,13 +295,7 @@ def _open(
         if ids:
             print(f"{what}: {len(ids)}, listed in data.json, as {next(iter(ids))}", file=sys.stderr)
     labels = {patient.id: patient.label for patient in usable}
-    try:
-        if isinstance(parts, int):
-            split = splits.k_folds_stratified(labels, k=parts, seed=options.split_seed)[0]
-        else:
-            split = splits.split_stratified(labels, fractions=parts, seed=options.split_seed)
-    except ValueError as error:
-        raise Refused(f"{cohort.folder}: {error}") from error
+    split = _split(usable, options, parts, cohort.folder)
     fingerprints = {
         recipe.contrast: {patient.id: patient.fingerprint(recipe.contrast) for patient in usable} for recipe in stores
     }

@@ -6,6 +6,7 @@ import pandas as pd
 
 from common.dicom.mgmt_cohort import find_patients
 from common.files import write_csv
+from common.loading import loading
 from common.runs import Run, RunError, read_model_config
 from common.splits import PARTS
 from experiments.base.options import options_in
@@ -20,10 +21,11 @@ def train(folder: Path) -> None:
 
     Writes predictions.csv last of all. Raises RunError when a patient cannot be prepared any more.
     """
-    from mgmt_classifier import data
-    from mgmt_classifier.config import Config
-    from mgmt_classifier.inference import predict
-    from mgmt_classifier.train import fit
+    with loading("PyTorch"):
+        from mgmt_classifier import data
+        from mgmt_classifier.config import Config
+        from mgmt_classifier.inference import predict
+        from mgmt_classifier.train import fit
 
     config, options = read_model_config(folder, Config), options_in(folder, MgmtOptions)
     described = given(folder, "data", labels=dict)

@@ -39,8 +39,10 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...]) -> tuple[s
         layout = f" ({described['layout']})" if "layout" in described else ""
         preset = f"; preset {options['preset']}" if "preset" in options else ""
         said.append(f"Data: {kind} in {described['folder']}{layout}{effect}{preset}.")
+    elif "data" in options:  # folds pooled
+        said.append(f"Data: {'embedded synthetic patients' if options['data'] is None else options['data']}.")
     if described.get("mgmt_folder"):
-        said.append(f"MGMT data: {data['mgmt_folder']}.")
+        said.append(f"MGMT data: {described['mgmt_folder']}.")
     if "ensemble" in described:
         said.append(f"Data and models: those of the run {described['ensemble']}.")
     methods = described.get("methods", {})

@@ -9,13 +9,13 @@ from dataclasses import replace
 import joblib
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from common import geometry
 from common.cohort import Cohort, CohortError
 from common.grid import BRATS_EXTENT, Grid, bring
 from common.labels import CLASSES, RC
 from common.nifti import ScanError
+from common.progress import counted
 from common.statistics import bootstrap_interval
 from common.subject import Problem, Subject
 from experiments.base import results
@@ -38,7 +38,7 @@ def measure_all(cohort: Cohort, problems: Iterable[Problem], *, n_jobs: int) -> 
     jobs = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         joblib.delayed(measure)(subject) for subject in good
     )
-    return pd.DataFrame(list(tqdm(jobs, total=len(good), desc="measuring", unit="subject", leave=False)))
+    return pd.DataFrame(list(counted(jobs, "measuring", total=len(good), unit="subject")))
 
 
 def measure(subject: Subject) -> dict[str, object]:

@@ -82,7 +82,12 @@ def cross_validate(kind: str, config: Any, options: Options, open_study: OpenStu
             folder,
             results.segmentation_table(found, headlines_under=options.headlines_under),
             f"every subject is tested once, by a network that has not seen it, in {options.folds} folds (folds.json)",
-            notes=[*([results.SYNTHETIC_NOTE] if studies[0].synthetic else []), *studies[0].trained_with()],
+            notes=[
+                *([results.SYNTHETIC_NOTE] if studies[0].synthetic else []),
+                studies[0].source,
+                *studies[0].trained_with(),
+            ],
+            synthetic=studies[0].synthetic,
         )
         return folder
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from common.files import write_csv, write_json
 from common.grid import bring
 from common.nifti import Scan
+from common.progress import Progress
 from common.recipe import Recipe, Volume, transform
 from common.runs import Run, RunError, configuration_hash
 from common.scanner import Change, changes_of
@@ -92,17 +92,16 @@ def _cases(run: Finished, subjects: list[Subject], changes: tuple[Change, ...], 
     rows = read_scores(path).to_dict("records") if path.exists() else []
     done = {(row["case"], row["change"]) for row in rows}
     networks = load(run)
-    progress = tqdm(total=len(subjects) * len(changes), initial=len(rows), desc="predicting", unit="volume")
     written = time.monotonic()
-    for subject in subjects:
-        left = [change for change in changes if (subject.id, change.name) not in done]
-        for row in score_changes(networks, run.recipe, subject, left, seed) if left else ():
-            rows.append(row)
-            progress.update()
-            if row["change"] == left[-1].name or time.monotonic() - written > KEPT_SECONDS:
-                write_csv(path, pd.DataFrame(rows))
-                written = time.monotonic()
-    progress.close()
+    with Progress("predicting", len(subjects) * len(changes), unit="volume", done=len(rows)) as progress:
+        for subject in subjects:
+            left = [change for change in changes if (subject.id, change.name) not in done]
+            for row in score_changes(networks, run.recipe, subject, left, seed) if left else ():
+                rows.append(row)
+                progress.update()
+                if row["change"] == left[-1].name or time.monotonic() - written > KEPT_SECONDS:
+                    write_csv(path, pd.DataFrame(rows))
+                    written = time.monotonic()
     return read_scores(path)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from common import costs, nifti
 from common.files import write_csv, write_json
+from common.progress import Progress
 from common.scoring import score_cases, summarise
 from experiments.base import results
 from experiments.drawing import curves, scans
@@ -41,10 +41,13 @@ def write_scores(study: Study, predictions: Iterable[tuple], *, n_cases: int) ->
     run = study.run
     slices: dict[str, scans.Slice] = {}
     seconds: list[float] = []
-    shown = tqdm(predictions, total=n_cases, desc="predicting", unit="case")
-    scored, lesions = score_cases(
-        _cases(study, shown, slices, seconds), n_jobs=study.options.jobs, lesions_of=lambda case: VIEW_MARK not in case
-    )
+    with Progress("scoring", n_cases, unit="case") as progress:
+        scored, lesions = score_cases(
+            _cases(study, predictions, slices, seconds),
+            n_jobs=study.options.jobs,
+            lesions_of=lambda case: VIEW_MARK not in case,
+            on_scored=lambda case: progress.update(VIEW_MARK not in case),
+        )
     for frame in (scored, lesions):
         parts = frame["case"].astype(str).str.partition(VIEW_MARK)
         frame["case"], frame["view"] = parts[0], parts[2]

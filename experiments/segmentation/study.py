@@ -66,6 +66,11 @@ class Study:
         return self.options.data is None
 
     @property
+    def source(self) -> str:
+        """What a table says of whose patients its numbers are."""
+        return f"patients: {'phantoms' if self.synthetic else 'those'} in {self.cohort.folder}"
+
+    @property
     def train(self) -> list[Entry]:
         return [*(self.store.entries[subject] for subject in self.split.train), *self.randomised]
 
@@ -129,7 +134,8 @@ class Study:
 
     def end(self, *texts: str, missing: Iterable[str] = (), command: str | None = None) -> None:
         """:func:`experiments.base.ending.end` of this study. command: where it is not called as the experiment is."""
-        end(command or self.experiment, self.run.folder, *texts, missing=missing, notes=self.measured_on())
+        named, notes = command or self.experiment, self.measured_on()
+        end(named, self.run.folder, *texts, missing=missing, notes=notes, synthetic=self.synthetic)
 
     def trained_with(self) -> list[str]:
         """What a table says of a training that has more than its patients."""
@@ -144,6 +150,7 @@ class Study:
         if self.synthetic:
             yield results.SYNTHETIC_NOTE
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
+        yield self.source
         yield f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}"
         yield from (*self.trained_with(), *self.cohort.notes)
         if self.equal:
@@ -223,12 +230,18 @@ def _open(
         start, seen = find_start(options.start_from, network), fine_tuning.seen_by(options.start_from)
         print(fine_tuning.described(start), file=sys.stderr)
     with step(1):
-        folder = phantom_cohort(options.phantoms, jobs=options.jobs) if options.data is None else options.data
-        cohort = options.find(folder, max_subjects=options.max_subjects, patients=options.patients)
+        folder, most = options.data, options.max_subjects
+        if folder is None:
+            folder = phantom_cohort(options.phantoms, jobs=options.jobs, max_subjects=most)
+        cohort = options.find(folder, max_subjects=most, patients=options.patients)
     if options.data is not None and cohort.subjects:
         refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
     refuse_unlabelled(cohort)
     refuse_cavity(cohort)
+    try:  # what is too few before the scans are looked at is too few after it
+        _split(list(cohort.subjects), set(), options, fractions, out_of_fold=out_of_fold)
+    except (ValueError, OSError) as error:
+        raise Refused(str(error)) from error
     recipes = (config.recipe, *further_recipes)
     with step(2):
         distinct = dict.fromkeys(recipes)

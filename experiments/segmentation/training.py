@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.loading import loading
 from common.picture import draw_answer
 from common.runs import Run, read_model_config
 from common.subject import CONTRASTS
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
 def show_patient(study: Study) -> None:
     """Draw the first training subject with its mask, as the cohort has them: figures/patient.png of the run."""
     subject = next(subject for subject in study.cohort.subjects if subject.id == study.split.train[0])
-    scans, _ = replace(subject, label=None).read(CONTRASTS[:1])
+    scans, _ = replace(subject, label=None).read(CONTRASTS)
     path = study.run.figures / "patient.png"
-    draw_answer(path, scans[CONTRASTS[0]], subject.load_labels(), title=f"{subject.id}: {CONTRASTS[0]} and its mask")
+    draw_answer(path, scans, subject.load_labels(), title=f"{subject.id} and its mask")
     print(f"    {subject.id}, one of the patients: {path}", file=sys.stderr)
 
 
 def segresnet(study: Study, config: "SegResNet") -> None:
     """Train a SegResNet in the study's open run and score the test part."""
-    from segresnet_monai.inference import load, predict
-    from segresnet_monai.train import fit
-
     with step(3):
+        with loading("PyTorch"):
+            from segresnet_monai.inference import load, predict
+            from segresnet_monai.train import fit
         weights = fit(study.train, study.validation, config, study.run, start=study.start)
     with step(4):
         scores.score(study, predict(load(config, weights), study.test, config))
@@ -40,10 +41,10 @@ def segresnet(study: Study, config: "SegResNet") -> None:
 
 def unet(study: Study, config: "UNet") -> None:
     """Train a U-Net in the study's open run, score the test part and what the report claims of its U-Nets."""
-    from unet_tf.inference import load, predict
-    from unet_tf.train import fit
-
     with step(3):
+        with loading("Keras"):
+            from unet_tf.inference import load, predict
+            from unet_tf.train import fit
         weights = fit(study.train, study.validation, config, study.run)
     with step(4):
         unet_claims.score(study, config, predict(load(config, weights), study.test, config))

@@ -1,6 +1,7 @@
 """A folder of patients through a rule in a network's place: what is written, what is resumed, who is counted."""
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,18 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import tyro
+from matplotlib.figure import Figure
 from PIL import Image
 
 from common import answers
 from common.answers import check_folder, segment_folder
 from common.arguments import PatientArguments
 from common.labels import BRATS_2018
-from common.patient import Trained
+from common.patient import SYNTHETIC_MARK, Trained
 from common.preprocess.command import check_run, run_command
 from common.recipe import Recipe
+from experiments.evaluation.inputs import ScoreOptions
 from tests.cohorts import LPS_AFFINE, make_subject
 from tests.layouts import write_bids, write_upenn
 
@@ -188,9 +192,45 @@ def test_the_command_ends_with_whom_it_could_not_answer(asked, monkeypatch, caps
     given = ["--run", arguments.run, "--data", arguments.data, "--output", arguments.output, "--labels", "brats2023"]
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, given)])
     with pytest.raises(SystemExit, match=r"^error: 1 of the patients have no answer:\n  B: "):
-        run_command(PatientArguments, lambda _: Counted().trained, prog="predict", extra="none")
-    assert f"written: {arguments.output}" in capsys.readouterr().out
+        run_command(PatientArguments, lambda _: Counted().trained, prog="predict", extra="none", framework="PyTorch")
+    said = capsys.readouterr().out
+    assert f"written: {arguments.output}" in said
+    following = next_command(said)
+    assert following[:3] == ["python", "-m", "experiments.score"]
+    scored = tyro.cli(ScoreOptions, args=following[3:])
+    assert scored == ScoreOptions(data=arguments.data, predictions=(f"network={arguments.output}",))
     assert set(np.unique(nib.load(arguments.output / "A.nii.gz").dataobj)) == {0, 3}
+
+
+def next_command(said):
+    (line,) = [line for line in said.splitlines() if line.startswith("next: ")]
+    return shlex.split(line.removeprefix("next: ").partition("    ")[0])
+
+
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_one_patient_gets_a_picture_of_every_contrast_with_the_networks_mark(asked, monkeypatch, capsys, synthetic):
+    arguments, _ = asked
+    (arguments.run / "data.json").write_text(json.dumps({"synthetic": synthetic}))
+    files = {contrast: arguments.data / "A" / f"A_{contrast}.nii.gz" for contrast in CONTRASTS}
+    given = ["--run", arguments.run, "--output", arguments.output / "seg.nii.gz"]
+    given += [word for contrast, file in files.items() for word in (f"--{contrast}", file)]
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k)))
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, given)])
+    program = "python -m segresnet_monai.predict"
+    run_command(PatientArguments, lambda _: Counted().trained, prog=program, extra="none", framework="PyTorch")
+    titles = [axis.get_title() for axis in drawn[0].axes]
+    assert titles[-4:] == ["FLAIR", "T1", "T1ce", "T2"]
+    assert (SYNTHETIC_MARK in drawn[0].get_suptitle()) == synthetic
+    assert (arguments.output / "seg.png").exists()
+    said = capsys.readouterr()
+    assert f"written: {arguments.output / 'seg.png'}" in said.out
+    assert (SYNTHETIC_MARK in said.err) == synthetic
+    following = next_command(said.out)
+    assert following[:3] == program.split()
+    parsed = tyro.cli(PatientArguments, args=following[3:])
+    assert (parsed.run, parsed.data, parsed.output) == (arguments.run, Path("FOLDER"), Path("FOLDER"))
 
 
 def test_a_framework_that_is_missing_is_one_sentence(asked, monkeypatch):
@@ -202,7 +242,7 @@ def test_a_framework_that_is_missing_is_one_sentence(asked, monkeypatch):
     given = ["--run", arguments.run, "--data", arguments.data, "--output", arguments.output]
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, given)])
     with pytest.raises(SystemExit, match=r"a_framework_that_nobody_has is not installed; .*glioma-suite\[segresnet\]"):
-        run_command(PatientArguments, network, prog="predict", extra="segresnet")
+        run_command(PatientArguments, network, prog="predict", extra="segresnet", framework="PyTorch")
 
 
 def test_a_folder_of_runs_lists_them(tmp_path):

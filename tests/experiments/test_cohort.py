@@ -208,7 +208,7 @@ def test_the_same_files_are_not_read_again(cohort_folder, tmp_path, capsys):
 
 
 def test_without_data_both_embedded_cohorts_are_checked(cohort_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cohort, "phantom_cohort", lambda folder, jobs: cohort_folder)
+    monkeypatch.setattr(cohort, "phantom_cohort", lambda folder, jobs, max_subjects: cohort_folder)
     monkeypatch.setattr(cohort, "phantom_patients", lambda options: write_patients(options.phantoms / "seed_effect"))
     folder, found = run(tmp_path, "--phantoms-mgmt", tmp_path / "phantoms_mgmt")
     assert folder.name.startswith("phantoms-")

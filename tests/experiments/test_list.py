@@ -31,12 +31,17 @@ def test_every_run_is_listed_with_what_is_not_its_presets(tmp_path):
     real = write_run(tmp_path, "unet3d", [result(key="unet3d.mean_dice", value=0.8125)], name="real")
     trial = write_run(tmp_path, "unet3d", [result(key="unet3d.dice_WT", value=0.5)], name="trial")
     write_json(trial / "config.json", {"options": {"changed": ["epochs=6", "filters=2"]}})
+    write_json(trial / "data.json", {"synthetic": False, "folder": "/scans/BraTS2021"})
+    pooled = write_run(tmp_path, "unet3d", [result(key="unet3d.dice_WT", value=0.5)], name="folds")
+    write_json(pooled / "config.json", {"options": {"data": "scans/own"}})
+    (pooled / "data.json").unlink()  # of folds pooled
     pin(tmp_path, [f"unet3d={real}"])
     head, *rows = listing.every_run(tmp_path)
     assert head[0] == "experiment"
     assert rows == [
-        ("unet3d", "real (pinned)", f"finished: {real}", "mean_dice 0.812", "-"),
-        ("unet3d", "trial", f"finished: {trial}", "-", "epochs=6, filters=2"),
+        ("unet3d", "folds", "own", f"finished: {pooled}", "-", "-"),
+        ("unet3d", "real (pinned)", "phantoms", f"finished: {real}", "mean_dice 0.812", "-"),
+        ("unet3d", "trial", "BraTS2021", f"finished: {trial}", "-", "epochs=6, filters=2"),
     ]
 
 
@@ -58,6 +63,8 @@ def test_two_runs_differ_in_what_was_set_and_found(tmp_path):
         ("of", "synthetic phantoms", "patients"),
         ("train cases", "3", "1"),
     ]
+    write_json(runs[1] / "data.json", {"synthetic": False, "folder": "scans/own"})
+    assert ("of", "synthetic phantoms", "patients of own") in diff.differences(*runs)
     with pytest.raises(Refused, match="expected the folder of a run, found no config"):
         diff.differences(runs[0], tmp_path / "nowhere")
 

@@ -32,6 +32,11 @@ def test_every_ending_says_the_same_in_the_same_order(tmp_path, monkeypatch, cap
     ]
 
 
+def test_after_phantoms_it_says_where_ones_own_patients_go(tmp_path, capsys):
+    said = last_lines(capsys, tmp_path / "unet3d" / "demo-1", synthetic=True)[-2]
+    assert said.strip().startswith("python -m experiments.unet3d --data FOLDER ")
+
+
 @pytest.mark.parametrize(("place", "below"), [("unet3d/demo-1", False), ("unet3d/demo-1/external/other-2", True)])
 def test_the_page_is_made_of_the_folder_in_which_the_run_lies(tmp_path, monkeypatch, capsys, place, below):
     (tmp_path / "kept" / place).mkdir(parents=True)

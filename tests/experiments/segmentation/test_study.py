@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.phantom import cohort as cohort_module
 from common.recipe import Recipe
 from common.splits import split_by_fractions
 from experiments.base.results import OF_VIEWS
 from experiments.segmentation.options import Options
+from experiments.segmentation.phantoms import PHANTOM_SUBJECTS, phantom_cohort
 from experiments.segmentation.scores import score
 from experiments.segmentation.study import study
 from tests.cohorts import write_cohort
@@ -319,3 +321,24 @@ def test_patients_of_a_table_stay_together(cohort, tmp_path):
 def test_options_that_contradict_each_other_are_refused_before_anything_is_read(tmp_path, changes, why):
     with pytest.raises(SystemExit, match=why):
         study("stub", options_for(tmp_path / "no folder", tmp_path, **changes), Stub()).__enter__()
+
+
+def test_too_few_patients_are_refused_before_anything_is_prepared(tmp_path, capsys):
+    data = write_cohort(tmp_path / "cohort", 2)
+    few = pytest.raises(SystemExit, match=r"at least 3 patients .*, received 2: ")
+    with few, study("stub", options_for(data, tmp_path), Stub()):
+        pass
+    folds = pytest.raises(SystemExit, match=r"at least 3 patients .*, received 2: ")
+    with folds, study("stub", options_for(data, tmp_path, folds=3, fold=1), Stub()):
+        pass
+    assert not (tmp_path / "prepared").exists()
+    assert "prepare" not in capsys.readouterr().err
+
+
+def test_only_as_many_phantoms_are_made_as_are_used_and_the_rest_when_they_are(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(cohort_module, "_write_subject", lambda subject, folder, *, seed: made.append(subject))
+    phantom_cohort(tmp_path / "phantoms", jobs=1, max_subjects=3)
+    assert made == [0, 1, 2]
+    phantom_cohort(tmp_path / "phantoms", jobs=1)
+    assert made == list(range(PHANTOM_SUBJECTS))  # those that were there are not made again

@@ -76,7 +76,6 @@ def test_of_random_crops_the_epoch_is_that_of_the_best_scoring(tmp_path, checkpo
     assert {name: (claim.value, claim.n) for name, claim in found.items()} == {"weights_epoch": (used, 4)}
 
 
-
 def test_both_readings_of_the_standard_deviation(study):
     study.experiment = "unet3d"
     rows = [("dice_NCR", 0.782, 0.3, 6, ""), ("dice_ED", 0.789, 0.2, 6, ""), ("dice_ET", 0.856, 0.1, 6, "")]

@@ -1,0 +1,58 @@
+"""The one way in which a command reads its line: a misspelt option is answered with the names that come nearest."""
+
+import difflib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from typing import Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+NEAREST = 3
+"""Options that are offered for a misspelt one."""
+LIKENESS = 0.75
+"""Of two names, from 0 to 1 (difflib), from which one is offered for the other."""
+
+
+def parse(kind: type[T], *, prog: str, **how: Any) -> T:
+    """What the command line says, as a dataclass. how: as for ``tyro.cli``.
+
+    Ends the program with status 2 and a message where it cannot be followed, as tyro does.
+    """
+    found, unknown = tyro.cli(kind, prog=prog, return_unknown_args=True, **how)
+    if not unknown:
+        return found
+    written = io.StringIO()
+    with redirect_stdout(written), suppress(SystemExit):
+        tyro.cli(kind, prog=prog, args=["--help"], **how)
+    for word in [word for word in unknown if word.startswith("-")] or unknown:
+        word = word.partition("=")[0]
+        near = ", ".join(nearest(word, options_in(written.getvalue())))
+        print(f"error: {prog} has no {word}{near and f'; the nearest: {near}'}", file=sys.stderr)
+    print(f"{prog} --help lists all", file=sys.stderr)
+    sys.exit(2)
+
+
+def options_in(help_text: str) -> list[str]:
+    """The options that a command's help names, sorted."""
+    return sorted(set(re.findall(r"--[a-z][\w-]*(?:\.[\w-]+)*", help_text)))
+
+
+def nearest(word: str, options: Sequence[str]) -> list[str]:
+    """At most NEAREST of the options, the nearest first; a word may leave out dashes and groups (``--model.``)."""
+
+    def likeness(option: str) -> float:
+        # A group is left out more often than it is meant: model.epochs is nearer to epochs than warmup-epochs is.
+        names = (option, option.rpartition(".")[2])
+        return max(difflib.SequenceMatcher(None, _letters(word), _letters(name)).ratio() for name in names)
+
+    scored = {option: likeness(option) for option in options}
+    best = sorted((option for option in options if scored[option] >= LIKENESS), key=lambda option: -scored[option])
+    return best[:NEAREST]
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

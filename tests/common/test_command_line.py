@@ -1,0 +1,58 @@
+"""A misspelt option is answered with the nearest that a command has."""
+
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+
+from common.command_line import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    epochs: int = 50
+    warmup_epochs: int = 0
+    crops_per_epoch: int = 40
+    batch_size: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    data: str | None = None
+    max_subjects: int | None = None
+    model: Model = field(default_factory=Model)
+
+
+def parsed(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    return parse(Options, prog="command")
+
+
+def test_a_line_without_mistakes_is_what_it_says(monkeypatch):
+    assert parsed(monkeypatch, "--model.epochs", "3", "--data=scans") == Options(data="scans", model=Model(epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (("--epochs", "3"), "--model.epochs"),
+        (("--model.epoch", "3"), "--model.epochs"),
+        (("--batchsize", "2"), "--model.batch-size"),
+        (("--datas", "X"), "--data"),
+        (("--max_subject=3",), "--max-subjects"),
+    ],
+)
+def test_a_misspelt_option_is_refused_with_the_nearest_first(monkeypatch, capsys, words, nearest):
+    with pytest.raises(SystemExit) as ended:
+        parsed(monkeypatch, *words)
+    first, last = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert first.startswith(f"error: command has no {words[0].partition('=')[0]}; the nearest: {nearest}")
+    assert last == "command --help lists all"
+
+
+def test_nothing_is_offered_where_nothing_is_near_and_stray_words_are_refused(monkeypatch, capsys):
+    for word in ("--colour", "stray"):
+        with pytest.raises(SystemExit):
+            parsed(monkeypatch, word)
+        assert capsys.readouterr().err.splitlines()[0] == f"error: command has no {word}"

@@ -1,0 +1,42 @@
+"""A framework's loading is said once, and PyTorch's finds no TensorFlow."""
+
+import sys
+import types
+
+import pytest
+
+from common.loading import loading
+
+
+@pytest.fixture
+def nothing_loaded(monkeypatch):
+    for name in ("torch", "keras", "tensorflow", "tensorboard.compat"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_tensorflow_cannot_be_imported_while_pytorch_is_loaded_and_can_afterwards(monkeypatch, capsys):
+    with loading("PyTorch"):
+        with pytest.raises(ImportError):
+            import tensorflow  # noqa: F401
+        sys.modules["tensorboard.compat"] = types.ModuleType("tensorboard.compat")  # remembers it
+    assert not {"tensorflow", "tensorboard.compat"} & set(sys.modules)
+    assert capsys.readouterr().err == "    loading PyTorch\n"
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_what_is_loaded_is_not_said_and_not_hidden(monkeypatch, capsys):
+    loaded = {name: types.ModuleType(name) for name in ("torch", "tensorflow")}
+    for name, module in loaded.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    with loading("PyTorch"):
+        assert sys.modules["tensorflow"] is loaded["tensorflow"]
+    assert sys.modules["tensorflow"] is loaded["tensorflow"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_keras_has_its_backend(capsys):
+    with loading("Keras"):
+        assert "tensorflow" not in sys.modules
+    assert capsys.readouterr().err == "    loading Keras\n"
