@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts when they are first used: a third of a second
 
 from common import labels, surfels
 from common.metrics import check_label_maps, checked_spacing, foreground_box
@@ -37,7 +37,7 @@ REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({**labels.REGIONS, "NC
 
 _HIGHEST_CLASS = 4
 _JOINED_BY = {"NCR": ("ET", "RC"), "ET": ("NCR", "RC"), "RC": ("ET", "NCR"), "ED": ("ET", "RC", "NCR")}
-_ALL_NEIGHBOURS = ndimage.generate_binary_structure(3, 3)
+_ALL_NEIGHBOURS = np.ones((3, 3, 3), bool)
 _MARGIN = 6  # voxels: the largest dilation, and one that stays background
 _STEPS = [step for step in product((-1, 0, 1), repeat=3) if 0 < np.abs(step).sum() < 3]  # to the 18 neighbours
 
@@ -173,7 +173,7 @@ class _Map:
     def _components(self, region: str, reach: int) -> np.ndarray:
         """Components of the dilated region, numbered from 1 in the order of their first voxels in the scan."""
         components = np.zeros(self.classes.shape, np.int32)
-        components[self.scan] = ndimage.label(_dilated(self.mask(region), reach)[self.scan], _ALL_NEIGHBOURS)[0]
+        components[self.scan] = scipy.ndimage.label(_dilated(self.mask(region), reach)[self.scan], _ALL_NEIGHBOURS)[0]
         return components
 
     def sizes(self, region: str, reach: int) -> np.ndarray:
@@ -214,7 +214,7 @@ class _Case:
     def __init__(self, prediction: _Map, truth: _Map, spacing_mm: list[float]) -> None:
         self.prediction, self.truth, self.spacing_mm = prediction, truth, spacing_mm
         self.overlap = cache(self._overlap)
-        self.boxes = cache(lambda which, region, reach: ndimage.find_objects(which.components(region, reach)))
+        self.boxes = cache(lambda which, region, reach: scipy.ndimage.find_objects(which.components(region, reach)))
         self.hd95 = cache(self._hd95)
 
     def scores(self, region: str, definition: Definition) -> LesionScores:

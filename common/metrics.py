@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
-from scipy.spatial import cKDTree
+import scipy  # its parts when they are first used: a third of a second
 
 # Neighbours are looked up directly out to this many of the smallest voxel sides; farther ones need a search. Most
 # voxels of two surfaces that belong together lie closer than this.
@@ -350,11 +349,13 @@ def nearest_mm(
         elsewhere = np.ones(shape, bool)
         elsewhere[tuple(there - first)] = False
         # Positions of the nearest voxels, as distances of the whole box would take three more arrays of its size.
-        nearest = distance_transform_edt(elsewhere, sampling=spacing, return_distances=False, return_indices=True)
+        nearest = scipy.ndimage.distance_transform_edt(
+            elsewhere, sampling=spacing, return_distances=False, return_indices=True
+        )
         here = here - first
         return np.sqrt((((here - nearest[:, *here]) * sides) ** 2).sum(axis=0))
     # A tree for one batch of queries: cheap to build, with leaves large enough to be scanned quickly (measured).
-    tree = cKDTree((there * sides).T, leafsize=64, balanced_tree=False, compact_nodes=False)
+    tree = scipy.spatial.cKDTree((there * sides).T, leafsize=64, balanced_tree=False, compact_nodes=False)
     places = here * sides
     if not bounded:
         return tree.query(places.T)[0]

@@ -334,6 +334,13 @@ def environment() -> dict[str, object]:
     }
 
 
+def version() -> str:
+    """Of the suite, as it is installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("glioma-suite")
+    return "not installed"
+
+
 def _git_commit() -> str | None:
     """Commit of the checkout this file lies in, ``+changes`` when tracked files differ; None outside a checkout."""
     here = Path(__file__).resolve().parent

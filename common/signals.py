@@ -3,10 +3,13 @@
 import ctypes
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WATCH_SECONDS = 0.5
@@ -41,6 +44,23 @@ def listen() -> None:
     for number in ASKED:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, leave)
+
+
+@contextmanager
+def until_unread() -> Iterator[None]:
+    """What reads this command's output may stop before its end, as head does: then it ends silently too."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if not output.poll(0):  # another pipe was meant
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def end_with_parent(*_: object) -> None:

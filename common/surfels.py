@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from surface_distance.lookup_tables import create_table_neighbour_code_to_surface_area
 
 from common.metrics import check_masks, check_percentile, checked_spacing, crop_to_foreground, nearest_mm
 
@@ -46,6 +45,8 @@ def hausdorff(
 @lru_cache(maxsize=16)
 def _areas(spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """Area in mm² of the surface at a corner, by its code."""
+    from surface_distance.lookup_tables import create_table_neighbour_code_to_surface_area  # and with it all of SciPy's
+
     return create_table_neighbour_code_to_surface_area(spacing_mm)
 
 

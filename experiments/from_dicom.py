@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.command_line import parse
-from common.preprocess.cohort import Conversion, convert, read_named, write_patients
+from common.words import plural
 from experiments.base.options import wrapped
 
 
@@ -43,6 +43,8 @@ class Options:
 
 def main() -> None:
     options = parse(Options, prog="python -m experiments.from_dicom", description=wrapped(__doc__))
+    from common.preprocess.cohort import Conversion, convert, read_named, write_patients  # and with it registration
+
     steps = options.steps or options.output.with_name(f"{options.output.name}_steps")
     try:
         conversion = Conversion(
@@ -62,7 +64,7 @@ def main() -> None:
         print(f"note: {note}", file=sys.stderr)
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
-        sys.exit(f"error: {len(problems)} patients could not be converted:\n{listing}")
+        sys.exit(f"error: {plural(len(problems), 'patient')} could not be converted:\n{listing}")
 
 
 if __name__ == "__main__":

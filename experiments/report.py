@@ -10,21 +10,16 @@ report, and the environment. What was not run, failed or is damaged is named wit
 Cost: 6 seconds of a core of an AMD EPYC with three real patients to view; the page then has 5 to 6 MB.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
-
-from matplotlib.colors import to_rgb
+from typing import Any, Literal
 
 from common.command_line import parse
 from common.files import write_text
-from common.picture import CLASS_COLOURS
 from experiments.base.options import refusals, wrapped
-from experiments.base.runs import pin
-from experiments.page import content, reading, rows, slices, tables, viewer
-from experiments.page.template import render
+from experiments.base.runs import available, pin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +43,12 @@ def main() -> None:
     options = parse(Options, prog="python -m experiments.report", description=wrapped(__doc__))
     with refusals():
         pin(options.runs, options.run)
-    found = content.gather(options.runs, options.figures)
+    from experiments.page import content, html, tables, viewer  # and with them the plotting library
+
+    found = content.gather(options.runs, options.figures, presets())
     if options.format == "html":
         path = options.output / "index.html"
-        write_text(path, page(found, viewer.viewers(options.runs), made=datetime.now(UTC)))
+        write_text(path, html.page(found, viewer.viewers(options.runs), made=datetime.now(UTC)))
         print(path)
     else:
         for path in tables.write(found, options.output, options.format):
@@ -59,24 +56,10 @@ def main() -> None:
     print(f"{len(found.finished)} of {len(found.experiments)} experiments finished in {options.runs}")
 
 
-def page(found: content.Content, viewers: viewer.Viewers, *, made: datetime) -> str:
-    """The page as HTML. made: the time that it bears."""
-    style = (files("experiments.page") / "templates" / "page.css").read_text(encoding="utf-8")
-    return render(
-        "page.html",
-        content=found,
-        viewers=viewers,
-        sprites=[asdict(view.sprites) for view in viewers.cases],
-        colours=CLASS_COLOURS,
-        rgb=[None, *([round(255 * part) for part in to_rgb(colour)] for colour in CLASS_COLOURS.values())],
-        step=slices.LABEL_STEP,
-        chance_error=content.chance_error,
-        experiments={experiment.name: experiment for experiment in found.experiments},
-        made=f"{made:%d %B %Y, %H:%M} UTC",
-        style=style,
-        heads=reading.HEADS,
-        rule=rows,
-    )
+def presets() -> dict[str, Any]:
+    """Experiment -> its configuration with the report's settings, where it has one."""
+    modules = {name: import_module(f"experiments.{name}") for name in available()}
+    return {name: module.PAPER for name, module in modules.items() if hasattr(module, "PAPER")}
 
 
 if __name__ == "__main__":

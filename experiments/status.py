@@ -16,6 +16,7 @@ from pathlib import Path
 from common.command_line import parse
 from common.files import read_json, write_text
 from common.runs import History, RunError, is_in_use
+from common.words import plural
 from experiments.base.options import Refused, refusals, wrapped
 from experiments.base.progress import epochs, seconds_left
 from experiments.base.results import aligned
@@ -130,7 +131,9 @@ def as_page(table: list[Line]) -> str:
 
 def _counts(table: list[Line]) -> str:
     words = [each.state.partition(":")[0] for each in table]
-    return f"{len(table)} trainings: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+    return f"{plural(len(table), 'training')}: " + ", ".join(
+        f"{words.count(word)} {word}" for word in dict.fromkeys(words)
+    )
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from common.cohort.found import SCANS, Claims, Found, of_no_subject
 from common.subject import CONTRASTS, LABEL, Problem
 from common.walk import Trouble, walk
+from common.words import plural
 
 _OTHER_FORMATS = (".img", ".img.gz", ".nrrd", ".mha", ".mgz")
 
@@ -156,7 +157,9 @@ def _found(layout: str, words: _Words, problems: tuple[Problem, ...], left_out: 
                 kinds[name] = names.masks[word]
             if any(folder.endswith(_OTHER_TUMOURS) for path in paths for folder in path.parts[:-1]):
                 kinds[name] = f"in {_OTHER_TUMOURS}: no gliomas"
-    notes = [f"{unused.count(what)} files take no part: {what}" for what in dict.fromkeys(unused)]
+    notes = [
+        f"{plural(unused.count(what), 'file takes', 'files take')} no part: {what}" for what in dict.fromkeys(unused)
+    ]
     if seconds and not is_first:
         notes.append(f"all scans are {names.seconds[min(seconds)]}: the cohort has no others")
     without_mask = frozenset(name for name in claims if names.without_mask and names.without_mask.fullmatch(name))

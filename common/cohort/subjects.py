@@ -29,6 +29,7 @@ from common.labels import (
 from common.splits import read_patients
 from common.subject import CONTRASTS, LABEL, Problem, Subject
 from common.walk import shown
+from common.words import plural
 
 _SHOWN = 20
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes a cell that begins so
@@ -132,9 +133,12 @@ def find_subjects(
         subjects = [replace(subject, known_patient=known[subject.id]) for subject in subjects]
     notes = _notes(found, subjects, grounds, folder)
     if unlabelled:
-        notes.append(f"{unlabelled} scans take no part: {found.layout} has no masks of them")
+        notes.append(f"{plural(unlabelled, 'scan takes', 'scans take')} no part: {found.layout} has no masks of them")
     if cavities:
-        notes.append(f"{len(cavities)} subjects take no part, as their masks hold the resection cavity (RC)")
+        who = plural(
+            len(cavities), "subject takes no part, as its mask holds", "subjects take no part, as their masks hold"
+        )
+        notes.append(f"{who} the resection cavity (RC)")
     return Cohort(folder, found.layout, tuple(subjects), tuple(problems), tuple(notes), tuple(cavities))
 
 
@@ -145,12 +149,12 @@ def _notes(found: Found, subjects: Iterable[Subject], grounds: Mapping[str, str]
         for s in subjects
         if s.label
     )
-    notes = [f"{n} masks are read as {how}" for how, n in sorted(read.items())] + [*found.notes]
+    notes = [f"{plural(n, 'mask is', 'masks are')} read as {how}" for how, n in sorted(read.items())] + [*found.notes]
     if found.left_out:
         names = ", ".join(str(file.relative_to(folder)) for file in found.left_out[:3])
         notes.append(
-            f"{len(found.left_out)} other scans take no part, as their names or formats have no place: {names}"
-            + ", ..." * (len(found.left_out) > 3)
+            f"{plural(len(found.left_out), 'other scan takes', 'other scans take')} no part, as their names or "
+            f"formats have no place: {names}" + ", ..." * (len(found.left_out) > 3)
         )
     return notes
 

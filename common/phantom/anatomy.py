@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage, sparse, special
+import scipy  # its parts when they are first used: a third of a second
 
 BOX = (slice(38, 202), slice(22, 228), slice(0, 155))
 SHAPE = tuple(s.stop - s.start for s in BOX)
@@ -73,9 +73,9 @@ def template() -> dict[str, np.ndarray]:
         for load in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template)
     )
     depth = signed_distance(t1 > 0)
-    fluid = ndimage.binary_opening((gm + wm < 0.5) & (depth > 18))
-    components, n = ndimage.label(fluid)
-    sizes = ndimage.sum_labels(fluid, components, range(1, n + 1))
+    fluid = scipy.ndimage.binary_opening((gm + wm < 0.5) & (depth > 18))
+    components, n = scipy.ndimage.label(fluid)
+    sizes = scipy.ndimage.sum_labels(fluid, components, range(1, n + 1))
     lateral = components == 1 + int(np.argmax(sizes))
     ventricle = -2 * _double(signed_distance(lateral[::2, ::2, ::2]), t1.shape)
     return {"t1": t1, "wm": wm, "gm": gm, "depth": depth, "ventricle": ventricle}
@@ -83,28 +83,30 @@ def template() -> dict[str, np.ndarray]:
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
     """Distance to the mask's border in voxels, positive inside; float32."""
-    inside, outside = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(~mask)
+    inside, outside = scipy.ndimage.distance_transform_edt(mask), scipy.ndimage.distance_transform_edt(~mask)
     return (inside - outside).astype(np.float32)
 
 
 def look_up(name: str, coordinates: np.ndarray) -> np.ndarray:
     """Template map at coordinates (3, ...), linearly interpolated; -20 outside the template for distances, else 0."""
     outside = -20.0 if name == "depth" else 0.0
-    return ndimage.map_coordinates(template()[name], coordinates, order=1, prefilter=False, cval=outside)
+    return scipy.ndimage.map_coordinates(template()[name], coordinates, order=1, prefilter=False, cval=outside)
 
 
 # --- smooth fields ----------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def _spline_matrix(n: int, spacing: float) -> sparse.csr_array:
+def _spline_matrix(n: int, spacing: float) -> scipy.sparse.csr_array:
     """(n, nodes): cubic B-spline weights, node k lying at voxel (k - 1) * spacing. Reproduces linear fields exactly."""
     position = np.arange(n) / spacing
     first = np.floor(position).astype(int)
     t = (position - first).astype(np.float32)
     weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (t + t**2 - t**3) + 1, t**3], axis=1) / 6
     columns = first[:, None] + np.arange(4)
-    return sparse.csr_array((weights.ravel(), (np.repeat(np.arange(n), 4), columns.ravel())), shape=(n, first[-1] + 4))
+    return scipy.sparse.csr_array(
+        (weights.ravel(), (np.repeat(np.arange(n), 4), columns.ravel())), shape=(n, first[-1] + 4)
+    )
 
 
 def node_shape(shape: tuple[int, ...], spacing: float) -> tuple[int, ...]:
@@ -172,12 +174,12 @@ def sample_anatomy(rng: np.random.Generator, mapped: np.ndarray, *, voxel_mm: in
     wm, gm, t1 = look_up("wm", points), look_up("gm", points), look_up("t1", points)
     csf = np.clip(1 - wm - gm, 0, 1)
 
-    cortical = special.expit((24 - depth) / 4) * special.expit((ventricle - 4) / 2)
+    cortical = scipy.special.expit((24 - depth) / 4) * scipy.special.expit((ventricle - 4) / 2)
     folds = texture(4)[brain] + 0.6 * texture(3)[brain]
-    sharp_wm = special.expit(12 * (wm - 0.5 + 0.13 * folds))
-    sharp_csf = special.expit(34 * (csf - 0.26 + 0.10 * age + 0.07 * texture(3)[brain]))
+    sharp_wm = scipy.special.expit(12 * (wm - 0.5 + 0.13 * folds))
+    sharp_csf = scipy.special.expit(34 * (csf - 0.26 + 0.10 * age + 0.07 * texture(3)[brain]))
     ventricle = ventricle - np.float32(-0.5 + 4.0 * age * rng.uniform(0.3, 1))
-    csf = np.maximum(cortical * sharp_csf + (1 - cortical) * csf, special.expit(-2.5 * ventricle))
+    csf = np.maximum(cortical * sharp_csf + (1 - cortical) * csf, scipy.special.expit(-2.5 * ventricle))
     wm = (cortical * sharp_wm + (1 - cortical) * wm) * (1 - csf)
 
     # a skull-stripper takes some of the fluid on the surface away, more in one subject than in another
@@ -188,7 +190,7 @@ def sample_anatomy(rng: np.random.Generator, mapped: np.ndarray, *, voxel_mm: in
     plexus = np.exp(
         -(np.square(off_midline - _ATRIUM[0]) + np.square(y - _ATRIUM[1]) + np.square(z - _ATRIUM[2])) / 150
     )
-    surface = special.expit((3.0 - depth) / 0.6) * special.expit((60 - np.minimum(y, 220 - z * 1.4)) / 5)
+    surface = scipy.special.expit((3.0 - depth) / 0.6) * scipy.special.expit((60 - np.minimum(y, 220 - z * 1.4)) / 5)
     sinus = np.exp(-np.square(off_midline / 2.5)) * surface
     vectors = {"wm": wm, "gm": 1 - wm - csf, "csf": csf, "t1": t1, "depth": depth, "ventricle": ventricle}
     vectors |= {"plexus": plexus, "sinus": sinus}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from scipy import ndimage, special
+import scipy  # its parts when they are first used: a third of a second
 
 from common import nifti
 from common.labels import BRATS_2018
@@ -116,18 +116,20 @@ def draw_contrasts(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -
 
     # normal structures, bright where one threshold would take them for tumour
     lining = np.exp(-np.square(ventricle / 1.6)) * (1 - csf)
-    caps = special.expit((1 + 8 * anatomy.age - ventricle + 2.5 * patches) / 1.2) * wm
-    spots = special.expit(6 * (texture(4) - 3.3 + 2.3 * anatomy.age)) * wm  # white matter hyperintensities
+    caps = scipy.special.expit((1 + 8 * anatomy.age - ventricle + 2.5 * patches) / 1.2) * wm
+    spots = scipy.special.expit(6 * (texture(4) - 3.3 + 2.3 * anatomy.age)) * wm  # white matter hyperintensities
     tubes = np.minimum(np.square(texture(6)) + np.square(texture(5)), np.square(texture(4)) + np.square(texture(5)))
-    vessels = np.exp(-tubes / 0.09) * np.minimum(special.expit((5 - depth) / 2) + csf * (ventricle > 3) + 0.12, 1)
-    meninges = special.expit((2.5 - depth) / 0.6) * special.expit(4 * (texture(6) - 1.2))  # left by the skull-stripper
-    plexus = special.expit(6 * (texture(3) + 2.5 * anatomy.plexus - 2.2)) * (ventricle < -0.5)
+    vessels = np.exp(-tubes / 0.09) * np.minimum(scipy.special.expit((5 - depth) / 2) + csf * (ventricle > 3) + 0.12, 1)
+    meninges = scipy.special.expit((2.5 - depth) / 0.6) * scipy.special.expit(
+        4 * (texture(6) - 1.2)
+    )  # left by the skull-stripper
+    plexus = scipy.special.expit(6 * (texture(3) + 2.5 * anatomy.plexus - 2.2)) * (ventricle < -0.5)
 
     # signal fades over some mm where the rater drew one line
     fade = rng.uniform(1.2, 4.0)
-    oedema = special.expit(-1.5 * (tumour.spread / fade + 0.2)) * (1 - csf) * (0.65 + 0.35 * wm)
-    inside = special.expit(-tumour.core / 0.4)
-    enhancing = special.expit(tumour.enhancing / 0.4)
+    oedema = scipy.special.expit(-1.5 * (tumour.spread / fade + 0.2)) * (1 - csf) * (0.65 + 0.35 * wm)
+    inside = scipy.special.expit(-tumour.core / 0.4)
+    enhancing = scipy.special.expit(tumour.enhancing / 0.4)
     place_in_rim = np.clip(tumour.enhancing / tumour.rim, 0, 1)
     rim = 0.78 + 1.5 * place_in_rim * (1 - place_in_rim) + 0.16 * mottle + 0.08 * fine
     debris = 1 + 0.16 * patches + 0.07 * mottle + 0.06 * fine
@@ -176,7 +178,7 @@ def _acquire(rng: np.random.Generator, contrast: str, image: np.ndarray, brain: 
     image = image * np.exp(inhomogeneity * noise(rng, image.shape, 30))
     thickness = int(rng.integers(3, 6)) if rng.random() < _THICK[contrast] else 1
     if thickness > 1:
-        image = ndimage.uniform_filter1d(image, thickness, axis=2)[:, :, ::thickness]
+        image = scipy.ndimage.uniform_filter1d(image, thickness, axis=2)[:, :, ::thickness]
     sigma = np.float32(_NOISE[contrast] * np.exp(rng.normal(0, 0.25)))
     real, imaginary = rng.standard_normal((2, *image.shape), np.float32) * sigma
     image = np.sqrt(np.square(image + real) + np.square(imaginary))
@@ -184,7 +186,7 @@ def _acquire(rng: np.random.Generator, contrast: str, image: np.ndarray, brain: 
     for axis, (low, high) in enumerate(((0.06, 0.16), (0.12, 0.24), (0.06, 0.20))):
         weight = rng.uniform(low, high)
         if axis < 2 or thickness == 1:
-            image = ndimage.correlate1d(image, [weight, 1 - 2 * weight, weight], axis=axis)
+            image = scipy.ndimage.correlate1d(image, [weight, 1 - 2 * weight, weight], axis=axis)
     if thickness > 1:
         image = resample_slices(image, thickness, n_slices)
     median, spread = _SCALE[contrast]

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, special
+import scipy  # its parts when they are first used: a third of a second
 
 from common.files import write_csv
 from common.phantom.anatomy import BOX, NODE, Anatomy, Pose, draw_pose, look_up, node_shape, noise, sample_anatomy
@@ -165,7 +165,7 @@ def _of_kind(kind: Kind, tumour: Tumour, anatomy: Anatomy) -> tuple[Tumour, np.n
     elif kind == "cavity":
         depth = tumour.core + tumour.rim  # negative in the cavity
         enhancing = np.minimum(tumour.enhancing, depth)
-        cavity = special.expit(-depth / 0.4)
+        cavity = scipy.special.expit(-depth / 0.4)
         labels[tumour.core < 0] = 2
         labels[depth < 0] = 0
         labels[(tumour.core < 0) & (enhancing > 0)] = 3
@@ -192,8 +192,8 @@ def _random(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour) -> dict[
     """Contrasts with a random mean for each tissue and a random SD of its texture."""
     levels = draw_levels(rng)
     blur = rng.uniform(0.3, 1.0)  # mm over which the borders of the parts fade
-    oedema = special.expit(-1.5 * (tumour.spread / rng.uniform(0.6, 4.0) + 0.2)) * (1 - anatomy.csf)
-    inside, enhancing = special.expit(-tumour.core / blur), special.expit(tumour.enhancing / blur)
+    oedema = scipy.special.expit(-1.5 * (tumour.spread / rng.uniform(0.6, 4.0) + 0.2)) * (1 - anatomy.csf)
+    inside, enhancing = scipy.special.expit(-tumour.core / blur), scipy.special.expit(tumour.enhancing / blur)
     weights = {"wm": anatomy.wm, "gm": anatomy.gm, "csf": anatomy.csf}
     weights = {name: weight * (1 - oedema) for name, weight in weights.items()} | {"ED": oedema}
     weights["ED"] = 1 - weights["wm"] - weights["gm"] - weights["csf"]
@@ -230,12 +230,12 @@ def _acquire(rng: np.random.Generator, image: np.ndarray, brain: np.ndarray) -> 
     """int16, the box's shape: inhomogeneity, blur, thick slices along any axis, Rician noise, any scale."""
     image = image * np.exp(np.float32(rng.uniform(0.02, 0.35)) * noise(rng, image.shape, int(rng.integers(18, 60))))
     if rng.random() < 0.5:
-        image = ndimage.gaussian_filter(image, rng.uniform(0.2, 1.2, 3))
+        image = scipy.ndimage.gaussian_filter(image, rng.uniform(0.2, 1.2, 3))
     axis = int(rng.choice(3, p=(0.2, 0.2, 0.6)))
     thickness = int(rng.integers(2, 8)) if rng.random() < 0.5 else 1
     n = image.shape[axis]
     if thickness > 1:
-        image = ndimage.uniform_filter1d(image, thickness, axis=axis)
+        image = scipy.ndimage.uniform_filter1d(image, thickness, axis=axis)
         image = np.moveaxis(np.moveaxis(image, axis, 2)[:, :, ::thickness], 2, axis)
     sigma = np.float32(np.exp(rng.uniform(np.log(0.01), np.log(0.25))))
     real, imaginary = rng.standard_normal((2, *image.shape), np.float32) * sigma

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts when they are first used: a third of a second
 
 from common.phantom.anatomy import Anatomy, Pose, look_up, node_shape, noise, upsample
 
@@ -127,7 +127,7 @@ def _spread_oedema(rng: np.random.Generator, anatomy: Anatomy, core: np.ndarray,
     step = (slice(None, None, every),) * 3
     wm, csf, brain = anatomy.whole(anatomy.wm)[step], anatomy.whole(anatomy.csf)[step], anatomy.brain[step]
     passable = brain & (csf < 0.6)
-    speed = 0.08 + 0.92 * np.clip(ndimage.uniform_filter(wm, 2), 0, 1) ** 1.5
+    speed = 0.08 + 0.92 * np.clip(scipy.ndimage.uniform_filter(wm, 2), 0, 1) ** 1.5
     cost = np.where(passable, coarse / speed * np.exp(0.45 * noise(rng, wm.shape, 4)), 60).astype(np.float32)
     inside = brain & (core[step] < 0)
     arrival = np.where(inside, 0, 1e4).astype(np.float32)

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,13 +17,16 @@ from common.files import typed
 from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError, gpus
+from common.signals import until_unread
 from common.subject import Problem
+from common.words import plural
 from experiments.base.progress import duration
 from experiments.base.reading import Reading
 from experiments.base.results import aligned
 from experiments.base.trainings import given
 
 Options = TypeVar("Options")
+Made = TypeVar("Made")
 
 SECONDS_PER_SAMPLE = (10, 30)
 """Of a step on one or two cores of an AMD EPYC, at the report's settings: an MGMT patient, a SegResNet's crop of 128
@@ -67,26 +70,38 @@ class Refused(Exception):
 def refusals() -> Iterator[None]:
     """What the user can mend ends the program with a message and exit status 1."""
     try:
-        yield
+        with until_unread():
+            yield
     except (Refused, CohortError, ScanError, RunError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def gathered(makers: Iterable[Callable[[], Made]]) -> tuple[list[Made], list[str]]:
+    """What each of them makes, and what the others say that refuse: for users to mend in one go."""
+    made, refused = [], []
+    for make in makers:
+        try:
+            made.append(make())
+        except (Refused, RunError) as error:
+            refused.append(str(error))
+    return made, refused
 
 
 def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who: str, of: str = "") -> tuple[str, ...]:
     """Ids, sorted, of those that have problems, with which they are named on the terminal.
 
-    place: where they lie; who: what they are, in the plural; of: ``of 24 ``, where it is said how many there are.
+    place: where they lie; who: what each of them is; of: ``of 24 ``, where it is said how many there are.
     Raises Refused unless --leave-out-bad is given.
     """
     ids = tuple(sorted({problem.subject for problem in problems}))
     listing = "\n".join(f"  {problem}" for problem in problems)
+    named = f"{len(ids)} {of}{who}s" if of else plural(len(ids), who)
     if ids and not allowed:
         raise Refused(
-            f"{place}: {len(ids)} {of}{who} cannot be used:\n{listing}\n"
-            "mend them, or go on without them with --leave-out-bad"
+            f"{place}: {named} cannot be used:\n{listing}\nmend them, or go on without them with --leave-out-bad"
         )
     if ids:
-        print(f"left out {len(ids)} {who}:\n{listing}", file=sys.stderr)
+        print(f"left out {plural(len(ids), who)}:\n{listing}", file=sys.stderr)
     return ids
 
 

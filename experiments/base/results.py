@@ -13,6 +13,7 @@ import pandas as pd
 from common.files import read_json, typed
 from common.runs import RunError
 from common.statistics import FEWEST_CASES
+from common.words import plural
 
 OF_VIEWS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "false_positive_voxels_WT")
 LESIONS_IN_TABLE = tuple(
@@ -186,7 +187,7 @@ def _headlines(results: Sequence[Result], penalty: str, parts: Sequence[str]) ->
     rows = [f"{line}  {meaning}".rstrip() for line, meaning in zip(lines, said, strict=True)]
     notes = [f"{len(by_name) - len(meanings)} more in scores.csv; --all-rows shows them", penalty]
     if (n := max((by_name[name].n for name in meanings), default=FEWEST_CASES)) < FEWEST_CASES:
-        notes.append(f"{n} test {'case' if n == 1 else 'cases'}: too few for an interval, and for any conclusion")
+        notes.append(f"{plural(n, 'test case')}: too few for an interval, and for any conclusion")
     if "mean_dice" in by_name and by_name["mean_dice"].value == 0:
         notes.append("nothing of the tumour was found: what the mean with the background has is the background's alone")
     return "\n".join([*rows, *notes])

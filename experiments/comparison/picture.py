@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from common.words import plural
 from experiments.base.results import Result
 from experiments.comparison import MODELS
 from experiments.drawing import style
@@ -74,9 +75,7 @@ def draw(
     for axis in below.axes[1:]:
         axis.set_yticklabels([])
     n = scores.index.get_level_values("case").nunique()
-    cases = (
-        f"{n} test {'phantom' if synthetic else 'patient'}{'' if n == 1 else 's'}, the same for every model; {recipe}"
-    )
+    cases = f"{plural(n, 'test phantom' if synthetic else 'test patient')}, the same for every model; {recipe}"
     style.heading(figure, f"{cases}: mean, 95 % interval and cases" if n > 1 else cases, synthetic=synthetic)
     style.save(figure, path, dpi=style.RUN_DPI)
 

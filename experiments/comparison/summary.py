@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from common.files import write_csv, write_json
+from common.words import plural
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.base.trainings import state
@@ -130,7 +131,7 @@ def _not_compared(costs: pd.DataFrame, models: Sequence[str]) -> str:
 
 
 def too_few(n: int) -> str:
-    return f"no test with {n} test case{'' if n == 1 else 's'}"
+    return f"no test with {plural(n, 'test case')}"
 
 
 def _listed(metrics: Sequence[str]) -> str:

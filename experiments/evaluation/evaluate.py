@@ -14,6 +14,7 @@ from common.labels import CLASSES
 from common.runs import Run, configuration_hash
 from common.splits import Split
 from common.subject import Problem
+from common.words import plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, leave_out
@@ -48,7 +49,7 @@ def evaluate(options: ScoreOptions) -> Path:
             opened.describe(config=_settings(options), data=describe(found), split=split)
             with step(4):
                 problems = scoring.score(works, cores=options.cores, fresh=options.fresh)
-                bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="cases")
+                bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="case")
                 _write(opened, options, found, [work for work in works if work.subject.id not in bad], problems)
         show(folder)
     return folder
@@ -59,7 +60,7 @@ def _settings(options: ScoreOptions) -> dict[str, object]:
 
 
 def describe(found: Found) -> dict[str, object]:
-    """data.json: the cohort, every method's label maps, what is missing, surplus and left out."""
+    """data.json: the cohort, every method's label maps and training, what is missing, surplus and left out."""
     return {
         "folder": found.cohort.folder.resolve(),
         "layout": found.cohort.layout,
@@ -67,10 +68,12 @@ def describe(found: Found) -> dict[str, object]:
         "masks": found.cohort.notes,
         "left_out": [str(problem) for problem in found.problems],
         "wanted": len(found.wanted),
+        "seen": found.seen,
         "methods": {
             each.name: {
                 "folder": each.source.resolve(),
                 "values": each.ground,
+                "training": each.training,
                 "missing": found.missing[each.name],
                 "surplus": each.surplus,
                 "scans": each.scans,
@@ -107,9 +110,9 @@ def _write(
 def _about(options: ScoreOptions, found: Found, used: Sequence[str]) -> str:
     """Which cases the numbers are of, in a sentence."""
     n = len(found.wanted)
-    said = f"all {n} cases" if len(used) == n else f"{len(used)} of {n} cases"
+    said = f"all {plural(n, 'case')}" if len(used) == n else f"{len(used)} of {plural(n, 'case')}"
     if options.cases == "intersection":
-        said = f"intersection: the {len(found.cases)} of {n} cases of which every method has a label map"
+        said = f"intersection: the {len(found.cases)} of {plural(n, 'case')} of which every method has a label map"
         said += f", {len(used)} of them scored" * (len(used) < len(found.cases))
     said = f"{'synthetic phantoms; ' * found.synthetic}{said}; empty masks: {options.empty_masks}"
     if marked := [each.name for each in found.methods if each.of_phantoms]:
@@ -156,7 +159,7 @@ def show(folder: Path) -> None:
     methods = data["methods"]
     found = results.read_summary(folder / "summary.json")
     made = tables.of_comparison(folder, found, list(methods), about=data["about"])
-    missing = [f"{len(each['missing'])} cases of {name}" for name, each in methods.items() if each["missing"]]
+    missing = [f"label maps of {name}: {len(each['missing'])}" for name, each in methods.items() if each["missing"]]
     shown = f"page: {folder / page.FILE}"
     end(EXPERIMENT, folder, *(f"{table}\n" for table in made), missing=missing, notes=[*said(data), shown])
 
@@ -167,14 +170,17 @@ def said(data: Mapping[str, Any]) -> Iterator[str]:
         yield results.SYNTHETIC_NOTE
     for name, each in data["methods"].items():
         yield f"{name}: {each['folder']}, read as {each['values']}"
+        yield f"  {each['training']}"
         for what, cases in (("missing", each["missing"]), ("surplus, which take no part", each["surplus"])):
             if cases:
                 yield f"  {len(cases)} {what}: {listed(cases)}"
         if each["scans"]:
-            yield f"  {each['scans']} scans take no part"
+            yield f"  further files, which take no part: {each['scans']}"
         for words, n in data["brought"].get(name, {}).items():
-            yield f"  {n} cases {words}"
+            yield f"  {words}: {n} of its label maps"
     yield from (*data["notes"], *data["masks"])
-    yield f"left out: {len(data['left_out'])}{':' if data['left_out'] else ''}"
+    if seen := data["seen"]:
+        who = plural(len(seen), "patient takes", "patients take")
+        yield f"{who} no part, for a network compared here has seen them: {listed(seen)}"
+    yield f"left out because they cannot be used: {len(data['left_out'])}{':' if data['left_out'] else ''}"
     yield from (f"  {problem}" for problem in data["left_out"])
-    yield "whether a method has seen these patients in its training is not known here"

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common.files import read_json
 from common.runs import RunError
 from common.subject import Subject
-from experiments.base.options import Refused
+from experiments.base.options import Refused, gathered
 from experiments.base.reading import Reading
 from experiments.evaluation.label_maps import Method
-from experiments.segmentation.finished import FOLDS, Finished, read_run, require_finished
+from experiments.segmentation.finished import FOLDS, SEEN, Finished, read_run, require_finished
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,24 @@ class Runs:
         """How the cohort was read."""
         return self.members[0].reading
 
+    @property
+    def seen(self) -> set[str]:
+        """Ids of the subjects that one of its networks was trained on, or chosen by."""
+        return {subject for run in self.members for subject in run.seen}
+
+    @property
+    def training(self) -> str:
+        """What its networks were made from, in a sentence."""
+        trained, chose = ({id for run in self.members for id in run.split[part]} for part in SEEN)
+        before = {str(each["id"]) for run in self.members for each in run.data.get("seen", [])}
+        who = "a run" if len(self.members) == 1 else f"{len(self.members)} folds"
+        return (
+            f"{who} of the suite ({self.members[0].experiment}), trained on {len(trained)} of these patients and "
+            f"chosen by {len(chose)}"
+            + f", from weights that {len(before)} others had made" * bool(before)
+            + "; each label map is of a patient whom its network has not seen"
+        )
+
     def method(self, subjects: Mapping[str, Subject]) -> Method:
         """Its label maps, which have the values of the cohort's masks. Raises Refused unless the cohort's scans and
         masks are those that the run has scored."""
@@ -44,12 +63,16 @@ class Runs:
                 f"{len(lost)} are not in the cohort and {len(other)} differ: {', '.join([*lost, *other][:5])}"
             )
         conventions = {case: subjects[case].convention for case in self.files}
-        return Method(self.name, self.folder, self.files, conventions, "as the cohort's masks, by its run")
+        ground = "the cohort's masks, by its run"
+        return Method(self.name, self.folder, self.files, conventions, ground, training=self.training)
 
 
 def read(given: Sequence[tuple[str, Path]]) -> list[Runs]:
-    """Finished runs, or studies of several folds, by name. Raises RunError when one is not."""
-    return [_read(name, folder) for name, folder in given]
+    """Finished runs, or studies of several folds, by name. Raises RunError, of all at once, when one is not."""
+    found, refused = gathered([partial(_read, name, folder) for name, folder in given])
+    if refused:
+        raise RunError("\n".join(refused))
+    return found
 
 
 def _read(name: str, folder: Path) -> Runs:

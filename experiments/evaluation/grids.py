@@ -1,7 +1,7 @@
 """A label map on the truth's grid: turned, cut, padded and resampled as its affine says, or refused."""
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts when they are first used: a third of a second
 
 from common import geometry
 from common.nifti import Scan, ScanError
@@ -63,8 +63,8 @@ def _looked_up(
     if np.abs(matrix[~alone]).max() > VOXEL_TOLERANCE / max(shape) or len(set(source.tolist())) < 3:
         # Else scipy takes the middles of the voxels at the edge for the field's end, and half of each is lost.
         how = {"offset": shift, "output_shape": shape, "order": 0, "mode": "grid-constant"}
-        held = ndimage.affine_transform(np.ones(data.shape, np.uint8), matrix, **how).astype(bool)
-        return ndimage.affine_transform(data, matrix, **how), held
+        held = scipy.ndimage.affine_transform(np.ones(data.shape, np.uint8), matrix, **how).astype(bool)
+        return scipy.ndimage.affine_transform(data, matrix, **how), held
     places: list[np.ndarray] = [np.empty(0)] * 3
     inside: list[np.ndarray] = [np.empty(0)] * 3
     for own, theirs in enumerate(source):

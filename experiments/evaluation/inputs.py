@@ -1,7 +1,8 @@
 """What a comparison of methods is given: a cohort, the label maps of its cases, and what is wrong with them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +17,7 @@ from common.nifti import Scan, ScanError
 from common.phantom.folder import embedded_cohort
 from common.scoring import EmptyPolicy
 from common.subject import Problem, Subject
-from experiments.base.options import Refused, at_least, leave_out
+from experiments.base.options import Refused, at_least, gathered, leave_out
 from experiments.base.reading import Reading, refuse_unlabelled
 from experiments.evaluation import finished_runs, grids, label_maps
 from experiments.evaluation.label_maps import Method
@@ -32,7 +33,8 @@ class ScoreOptions:
     data: Path | None = None
     """Folder of the cohort, masks included; with --runs-of by default the one that the runs were made on."""
     predictions: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A method's label maps, NAME=FOLDER: a file per case, named by its id, alone or with _seg or -seg; any number."""
+    """A method's label maps, NAME=FOLDER: a file per case, named by its id, alone or with _seg or -seg; or a path with
+    {id} in place of the case, NAME=FOLDER/{id}/seg.nii.gz. Any number."""
     runs_of: tuple[str, ...] = ()
     """Folders of finished runs, or NAME=FOLDER: their label maps of the cases that their networks have not seen."""
     convention: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -67,7 +69,8 @@ class ScoreOptions:
 class Found:
     """A cohort and the methods' label maps of it. cases: that are compared. wanted: cases before an intersection.
 
-    missing: by method, those of wanted that it lacks. problems: of cases that are left out. synthetic: phantoms.
+    missing: by method, those of wanted that it lacks. seen: others of the cohort, whom a compared run's networks have
+    seen. problems: of cases that are left out. synthetic: phantoms.
     """
 
     cohort: Cohort
@@ -75,6 +78,7 @@ class Found:
     wanted: tuple[str, ...]
     cases: tuple[str, ...]
     missing: Mapping[str, tuple[str, ...]]
+    seen: tuple[str, ...]
     problems: tuple[Problem, ...]
     synthetic: bool
 
@@ -88,7 +92,8 @@ class Found:
 def find(options: ScoreOptions) -> Found:
     """The cohort, the methods and the cases that are compared, all files' headers read.
 
-    Raises Refused when a method lacks cases and all are wanted, or a file cannot be used and none may be left out.
+    Raises Refused when a method lacks cases and all are wanted, or a file cannot be used and none may be left out; of
+    all methods at once.
     """
     plain = [given for given in options.convention if "=" not in given]
     if len(plain) > 1:
@@ -110,36 +115,63 @@ def find(options: ScoreOptions) -> Found:
     cohort = reading.find(folder, max_subjects=options.max_subjects)
     subjects = {subject.id: subject for subject in cohort.subjects}
     refuse_unlabelled(cohort)
-    left_out = leave_out(cohort.incomplete, cohort.folder, allowed=options.leave_out_bad, who="subjects")
-    methods = [run.method(subjects) for run in runs] + methods_of(options, subjects)
+    left_out = leave_out(cohort.incomplete, cohort.folder, allowed=options.leave_out_bad, who="subject")
     tested = {case for run in runs for case in run.files}
     wanted = tuple(case for case in subjects if case in tested or not runs)
-    missing = missing_of(methods, wanted)
-    if options.cases == "all":
-        require_all(missing, len(wanted))
+    own = [partial(run.method, subjects) for run in runs]
+    methods, missing = methods_of(options, subjects, wanted, own, option="--convention")
     cases = tuple(case for case in wanted if all(case in each.files for each in methods))
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases of which every method has a label map, found none")
     problems = [problem for case in cases for problem in _headers(subjects[case], methods)]
-    bad = {*left_out, *leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="cases")}
+    bad = {*left_out, *leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="case")}
     cases = tuple(case for case in cases if case not in bad)
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases that can be scored, found none")
     synthetic = embedded_cohort(next(iter(cohort.subjects[0].images.values()))) is not None
-    return Found(cohort, tuple(methods), wanted, cases, missing, (*cohort.incomplete, *problems), synthetic)
+    shown_to = {case for run in runs for case in run.seen}
+    seen = tuple(case for case in subjects if case in shown_to.difference(cases))
+    return Found(cohort, tuple(methods), wanted, cases, missing, seen, (*cohort.incomplete, *problems), synthetic)
 
 
-def methods_of(options: ScoreOptions, cases: Collection[str]) -> list[Method]:
-    """The methods of --predictions. Raises Refused where their label maps of the cases cannot be told for certain."""
+def methods_of(
+    options: ScoreOptions,
+    known: Collection[str],
+    wanted: Sequence[str],
+    own: Sequence[Callable[[], Method]] = (),
+    *,
+    option: str,
+) -> tuple[list[Method], dict[str, tuple[str, ...]]]:
+    """The methods, and by each one's name the wanted cases of which it has no label map.
+
+    own: make further methods, before those of --predictions. option: by which the user names a method's convention.
+    Raises Refused, of all methods at once, where label maps of the known cases cannot be told for certain or some are
+    missing and all are wanted.
+    """
     folders = [label_maps.named(given, option="--predictions") for given in options.predictions]
-    wanted = [label_maps.named(given, option="--convention") for given in options.convention if "=" in given]
-    conventions = dict(wanted)
-    if len(conventions) < len(wanted):
-        raise Refused(f"expected one --convention of a method, received {', '.join(map('='.join, wanted))}")
+    given = [label_maps.named(each, option=option) for each in options.convention if "=" in each]
+    conventions = dict(given)
+    if len(conventions) < len(given):
+        raise Refused(f"expected one {option} of a method, received {', '.join(map('='.join, given))}")
     if unknown := set(conventions) - {name for name, _ in folders}:
-        raise Refused(f"expected --convention of a method that --predictions names, received {', '.join(unknown)}")
-    found = [label_maps.find(name, Path(path), cases, conventions.get(name)) for name, path in folders]
-    return [each.without_cavity() for each in found] if options.cavity == "background" else found
+        raise Refused(f"expected {option} of a method that --predictions names, received {', '.join(unknown)}")
+    theirs = [
+        partial(label_maps.find, name, Path(path), known, conventions.get(name), option=option)
+        for name, path in folders
+    ]
+    methods, refused = gathered([*own, *theirs])
+    if options.cavity == "background":
+        methods = [each.without_cavity() for each in methods]
+    missing = {each.name: tuple(case for case in wanted if case not in each.files) for each in methods}
+    if options.cases == "all" and (lines := [f"  {name}: {listed(them)}" for name, them in missing.items() if them]):
+        refused.append(
+            f"expected a label map of each of {len(wanted)} cases, missing:\n"
+            + "\n".join(lines)
+            + "\nadd them, or compare the cases that every method has with --cases intersection"
+        )
+    if refused:
+        raise Refused("\n".join(refused))
+    return methods, missing
 
 
 def require_methods(options: ScoreOptions, subjects: Sequence[Subject], *, taken: Collection[str]) -> None:
@@ -147,31 +179,15 @@ def require_methods(options: ScoreOptions, subjects: Sequence[Subject], *, taken
     values can be told and whose header can be used. taken: names of other methods."""
     require_different([*taken, *(each.partition("=")[0] for each in options.predictions)])
     cases = [subject.id for subject in subjects]
-    methods = methods_of(options, cases)
-    require_all(missing_of(methods, cases), len(cases))
+    methods, _ = methods_of(options, cases, cases, option="--convention-of")
     problems = [problem for subject in subjects for problem in _headers(subject, methods)]
-    leave_out(problems, options.data, allowed=options.leave_out_bad, who="cases")
+    leave_out(problems, options.data, allowed=options.leave_out_bad, who="case")
 
 
 def require_different(names: Sequence[str]) -> None:
     """Raises Refused where a name is another method's too."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise Refused(f"expected another name for each method, received {', '.join(twice)} several times: NAME=FOLDER")
-
-
-def missing_of(methods: Sequence[Method], cases: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """By method the cases of which it has no label map."""
-    return {each.name: tuple(case for case in cases if case not in each.files) for each in methods}
-
-
-def require_all(missing: Mapping[str, Sequence[str]], n: int) -> None:
-    """Raises Refused where a method lacks some of n cases."""
-    if lines := [f"  {name}: {listed(cases)}" for name, cases in missing.items() if cases]:
-        raise Refused(
-            f"expected a label map of each of {n} cases, missing:\n"
-            + "\n".join(lines)
-            + "\nadd them, or compare the cases that every method has with --cases intersection"
-        )
 
 
 def _run(given: str) -> tuple[str, Path]:

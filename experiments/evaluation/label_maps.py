@@ -21,10 +21,12 @@ SUFFIXES = (".nii", ".nii.gz")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(?:_[A-Za-z0-9.+-]+)*")
 """Of a method: part of files' and results' names, in which two underscores divide."""
 LONGEST_NAME = 60
+ID = "id"
+"""Stands in braces for a case, in a path to label maps."""
 LAYOUTS = {"_": "BraTS 2018-2021", "-": "BraTS 2023"}
 """By what stands between a case's id and ``seg``."""
+OF_PHANTOMS = "its network has seen synthetic phantoms only; what it makes of patients is no result"
 TABLE, RECORD = "dataset.json", "predictions.json"
-_KNOWN = "|".join(CONVENTIONS)
 LOOKED_AT = 3
 """Label maps whose values are named where nothing says what they mean."""
 
@@ -33,8 +35,8 @@ LOOKED_AT = 3
 class Method:
     """A method's label maps. files, conventions: by case. ground: how their values are read, and why.
 
-    surplus: label maps of other cases, by file name. scans: further files that take no part. of_phantoms: its network
-    was trained on synthetic phantoms only, as its predictions.json says.
+    surplus: label maps of other cases, by file name. scans: further files that take no part. training: what made its
+    networks, in a sentence. of_phantoms: these have seen synthetic phantoms only, as its predictions.json says.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Method:
     ground: str
     surplus: tuple[str, ...] = ()
     scans: int = 0
+    training: str = "its training is not known to the suite, nor whether it has seen these patients"
     of_phantoms: bool = False
 
     def without_cavity(self) -> "Method":
@@ -71,14 +74,19 @@ def plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+]+", "-", text).strip("-.+") or "run"
 
 
-def find(name: str, folder: Path, cases: Collection[str], convention: str | None) -> Method:
+def find(
+    name: str, place: Path, cases: Collection[str], convention: str | None, *, option: str = "--convention"
+) -> Method:
     """A method's label maps of the cases: ``CASE.nii.gz``, ``CASE_seg.nii.gz`` or ``CASE-seg.nii.gz``, at any depth.
 
+    place: a folder, or a path in which ``{id}`` stands for the case, as ``maps/{id}/seg.nii.gz``. option: by which the
+    user names a convention.
     convention: the name of one, as the user says. Otherwise a dataset.json beside the label maps (nnU-Net's output; of
     a folder ``labels…`` also above it), a predictions.json (of this suite's predict) or BraTS's names say what the
     values mean, as of a cohort's masks.
     Raises Refused when there are none, two for one case, or their values cannot be told for certain.
     """
+    folder, pattern = _parted(name, place)
     if not os.path.isdir(folder):
         raise Refused(f"{folder}: expected a folder of {name}'s label maps, found no folder")
     claims: dict[str, list[Path]] = {}
@@ -88,7 +96,16 @@ def find(name: str, folder: Path, cases: Collection[str], convention: str | None
     for file in walked.files:
         stem = re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
         with_seg = re.fullmatch(r"(.+)([_-])seg", stem, re.IGNORECASE)
-        if stem in cases:
+        if pattern is not None:
+            placed = pattern.fullmatch(file.relative_to(folder).as_posix())
+            if placed is None:
+                scans += 1
+            elif placed[ID] in cases:
+                claims.setdefault(placed[ID], []).append(file)
+                layouts[placed[ID]] = None
+            else:
+                surplus.append(shown(file.relative_to(folder)))
+        elif stem in cases:
             claims.setdefault(stem, []).append(file)
             layouts[stem] = None
         elif with_seg and with_seg[1] in cases:
@@ -103,20 +120,32 @@ def find(name: str, folder: Path, cases: Collection[str], convention: str | None
     if not claims:
         example = min(cases)
         others = f"{', '.join(surplus[:3])}{', ...' * (len(surplus) > 3)}"
-        there = f"{len(surplus)} with other names: {others}" if surplus else f"{scans} scans, no label map"
+        there = f"{len(surplus)} with other names: {others}" if surplus else f"{scans} other files"
         if not (surplus or scans):
             there = "no file that ends in .nii or .nii.gz"
-        raise Refused(
-            f"{folder}: expected {name}'s label maps, named as the cohort's cases ({example}.nii.gz, "
-            f"{example}_seg.nii.gz or {example}-seg.nii.gz), found {there}"
-        )
+        usual = f"{example}.nii.gz, {example}_seg.nii.gz or {example}-seg.nii.gz; other names: {name}=FOLDER/{{id}}/..."
+        wanted = usual if pattern is None else str(place).replace(f"{{{ID}}}", example)
+        raise Refused(f"{folder}: expected {name}'s label maps, named as the cohort's cases ({wanted}), found {there}")
     if twice := [files for files in claims.values() if len(files) > 1]:
         listed = "; ".join(" and ".join(str(file.relative_to(folder)) for file in files) for files in twice[:3])
         raise Refused(f"{folder}: expected one label map of each case, found several of {len(twice)}: {listed}")
     files = {case: claims[case][0] for case in sorted(claims)}
-    conventions, ground = _conventions(name, folder, files, layouts, convention)
+    conventions, ground = _conventions(name, folder, files, layouts, convention, option)
+    found = Method(name, folder, files, conventions, ground, tuple(surplus), scans)
     record = read_json(folder / RECORD, dict) if (folder / RECORD).is_file() else {}
-    return Method(name, folder, files, conventions, ground, tuple(surplus), scans, bool(record.get("synthetic")))
+    return replace(found, of_phantoms=True, training=OF_PHANTOMS) if record.get("synthetic") else found
+
+
+def _parted(name: str, place: Path) -> tuple[Path, re.Pattern[str] | None]:
+    """The folder to look through, and what the paths below it must fit where ``{id}`` stands in the place."""
+    parts = place.parts
+    first = next((number for number, part in enumerate(parts) if f"{{{ID}}}" in part), None)
+    if first is None:
+        return place, None
+    if not place.name.lower().endswith(SUFFIXES):
+        raise Refused(f"{place}: expected {name}'s path with {{{ID}}} to end in .nii or .nii.gz")
+    text = re.escape("/".join(parts[first:])).replace(re.escape(f"{{{ID}}}"), f"(?P<{ID}>[^/]+)", 1)
+    return Path(*parts[:first]), re.compile(text.replace(re.escape(f"{{{ID}}}"), f"(?P={ID})"))
 
 
 def _is_contrast(name: str) -> bool:
@@ -126,10 +155,15 @@ def _is_contrast(name: str) -> bool:
 
 
 def _conventions(
-    name: str, folder: Path, files: Mapping[str, Path], layouts: Mapping[str, str | None], wanted: str | None
+    name: str,
+    folder: Path,
+    files: Mapping[str, Path],
+    layouts: Mapping[str, str | None],
+    wanted: str | None,
+    option: str,
 ) -> tuple[dict[str, LabelConvention], str]:
     if wanted is not None and wanted not in CONVENTIONS:
-        raise Refused(f"expected --convention {name}= one of {', '.join(CONVENTIONS)}, received {wanted!r}")
+        raise Refused(f"expected {option} {name}= one of {', '.join(CONVENTIONS)}, received {wanted!r}")
     chosen, ground = CONVENTIONS.get(wanted or ""), "as the user says"
     table = _table(folder)
     if table is not None:
@@ -137,10 +171,10 @@ def _conventions(
             described = _described(table)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             if chosen is None:
-                raise Refused(f"{table}: {error}; {_choice(name)}") from error
+                raise Refused(f"{table}: {error}; {_choice(option, name)}") from error
             described = chosen
         if chosen is not None and chosen.values != described.values:
-            raise Refused(f"{table}: says {described}, which contradicts --convention {name}={wanted}")
+            raise Refused(f"{table}: says {described}, which contradicts {option} {name}={wanted}")
         chosen, ground = described, ground if wanted else f"by {table.name}"
     by_name, why = {}, ""
     for case in files:
@@ -153,11 +187,13 @@ def _conventions(
         others = {str(each) for each in by_name.values() if each.values != chosen.values}
         if others and wanted is None:
             raise Refused(
-                f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; {_choice(name)}"
+                f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; "
+                f"{_choice(option, name)}"
             )
         return dict.fromkeys(files, chosen), f"{chosen}, {ground}"
     if missing := [case for case in files if case not in by_name]:
-        raise Refused(f"{folder}: {why or _unsettled(files, missing)}; {_choice(name)}")
+        what = why or _unsettled(files, missing)
+        raise Refused(f"{folder}: {what}; {_choice(option, name, what)}")
     return by_name, f"{' or '.join(sorted({str(each) for each in by_name.values()}))}, by their names"
 
 
@@ -177,8 +213,10 @@ def _described(table: Path) -> LabelConvention:
     return convention_from_names(labels)
 
 
-def _choice(name: str) -> str:
-    return f"where you know it, name the convention (--convention; beside networks --convention-of): {name}={_KNOWN}"
+def _choice(option: str, name: str, said: str = "") -> str:
+    """How to name a method's convention, first one of those that the sentence before names."""
+    first, *others = sorted(CONVENTIONS, key=lambda each: (f"{each} (" not in said, each != "brats2023"))
+    return f"where you know it: {option} {name}={first} (or {', '.join(others)})"
 
 
 def _unsettled(files: Mapping[str, Path], cases: list[str]) -> str:

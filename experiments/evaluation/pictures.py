@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from common.lesions import BRATS_2023
+from common.words import plural
 from experiments.drawing.scans import SHOWN_CONTRASTS, Row, box, cut, draw_rows, overlay, window
 from experiments.drawing.style import save_for_screen
 from experiments.evaluation.page import Shown
@@ -56,8 +57,8 @@ def draw_cases(
         title = f"{rank}: {subject.id}, slice {position + 1}"
         rows.append(Row(title, f"Dice of WT {values}", (*grey, *overlays), view))
     left = cases["method"].nunique() - len(names)
-    text = f"{cases['case'].nunique()} cases ranked by the methods' mean Dice of WT"
-    text += f"; {left} more methods" * (left > 0)
+    text = f"{plural(cases['case'].nunique(), 'case')} ranked by the methods' mean Dice of WT"
+    text += f"; {plural(left, 'more method')}" * (left > 0)
     figure = draw_rows(rows, (*SHOWN_CONTRASTS, "truth", *names), text=text, synthetic=synthetic)
     save_for_screen(figure, path)
 
@@ -73,7 +74,8 @@ def draw_method(figures: Path, method: str, sizes: pd.DataFrame, lesions: pd.Dat
     """
     n = sizes["case"].nunique()
     save_for_screen(
-        draw_label_sizes(sizes, text=f"{method}: {n} cases", synthetic=synthetic), figures / f"label_size_{method}.png"
+        draw_label_sizes(sizes, text=f"{method}: {plural(n, 'case')}", synthetic=synthetic),
+        figures / f"label_size_{method}.png",
     )
     own = lesions[lesions["definition"] == BRATS_2023.name]
     save_for_screen(draw_detection(own, synthetic=synthetic), figures / f"lesions_{method}.png")

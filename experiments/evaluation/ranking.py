@@ -5,6 +5,7 @@ import pandas as pd
 import scipy  # its parts when they are first used: stats alone takes half a second
 
 from common.scoring import apply_empty_policy, higher_is_better
+from common.statistics import FEWEST_CASES
 
 RANKS = "rank"
 """The criterion of BraTS's ranking: ranks within each case by Dice and HD95 of ET, TC and WT, averaged over all."""
@@ -21,7 +22,7 @@ def ranking(
     cases: method, case and the metrics, every method with the same cases. Empty masks are valued as BraTS does,
     whatever the tables' policy, so that no method gains by a missed one.
     Columns: criterion, method; value: the mean rank, or the metric's mean; place (1 is best, equal ones share it) and
-    first: share of the resamples in which the method is first, shared where several are.
+    first: share of the resamples in which the method is first, shared where several are; NaN below FEWEST_CASES.
     """
     valued = apply_empty_policy(cases, "brats")
     methods = list(dict.fromkeys(valued["method"]))
@@ -51,6 +52,8 @@ def _share_first(costs: np.ndarray, seed: int, resamples: int) -> np.ndarray:
     """For costs (criterion, case, method) the share (criterion, method) of resamples with the smallest mean."""
     rng = np.random.default_rng(seed)
     n = costs.shape[1]
+    if n < FEWEST_CASES:
+        return np.full(costs.shape[::2], np.nan)
     found = np.zeros(costs.shape[::2])
     for start in range(0, resamples, _AT_ONCE):
         times = rng.multinomial(n, np.full(n, 1 / n), size=min(_AT_ONCE, resamples - start))

@@ -61,7 +61,9 @@ def write(
         found.append(result(name, row.difference, row.n, row.low, row.high))
         found.append(result(f"{name}_p", row.p_holm, row.n))
     for row in ranks[ranks["criterion"] == RANKS].itertuples():
-        found += [result(f"{row.method}__rank", row.value, n), result(f"{row.method}__first", row.first, n)]
+        found.append(result(f"{row.method}__rank", row.value, n))
+        if not np.isnan(row.first):
+            found.append(result(f"{row.method}__first", row.first, n))
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import write_csv, write_text
+from common.statistics import FEWEST_CASES
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.evaluation.ranking import RANKS, RESAMPLES
@@ -135,13 +136,18 @@ def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> Table:
     def cell(criterion: str, method: str) -> str:
         row = found.loc[(criterion, method)]
         value = f"{row['value']:.2f}" if criterion == RANKS else results.short(float(row["value"]))
-        return f"{int(row['place'])} ({value}, first in {row['first']:.1%})"
+        share = "" if few else f", first in {row['first']:.1%}"
+        return f"{int(row['place'])} ({value}{share})"
 
-    head = ("place (value, share of resamples)", *methods)
+    few = bool(ranks["first"].isna().any())
+    head = (f"place (value{'' if few else ', share of resamples'})", *methods)
     rows = [(criterion, *(cell(criterion, method) for method in methods)) for criterion in ranks["criterion"].unique()]
+    first = f"first: of the cases drawn anew {RESAMPLES} times"
+    if few:
+        first = f"how often each would be first with other patients is not said of fewer than {FEWEST_CASES} cases"
     note = (
-        "rank: of Dice and HD95 of ET, TC and WT within each case, averaged over them and the cases; first: of the "
-        f"cases drawn anew {RESAMPLES} times; empty masks are valued as BraTS does"
+        "rank: of Dice and HD95 of ET, TC and WT within each case, averaged over them and the cases; "
+        f"{first}; empty masks are valued as BraTS does"
     )
     return Table("Ranking", head, rows, note)
 

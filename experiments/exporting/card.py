@@ -7,6 +7,7 @@ from experiments.exporting.source import MGMT, PARTS, SEGRESNET, Source, environ
 
 NAME = "README.md"
 INTENDED_USE = "Research on glioma MRI. Not a medical device: no diagnosis, no decision about a patient."
+PHANTOMS = "It has seen synthetic phantoms only and is of no use on patients, not even in research."
 SHOWN = ("mean_dice", "dice_", "hd95_", "auc", "accuracy")
 """How the names of the scores begin that a card shows."""
 LIMITS = {
@@ -41,13 +42,16 @@ def text(source: Source, to: str, agreement: Agreement) -> str:
     package = {SEGRESNET: "segresnet_monai", MGMT: "mgmt_classifier"}.get(source.kind, "unet_tf")
     lines += [f"# {about['run']}", "", _what(source), ""]
     if about["synthetic"]:
-        lines += ["**Trained on synthetic phantoms only: what it makes of a patient is no result.**", ""]
+        lines += [f"**{PHANTOMS}**", ""]
     lines += ["## Use", "", USE[to].format(package=package, run="" if source.kind == MGMT else "--run "), ""]
-    lines += ["## Intended use", "", INTENDED_USE, ""]
+    lines += ["## Intended use", "", intended_use(source), ""]
     lines += ["## Data", "", *_data(source), ""]
     lines += ["## Scores", "", *_scores(source), ""]
     lines += ["## How it predicts", "", *_settings(source), ""]
-    lines += ["## Limits", "", *(f"- {limit}" for limit in LIMITS[MGMT if source.kind == MGMT else SEGRESNET]), ""]
+    limits = LIMITS[MGMT if source.kind == MGMT else SEGRESNET]
+    if about["synthetic"]:  # the others speak of patients
+        limits = (f"{PHANTOMS} Its scores are of phantoms too and say nothing about patients.",)
+    lines += ["## Limits", "", *(f"- {limit}" for limit in limits), ""]
     lines += [
         "## This file",
         "",
@@ -60,6 +64,10 @@ def text(source: Source, to: str, agreement: Agreement) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def intended_use(source: Source) -> str:
+    return f"To try the suite and what reads its files. {PHANTOMS}" if source.about["synthetic"] else INTENDED_USE
 
 
 def _what(source: Source) -> str:

@@ -10,12 +10,13 @@ from common.cohort import find_subjects
 from common.files import read_json, write_json
 from common.labels import CLASSES, MSD, REGIONS
 from common.progress import counted
+from common.runs import version
 from common.subject import CONTRASTS, Subject, examine
 from experiments.base.options import Refused, leave_out
 from experiments.base.trainings import given
 from experiments.exporting import card
 from experiments.exporting.files import RECORD, new_folder
-from experiments.exporting.source import MGMT, kind_of, version
+from experiments.exporting.source import MGMT, kind_of
 from experiments.segmentation.finished import Finished, read_run, require_finished
 from segresnet_monai.config import NETWORKS
 
@@ -44,7 +45,7 @@ def write(run: Path, data: Path | None, folder: Path, *, regions: bool = True) -
     if changed:
         raise Refused(f"{place}: expected the scans that {run} was made on, {len(changed)} are others: {changed[:5]}")
     problems = [problem for name in wanted for problem in examine(found[name]).problems]
-    leave_out(problems, place, allowed=False, who="subjects")
+    leave_out(problems, place, allowed=False, who="subject")
     with new_folder(folder, run) as made:
         write_cases(
             [found[name] for name in trained],

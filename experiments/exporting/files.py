@@ -128,7 +128,7 @@ def _bundle(source: Source, folder: Path) -> tuple[Agreement, str]:
     from segresnet_monai import bundle
 
     networks, config, decision = source.networks
-    bundle.write(networks, config, decision, folder, source.about, intended_use=card.INTENDED_USE)
+    bundle.write(networks, config, decision, folder, source.about, intended_use=card.intended_use(source))
     return bundle.agrees(networks, config, decision, folder), f"docs/{card.NAME}"
 
 

@@ -1,24 +1,25 @@
 """A finished run as what is exported of it: its networks, and what a prediction needs to know."""
 
-import importlib.metadata
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common.files import read_json
 from common.labels import CLASSES, REGIONS
-from common.runs import RunError, read_model_config
+from common.runs import RunError, read_model_config, version
 from experiments.base import results
 from experiments.base.results import Result
+from experiments.base.runs import read as run_file
 from experiments.base.trainings import given
 from experiments.mgmt.study import PREDICTIONS
 from experiments.segmentation.finished import read_run, require_finished
 
 SEGRESNET, UNET, MGMT = "segresnet", "unet", "mgmt"
 PARTS = ("train", "validation", "test")
+NAMED = 3
+"""Networks that are named where more are found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +39,23 @@ class Source:
 
 
 def kind_of(folder: Path) -> str:
-    """Which kind of network a run's folder holds. Raises RunError when it is none's."""
-    model = given(folder).get("model")
+    """Which kind of network a run's folder holds. Raises RunError when it is none's, with what it is instead."""
+    config, damaged = run_file(folder, "config.json", dict)
+    model = config.get("model")
     if (folder / "ensemble.json").exists() or (isinstance(model, dict) and "backbone" in model):
         return MGMT
-    return read_run(folder).kind
+    try:
+        return read_run(folder).kind
+    except RunError as error:
+        below = sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("checkpoints"))
+        there = (
+            f"; networks lie below it, in {', '.join(below[:NAMED])}{', ...' * (len(below) > NAMED)}" if below else ""
+        )
+        if damaged or isinstance(model, dict):
+            raise RunError(f"{error}{there}") from None
+        what = f"one of {config['experiment']}, which keeps none" if "experiment" in config else "no run"
+        trackers = "; mlflow and wandb take such a run too" if config else ""
+        raise RunError(f"{folder}: expected the run of a network, found {what}{there}{trackers}") from None
 
 
 def require_complete(folder: Path) -> None:
@@ -77,12 +90,6 @@ def read(folder: Path) -> Source:
         raise RunError(str(error)) from error
     found = tuple(results.read_summary(summary)) if summary.exists() else ()
     return Source(folder=folder, kind=kind, networks=networks, about=shared | about, results=found)
-
-
-def version() -> str:
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("glioma-suite")
-    return "not installed"
 
 
 def _segresnet(folder: Path) -> tuple[Any, dict]:

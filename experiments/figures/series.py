@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from common.dicom.mgmt_cohort import CONTRASTS, Patient
 from common.dicom.series import DicomError, Plane, look
 from common.picture import View, window
+from common.words import plural
 from experiments.drawing.scans import show, turn
 from experiments.drawing.style import CHOICE_COLOURS, WIDTH, bare, heading, styled
 from experiments.figures.sources import Drawing, MissingError, Sources
@@ -89,7 +90,11 @@ def first_readable(sources: Sources, contrasts: tuple[str, ...]) -> tuple[Patien
 
 def _origin(sources: Sources, skipped: int) -> str:
     cohort = "Embedded synthetic phantoms" if sources.mgmt_data is None else f"Cohort {sources.patients.folder.name}"
-    before = f"; {skipped} patients before it have a series that cannot be read" if skipped else ""
+    before = (
+        f"; {plural(skipped, 'patient before it has', 'patients before it have')} a series that cannot be read"
+        if skipped
+        else ""
+    )
     return f"{cohort}, the first patient by id{before}."
 
 

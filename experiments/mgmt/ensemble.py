@@ -16,6 +16,7 @@ from common.classification import (
 )
 from common.files import write_csv, write_json
 from common.runs import History
+from common.words import plural
 from experiments.base.results import Result
 from experiments.mgmt.study import Fitted, MgmtStudy, Model, prepare
 from mgmt_classifier.config import Config
@@ -139,7 +140,7 @@ def predict_unlabelled(study: MgmtStudy, settings: Settings) -> None:
         probabilities[contrast] = dict(predict(study.run.folder / contrast, list(entries.values())))
     both = set.intersection(*(set(found) for found in probabilities.values()))
     if lost := sorted(set(wanted) - both):
-        print(f"no probability for {len(lost)} patients whose slices cannot be prepared: {', '.join(lost)}")
+        print(f"no probability for {plural(len(lost), 'patient')} whose slices cannot be prepared: {', '.join(lost)}")
     parts = {name: {id: found[id] for id in sorted(both)} for name, found in probabilities.items()}
     mean = weighted_mean(parts, settings.weights)
     write_csv(study.run.folder / "submission.csv", pd.DataFrame(mean.items(), columns=["BraTS21ID", "MGMT_value"]))

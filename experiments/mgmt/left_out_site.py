@@ -123,7 +123,7 @@ def gather(options: SiteOptions, settings: Settings) -> Pool:
             store = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs)
             entries[contrast] = dict(store.entries)
             problems |= dict.fromkeys(store.problems)
-        out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patients")
+        out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patient")
         left_out = {reason: ids for reason, ids in (("doubtful", doubtful), ("cannot be used", out)) if ids}
         kept = [patient for patient in patients if patient.id not in out]
         labels = {patient.id: patient.label for patient in kept}

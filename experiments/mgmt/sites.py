@@ -251,7 +251,7 @@ def prepare_site(
         for contrast, config in configs.items()
     }
     problems = list(dict.fromkeys([*site.problems, *(p for store in stores.values() for p in store.problems)]))
-    leave_out(problems, site.folder, allowed=options.leave_out_bad, who="subjects", of=f"of {len(site.subjects)} ")
+    leave_out(problems, site.folder, allowed=options.leave_out_bad, who="subject", of=f"of {len(site.subjects)} ")
     kept = site.without(problems)
     ids = sorted(kept.clinical)
     return kept, {contrast: {id: store.entries[id] for id in ids} for contrast, store in stores.items()}

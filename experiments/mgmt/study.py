@@ -283,7 +283,7 @@ def _open(
             stores[recipe] = data.prepare(patients, recipe, options.prepared, n_jobs=options.jobs)
             problems |= dict.fromkeys(stores[recipe].problems)
     of = f"of {len(patients)} "
-    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patients", of=of)
+    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patient", of=of)
     usable = [patient for patient in patients if patient.id not in left_out]
     notes = notes_on_series([patient.id for patient in usable], stores)
     for what, ids in (

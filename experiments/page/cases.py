@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.words import plural
 from experiments.base.results import read_cases
 from experiments.base.runs import Found
 from experiments.drawing.agreement import draw_dice, draw_volumes
@@ -26,7 +27,7 @@ def of_run(experiment: str, found: Found) -> tuple[list[Picture], str]:
         return [], ""
     try:
         cases = read_cases(folder)
-        n = f"{len(cases)} test {'case' if len(cases) == 1 else 'cases'}"
+        n = plural(len(cases), "test case")
         where = "" if folder == found.folder else f" ({folder.relative_to(found.folder)})"
         dice = (
             f"Dice of each of {n}{where}; the line is the median, a cross a Dice of 0: a label that was missed, "

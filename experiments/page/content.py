@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
 from common.splits import PARTS
 from experiments.base import results, runs
-from experiments.page import cases, pictures, reading, rows
+from experiments.page import cases, facts, pictures, reading, rows
 from experiments.page.headlines import Headline, headline
 from experiments.page.pictures import Picture, ReportFigure
 from experiments.page.rows import Row
-from experiments.page.settings import Setting, settings
+from experiments.page.settings import Difference, Setting, differences, seeds, settings
 
 VERDICTS = "verdicts.txt"
 
@@ -34,7 +35,9 @@ class Environment:
 class Experiment:
     """One experiment: what it is, what became of it, and its results beside the report's.
 
-    data: sentences on the data and its split. beside: rows with a reported value; further: the run's other results.
+    data: sentences on the data and its split. basis: the preset, patients and changed settings behind the results.
+    beside: rows with a reported value; further: the run's other results. apart: settings that are not those of the
+    report's preset; None where there is no such preset. seeds: by name. tested: ids of the test part.
     fine_tuned: whose weights it started from, empty where from random ones. cases: pictures drawn of its test cases.
     """
 
@@ -45,9 +48,13 @@ class Experiment:
     synthetic: bool
     fine_tuned: str
     data: tuple[str, ...]
+    basis: str
     beside: list[Row]
     further: list[Row]
     settings: list[Setting]
+    apart: list[Difference] | None
+    seeds: dict[str, str]
+    tested: tuple[str, ...]
     cases: list[Picture]
     pictures: list[Picture]
     verdicts: tuple[str, ...]
@@ -113,13 +120,16 @@ class Content:
         )
 
 
-def gather(folder: Path, figures: Path) -> Content:
-    """What the runs in ``folder`` and the figures' folder hold; what is missing or damaged is named, never left out."""
+def gather(folder: Path, figures: Path, presets: Mapping[str, object] = MappingProxyType({})) -> Content:
+    """What the runs in ``folder`` and the figures' folder hold; what is missing or damaged is named, never left out.
+
+    presets: experiment -> configuration with the report's settings.
+    """
     attempts, wrong = runs.attempts(folder)
     drawn, figures_wrong = pictures.of_report(figures)
     names = dict.fromkeys((*results.reported(), *runs.OWN, *runs.further(folder)))
     return Content(
-        experiments=[experiment(folder, name, attempts.get(name)) for name in names],
+        experiments=[experiment(folder, name, attempts.get(name), presets.get(name)) for name in names],
         figures=drawn,
         reading=reading.read(),
         attempts=list(attempts.values()),
@@ -132,17 +142,20 @@ def chance_error(n: int) -> float:
     return math.sqrt((n + 1) / 3) / n
 
 
-def experiment(folder: Path, name: str, attempt: Mapping[str, object] | None) -> Experiment:
-    """One experiment of the runs in ``folder``. attempt: what run_all's status.json says of it."""
+def experiment(
+    folder: Path, name: str, attempt: Mapping[str, object] | None, preset: object | None = None
+) -> Experiment:
+    """One experiment of the runs in ``folder``. attempt: what run_all's status.json says of it. preset: configuration
+    with the report's settings, where there is one."""
     found = runs.find(folder, name, attempt)
     try:
-        return _of(found, name, attempt)
+        return _of(found, name, attempt, preset)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # JSON, but not what a run writes
         reason = f"{found.folder}: expected the files of a run, found: {error!r}"
-        return _of(runs.Found("failed", reason, also=found.also), name, attempt)
+        return _of(runs.Found("failed", reason, also=found.also), name, attempt, preset)
 
 
-def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None) -> Experiment:
+def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, preset: object | None) -> Experiment:
     data, data_wrong = runs.read(found.folder, "data.json", dict)
     split, split_wrong = runs.read(found.folder, "split.json", dict)
     config, config_wrong = runs.read(found.folder, "config.json", dict)
@@ -153,67 +166,29 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None) -> E
     beside, further = rows.rows(name, found.results, command)
     drawn, undrawn = cases.of_run(name, found)
     parts = tuple(len(split.get(part, ())) for part in PARTS) if split else ()
+    model = config.get("model", {})
+    apart = differences(preset, model) if preset is not None and model else None
     return Experiment(
         name=name,
         purpose=runs.purpose(name) if known else "",
         command=command,
         found=found,
         synthetic=any(result.synthetic for result in found.results),
-        fine_tuned=_fine_tuned(config),
-        data=_data(config, data, parts),
+        fine_tuned=facts.fine_tuned(config),
+        data=facts.data(config, data, parts),
+        basis=facts.basis(found, config, apart),
         beside=beside,
         further=further,
-        settings=settings(name, config.get("model", {}), parts),
+        settings=settings(name, model, parts),
+        apart=apart,
+        seeds=seeds(config),
+        tested=tuple(split.get("test", ())),
         cases=drawn,
         pictures=[] if found.folder is None else pictures.of_run(found.folder, cases.part(name, found.folder)),
         verdicts=_verdicts(found.folder),
         environment=[_environment(name, start) for start in starts],
         problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, undrawn))),
     )
-
-
-def _fine_tuned(config: Mapping) -> str:
-    """Whose weights a training started from, as its config.json says."""
-    start = config.get("start")
-    return "" if start is None else f"{start['run']} (weights {start['digest']})"
-
-
-def _data(config: Mapping, data: Mapping, parts: tuple[int, ...]) -> tuple[str, ...]:
-    """Sentences: which data, how it was split, who was left out."""
-    options = config.get("options", {})
-    said = []
-    if "folder" in data:
-        synthetic = data.get("synthetic", False)
-        kind = "embedded synthetic patients" if synthetic else "real patients"
-        effect = f", planted effect {options['effect']:g}" if synthetic and "effect" in options else ""
-        layout = f" ({data['layout']})" if "layout" in data else ""
-        preset = f"; preset {options['preset']}" if "preset" in options else ""
-        said.append(f"Data: {kind} in {data['folder']}{layout}{effect}{preset}.")
-    elif "data" in options:  # folds pooled
-        said.append(f"Data: {'embedded synthetic patients' if options['data'] is None else options['data']}.")
-    if data.get("mgmt_folder"):
-        said.append(f"MGMT data: {data['mgmt_folder']}.")
-    if "ensemble" in data:
-        said.append(f"Data and models: those of the run {data['ensemble']}.")
-    if parts:
-        said.append(f"Split: {parts[0]} training, {parts[1]} validation, {parts[2]} test patients.")
-    for what, ids in (
-        ("left out because they cannot be used", data.get("left_out", ())),
-        ("left out as doubtful", data.get("left_out_doubtful", ())),
-        ("with a label but no images", data.get("without_images", ())),
-        ("with images but no label", data.get("without_label", ())),
-    ):
-        if ids:
-            said.append(f"{len(ids)} {what}: {'; '.join(ids)}.")
-    if parts and not data.get("left_out"):
-        said.append("Nobody was left out.")
-    if minimum := data.get("excluded", {}).get("minimum_mask_fraction"):
-        excluded = data["excluded"]["labelled_fraction"]
-        who = f": {', '.join(excluded)}" if excluded else ""
-        said.append(f"{len(excluded)} excluded before the split with less than {100 * minimum:g} % labelled{who}.")
-    if "empty_masks" in options:
-        said.append(f"Empty masks are scored by the policy “{options['empty_masks']}”.")
-    return tuple(said)
 
 
 def _verdicts(folder: Path | None) -> tuple[str, ...]:

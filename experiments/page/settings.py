@@ -1,11 +1,17 @@
 """What the report was given or chose, beside a run's own configuration where the names match."""
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from common.files import plain
 from experiments.base import results
+from experiments.base.options import settings_in
 
 SPLIT = "split"
+SEEDS = ("seed", "seeds")
+"""How the names of settings end that say what chance depends on."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,31 @@ class Setting:
     place: str
     note: str
     ours: str | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that is not the report's preset's."""
+
+    name: str
+    preset: str
+    ours: str
+
+
+def differences(preset: Any, model: Mapping[str, object]) -> list[Difference]:
+    """Every setting of a run's configuration, as config.json has it, that differs from a preset's."""
+    usual, own = settings_in(plain(asdict(preset))), settings_in(model)
+    return [
+        Difference(name, text(usual[name]) if name in usual else "–", text(value))
+        for name, value in own.items()
+        if name not in usual or usual[name] != value
+    ]
+
+
+def seeds(config: Mapping[str, Any]) -> dict[str, str]:
+    """The seeds of a run by name, as config.json has them."""
+    held = settings_in(config.get("options", {})) | settings_in(config.get("model", {}))
+    return {name: text(value) for name, value in held.items() if re.split(r"[._]", name)[-1] in SEEDS}
 
 
 def settings(experiment: str, model: Mapping[str, object], parts: tuple[int, ...]) -> list[Setting]:

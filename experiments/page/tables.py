@@ -27,7 +27,7 @@ def write(content: Content, folder: Path, kind: str) -> list[Path]:
 
 
 def csv(experiment: Experiment) -> str:
-    """Every digit; reported, value, low and high are empty where they are not defined."""
+    """Every digit; reported, value, low and high are empty where they are not defined. of: what the values are of."""
     lines = [
         {
             "result": row.name,
@@ -39,6 +39,7 @@ def csv(experiment: Experiment) -> str:
             "n": row.result and row.result.n,
             "synthetic": row.result and row.result.synthetic,
             "verdict": row.verdict.text,
+            "of": experiment.basis,
         }
         for row in _rows(experiment)
     ]
@@ -88,7 +89,7 @@ def _about(experiment: Experiment) -> str:
     state = experiment.found.state if experiment.finished else f"{experiment.found.state}; {experiment.command}"
     synthetic = "; synthetic patients: no test of the report" if experiment.synthetic else ""
     tuned = "; fine-tuned, not from random weights" if experiment.fine_tuned else ""
-    return f"{experiment.purpose} ({state}{tuned}{synthetic})"
+    return f"{experiment.purpose} ({state}{tuned}{synthetic})" + f" {experiment.basis}." * bool(experiment.basis)
 
 
 def _in_markdown(text: str) -> str:

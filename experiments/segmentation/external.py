@@ -21,6 +21,7 @@ from common.scoring import apply_empty_policy
 from common.splits import Split
 from common.statistics import bootstrap_interval, unpaired_difference
 from common.subject import Problem, Subject
+from common.words import plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, at_least, leave_out
@@ -98,7 +99,7 @@ def check(run: Finished, options: CohortOptions) -> Checked:
         store = prepared.prepare(cohort.subjects, run.recipe, options.prepared, n_jobs=options.jobs)
     good = [subject for subject in cohort.subjects if subject.id in store.entries]
     problems = (*cohort.incomplete, *store.problems, *_seen(run, good, store, options))
-    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subjects")
+    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subject")
     shares = {s.id: store.entries[s.id].geometry["labelled_fraction"] for s in good if s.id not in left_out}
     ids = tuple(id for id, share in shares.items() if share >= run.minimum_mask_fraction)
     if not ids:
@@ -135,7 +136,8 @@ def _seen(run: Finished, subjects: list[Subject], store: Store, options: CohortO
             same_name.append(subject.id)
     if same_name:
         print(
-            f"note: {len(same_name)} subjects have ids of the training's but other scans, and are scored: "
+            f"note: {plural(len(same_name), 'subject has an id', 'subjects have ids')} of the training's but other "
+            "scans, and all are scored: "
             f"{', '.join(same_name[:5])}{', ...' * (len(same_name) > 5)}",
             file=sys.stderr,
         )

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from common.words import plural
 from experiments.drawing.style import WIDTH, heading, save_for_screen, styled
 
 PANELS = {"mean_dice": "mean of NCR, ED, ET", "dice_WT": "WT", "dice_TC": "TC", "dice_ET": "ET"}
@@ -36,5 +37,5 @@ def costs_figure(costs: pd.DataFrame, *, synthetic: bool) -> Figure:
     panels[0].set(yticks=range(len(words)), yticklabels=words, ylim=(len(words) - 0.5, -0.5))
     figure.supxlabel("Dice points lost, mean and 95 % interval over cases", fontsize=8)
     n = int(costs["n"].max())
-    heading(figure, f"What changes of the scans cost, {n} test case{'' if n == 1 else 's'}", synthetic=synthetic)
+    heading(figure, f"What changes of the scans cost, {plural(n, 'test case')}", synthetic=synthetic)
     return figure

@@ -252,7 +252,7 @@ def _open(
         ]
     store = stores[0]
     problems = tuple(dict.fromkeys((*cohort.incomplete, *(problem for each in stores for problem in each.problems))))
-    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subjects")
+    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subject")
     good = [subject for subject in cohort.subjects if all(subject.id in each.entries for each in stores)]
     placements = {subject.id: store.entries[subject.id].placement for subject in good}
     brought = {subject: str(placement) for subject, placement in placements.items() if placement.is_moved}

@@ -35,9 +35,13 @@ def training(study: Study, config: "Config") -> list[Result]:
     """The epochs of the lowest validation loss and of the weights used; how the losses end; accuracy of voxels.
 
     n: epochs, for accuracies validation subjects. ``background_accuracy`` is what a network has that finds no tumour.
-    Losses of training are means over an epoch's steps, with dropout, while the weights move.
+    Losses of training are means over an epoch's steps, with dropout, while the weights move. Of random crops no
+    validation loss is taken: the epoch is that of the best mean Dice, and only the one whose weights are used.
     """
     history = study.run.history.frame().set_index("epoch")
+    if config.crop_voxels is not None:
+        best, last = history["validation_mean_dice"].idxmax(), history.index[-1]
+        return [study.result("weights_epoch", int(best if config.checkpoint == "best" else last), len(history))]
     loss, validation = history["loss"], history["validation_loss"]
     optimum, last, n = int(validation.idxmin()), int(validation.index[-1]), len(history)
     used = optimum if config.checkpoint == "best" else last

@@ -524,7 +524,7 @@ def test_ids_tell_the_collection_and_the_notes_say_so(tmp_path, name):
     found = find_subjects(cohort_2023(tmp_path, [name]))
     check_content(found, "BraTS 2023", [name], BRATS_2023)
     (note,) = found.notes
-    assert "1 masks are read as brats2023 (1 NCR, 2 ED, 3 ET)" in note
+    assert "1 mask is read as brats2023 (1 NCR, 2 ED, 3 ET)" in note
     assert name[:9] in note
 
 
@@ -534,7 +534,7 @@ def test_names_of_2023_with_other_meanings_are_refused(tmp_path, name):
     with pytest.raises(CohortError, match=r"cannot be told for certain.*BraTS-PED 2024 has 1 ET, 2 NET, 3 CC, 4 ED"):
         find_subjects(tmp_path)
     assert find_subjects(tmp_path, convention="brats2023").notes == (
-        "1 masks are read as brats2023 (1 NCR, 2 ED, 3 ET), as the user says",
+        "1 mask is read as brats2023 (1 NCR, 2 ED, 3 ET), as the user says",
     )
     for mask in tmp_path.rglob("*-seg.nii.gz"):
         mask.unlink()

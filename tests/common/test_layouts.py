@@ -80,9 +80,9 @@ def test_upenn_gbm_tells_masks_corrected_by_hand_from_automated_ones(tmp_path):
     check_subject(found.subjects[2], 3)
     assert found.notes[:3] == (
         "2 masks are read as brats2018 (1 NCR, 2 ED, 4 ET), by their names: UPENN-GBM, corrected by hand (images_segm)",
-        "1 masks are read as brats2018 (1 NCR, 2 ED, 4 ET), by their names: UPENN-GBM, of an automated method, not "
+        "1 mask is read as brats2018 (1 NCR, 2 ED, 4 ET), by their names: UPENN-GBM, of an automated method, not "
         "corrected (automated_segm)",
-        "1 files take no part: automated masks beside ones corrected by hand",
+        "1 file takes no part: automated masks beside ones corrected by hand",
     )
     assert "35 other scans take no part" in found.notes[3]
     assert found.notes[4] == "2 scans take no part: UPENN-GBM has no masks of them"
@@ -178,7 +178,7 @@ def test_brats_2024_has_the_resection_cavity_as_a_class_of_its_own(tmp_path):
     assert (found.with_cavity, found.cavities) == (3, ())
     check_subject(found.subjects[0], 0)
     check_subject(found.subjects[1], 1, labels=with_cavity(1))
-    assert found.notes[0] == ("1 masks are read as brats2023 (1 NCR, 2 ED, 3 ET), by their names: BraTS-GLI (glioma)")
+    assert found.notes[0] == ("1 mask is read as brats2023 (1 NCR, 2 ED, 3 ET), by their names: BraTS-GLI (glioma)")
     assert "3 masks are read as brats2024 (1 NCR, 2 ED, 3 ET, 4 RC), by their names" in found.notes[1]
     assert audit(found, n_jobs=2).problems == ()
 
@@ -224,7 +224,7 @@ def test_brats_africa_says_which_subjects_have_no_glioma(tmp_path):
     check_subject(found.subjects[2], 2)
     assert found.notes == (
         "2 masks are read as brats2023 (1 NCR, 2 ED, 3 ET), by their names: BraTS-SSA (Sub-Saharan Africa)",
-        "1 masks are read as brats2023 (1 NCR, 2 ED, 3 ET), by their names: BraTS-SSA (Sub-Saharan Africa), "
+        "1 mask is read as brats2023 (1 NCR, 2 ED, 3 ET), by their names: BraTS-SSA (Sub-Saharan Africa), "
         "in OtherNeoplasms: no gliomas",
     )
 

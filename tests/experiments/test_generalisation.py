@@ -200,7 +200,7 @@ def test_another_time_point_of_a_training_patient_is_a_leak_and_an_equal_number_
     write_subject(data, "case_2", 300)
     options = CohortOptions(data=data, prepared=tmp_path / "prepared", jobs=1)
     score_on(run, options)
-    assert "1 subjects have ids of the training's but other scans" in capsys.readouterr().err
+    assert "1 subject has an id of the training's but other scans" in capsys.readouterr().err
     images, labels = make_subject(301)
     folder = tmp_path / "later" / "BraTS-GLI-00007-001"
     folder.mkdir(parents=True)

@@ -133,7 +133,7 @@ def test_a_damaged_subject_beside_cavities_is_still_a_bad_one(tmp_path):
     mask = nib.load(file)
     nib.save(nib.Nifti1Image(np.where(np.asarray(mask.dataobj) == 2, 9, 0).astype(np.uint8), mask.affine), file)
     with (
-        pytest.raises(SystemExit, match=r"1 subjects cannot be used:\n.*00012-100: mask values \[9\]"),
+        pytest.raises(SystemExit, match=r"1 subject cannot be used:\n.*00012-100: mask values \[9\]"),
         study("stub", options_for(tmp_path, data, cavity="leave-out"), Stub()),
     ):
         pass

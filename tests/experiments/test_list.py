@@ -1,12 +1,14 @@
 """The commands by one name, the list of what they have come to, and two runs side by side."""
 
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from common.files import write_json
+from common.runs import version
 from experiments import __main__ as listing
 from experiments import diff
 from experiments.base import console
@@ -83,6 +85,21 @@ def test_one_name_for_all_commands(monkeypatch, capsys):
         run("status", "--help")
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("usage: python -m experiments.status")
+    run("--version")
+    assert capsys.readouterr().out == f"glioma-suite {version()}\n"
+    with pytest.raises(SystemExit, match="error: expected --completion bash or zsh, received fish"):
+        run("--completion", "fish")
+
+
+@pytest.mark.parametrize("words", ["", "list"])
+def test_a_reader_that_stops_reading_ends_the_command_silently(words):
+    call = f"import sys; sys.argv[1:] = {words.split()}; from experiments.base.console import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    ) as command:
+        command.stdout.close()  # before anything was written
+        assert command.stderr.read() == ""
+    assert command.returncode == 128 + signal.SIGPIPE
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
@@ -91,6 +108,7 @@ def test_a_shell_completes_commands_their_options_and_files(monkeypatch, capsys)
     monkeypatch.setattr(sys, "argv", ["glioma-suite", console.COMPLETION])
     console.main()
     script = capsys.readouterr().out
+    assert "#   echo 'source ~/.glioma-suite.bash' >> ~/.bashrc" in script
 
     def completed(*words):
         typed = f"COMP_WORDS=(glioma-suite {' '.join(map(repr, words))}); COMP_CWORD={len(words)}"

@@ -22,6 +22,7 @@ from experiments import (
 from experiments.base.engines import run as processes
 from experiments.base.trainings import State
 from experiments.mgmt import study
+from tests.columns import columns, documented
 from tests.experiments.conftest import N_PATIENTS, here
 
 SMALL = ("--image-size", "32", "32", "--filters", "4", "--epochs", "2", "--images", "5", "--batch-size", "4")
@@ -99,6 +100,12 @@ def test_ensemble_is_scored_on_patients_that_nothing_was_chosen_on(ensemble):
     assert (found["ensemble__accuracy"]["low"], found["ensemble__accuracy"]["high"]) == pytest.approx(tuple(exact))
     assert found["ensemble__auc"]["reported"] == 0.665
     assert not any(row["synthetic"] for row in found.values())
+
+
+def test_columns_are_those_that_the_documentation_has(ensemble):
+    assert columns(ensemble / "data.json") <= documented("data.json")
+    assert columns(ensemble / "FLAIR" / "data.json") <= documented("data.json")
+    assert columns(ensemble / "FLAIR" / "history.csv") <= documented("history.csv")
 
 
 def test_every_result_of_the_report_is_there(ensemble):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.cohorts import write_subject
+from tests.columns import columns, documented
 from tests.experiments.conftest import TINY
 
 pytest.importorskip("torch")
@@ -33,6 +34,11 @@ def test_one_command_leaves_a_table_and_a_whole_run_folder(finished, run_module,
         "summary.json", "checkpoints/best.pt", "checkpoints/last.pt", "checkpoints/last.ckpt", "figures/overlays.png",
         "figures/history.png",
     }  # fmt: skip
+
+    for name in ("cases.csv", "scores.csv", "history.csv", "data.json"):
+        assert columns(folder / name) <= documented(name)
+    of_others = {"method", "change", "fold", *(name for name in documented("cases.csv") if name.endswith("_RC"))}
+    assert documented("cases.csv") - columns(folder / "cases.csv") == of_others
 
     summary = {line["key"]: line for line in json.loads((folder / "summary.json").read_text())}
     cases, split = pd.read_csv(folder / "cases.csv"), json.loads((folder / "split.json").read_text())

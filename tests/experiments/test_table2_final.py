@@ -14,6 +14,7 @@ from experiments import table1_variations, table2_final
 from experiments.base.results import reported
 from experiments.table2_final import DEMO, PAPER, FinalOptions
 from segresnet_monai.config import Config
+from tests.columns import columns, documented
 from tests.experiments.conftest import TINY, here
 
 MODULE = "experiments.table2_final"
@@ -93,6 +94,7 @@ def test_one_command_scores_both_parts_and_others_repeat_nothing(command, tmp_pa
         "seed0/config.json", "seed0/figures/history.png", "seed0/summary.json",
         *(f"seed0/{part}/{name}" for part in PARTS for name in ("cases.csv", "scores.csv", "figures/overlays.png")),
     }  # fmt: skip
+    assert columns(folder / "scores.csv") <= documented("scores.csv")
     split = json.loads((folder / "split.json").read_text())
     for part in PARTS:
         cases = {path.name for path in (folder / "seed0" / part / "predictions").iterdir()}

@@ -132,7 +132,7 @@ def test_the_command_names_whom_it_could_not_convert(tmp_path, unmoved, monkeypa
     (tmp_path / "in" / "B").mkdir()
     options = ["--data", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--brain-mask"]
     monkeypatch.setattr(sys, "argv", ["from_dicom", *options, "none"])
-    with pytest.raises(SystemExit, match=r"1 patients could not be converted:\n  B: .*expected DICOM images"):
+    with pytest.raises(SystemExit, match=r"1 patient could not be converted:\n  B: .*expected DICOM images"):
         from_dicom.main()
     assert "patients in" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["from_dicom", *options, "hd-bat"])

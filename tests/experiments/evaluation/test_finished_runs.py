@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 import pytest
 
-from common.files import write_json
+from common.files import read_json, write_json
 from common.runs import RunError
 from common.scoring import summarise
 from experiments.base.options import Refused
@@ -46,6 +46,9 @@ def test_two_runs_are_compared_by_their_own_scores_and_folds_are_pooled(data, op
     printed = capsys.readouterr().out
     assert "all 4 cases" in printed  # the fifth was not tested
     assert "folds - a-whole" in printed
+    assert "a run of the suite (table1_baseline), trained on 1 of these patients and chosen by 0; each label" in printed
+    assert "2 folds of the suite (table1_baseline), trained on 5 of these patients" in printed
+    assert "1 patient takes no part, for a network compared here has seen them: BraTS_004" in printed
 
 
 def test_runs_beside_a_folder_on_the_cases_that_they_have_tested(data, options, tmp_path):
@@ -63,6 +66,9 @@ def test_runs_beside_a_folder_on_the_cases_that_they_have_tested(data, options, 
         )
     )
     assert pd.read_csv(folder / "cases.csv")["case"].tolist() == ["BraTS_001"] * 2
+    described = read_json(folder / "data.json", dict)
+    assert described["seen"] == ["BraTS_002", "BraTS_003", "BraTS_004"]
+    assert described["methods"]["theirs"]["training"].startswith("its training is not known to the suite")
 
 
 def test_other_scans_unfinished_runs_and_equal_names_are_refused(data, options, tmp_path):

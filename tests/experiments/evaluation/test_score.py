@@ -26,6 +26,7 @@ from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions
 from experiments.evaluation.ranking import RANKED, ranking
 from tests.cohorts import write_cohort
+from tests.columns import columns, documented
 from tests.layouts import write_2023
 
 N = 4
@@ -158,6 +159,11 @@ def test_differences_are_of_pairs_and_adjusted_together(finished):
     assert row["p_holm"] == min(1, row["p"] * rows["p"].notna().sum())
 
 
+def test_columns_are_those_that_the_documentation_has(finished):
+    for name in ("cases.csv", "scores.csv", "data.json"):
+        assert columns(finished / name) <= documented(name)
+
+
 def test_every_case_lesion_table_and_picture_is_there(finished, capsys):
     assert pd.read_csv(finished / "cases.csv").groupby("method").size().to_dict() == dict.fromkeys(
         ("truth", "nnunet", "other"), N
@@ -188,7 +194,7 @@ def test_every_case_lesion_table_and_picture_is_there(finished, capsys):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"convention": ()}, "ids like BraTS_000 do not say which collection.*--convention.*other=brats2018"),
+        ({"convention": ()}, "ids like BraTS_000 do not say which collection.*: --convention other=brats2023 "),
         ({"convention": ("other=msd", "nnunet=brats2023")}, "dataset.json: says msd .* contradicts"),
         ({"convention": ("other=brats",)}, "expected --convention other= one of"),
         ({"convention": ("other=brats2023", "nobody=msd")}, "of a method that --predictions names, received nobody"),
@@ -208,7 +214,7 @@ def test_plain_names_without_a_table_name_the_readings_of_their_values(options, 
     for file in (sets / "nnunet").glob("*.nii.gz"):
         (tmp_path / "bare").mkdir(exist_ok=True)
         (tmp_path / "bare" / file.name).symlink_to(file)
-    with pytest.raises(Refused, match=r"could be read as brats2023 .* or msd .*--convention.*bare=brats2018"):
+    with pytest.raises(Refused, match=r"could be read as brats2023 .* or msd .*--convention bare=brats2023 "):
         evaluate(options(predictions=(f"bare={tmp_path / 'bare'}",), convention=()))
     folder = evaluate(options(predictions=(f"bare={tmp_path / 'bare'}",), convention=("bare=brats2023",)))
     (note,) = json.loads((folder / "data.json").read_text())["notes"]
@@ -222,7 +228,7 @@ def test_plain_names_without_a_table_name_the_readings_of_their_values(options, 
         ("maps/predictions.json", "brats2023", "brats2023 (1 NCR, 2 ED, 3 ET), by predictions.json"),
         ("dataset.json", {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}, None),
         ("maps/dataset.json", {"background": 0, "tumour": 1}, "'tumour' is not a known name"),
-        ("maps/predictions.json", "others", "--convention.*a=brats2018"),
+        ("maps/predictions.json", "others", "--convention a=brats2023 "),
         ("labelsTs/dataset.json", {"WT": [1, 2, 3], "TC": [2, 3], "ET": 3}, "msd (1 ED, 2 NCR, 3 ET), by dataset.json"),
     ],
 )
@@ -287,6 +293,31 @@ def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, 
     assert all(said in table.read_text() for table in tables)
 
 
+def test_what_is_wrong_with_several_methods_is_said_at_once(options, sets, tmp_path):
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "BraTS_000_seg.nii.gz").symlink_to(sets / "truth" / "BraTS_000_seg.nii.gz")
+    given = (f"few={tmp_path / 'few'}", "gone=nowhere", f"other={sets / 'other'}")
+    with pytest.raises(Refused, match=r"(?s)nowhere: .*gone's label maps.*--convention other=.*missing:\n  few: BraTS"):
+        evaluate(options(predictions=given, convention=()))
+
+
+def test_a_path_with_id_in_place_of_the_case_names_its_label_maps(sets, tmp_path):
+    for case in ("BraTS_000", "BraTS_001", "stranger"):
+        for name in ("seg.nii.gz", f"{case}.nii.gz", f"{case}-flair.nii.gz"):
+            (tmp_path / "maps" / case).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "maps" / case / name).symlink_to(sets / "truth" / "BraTS_000_seg.nii.gz")
+    cases = ("BraTS_000", "BraTS_001")
+    found = label_maps.find("a", tmp_path / "maps" / "{id}" / "seg.nii.gz", cases, "brats2018")
+    assert found.files == {case: tmp_path / "maps" / case / "seg.nii.gz" for case in cases}
+    assert (found.surplus, found.scans) == (("stranger/seg.nii.gz",), 6)
+    twice = label_maps.find("a", tmp_path / "maps" / "{id}" / "{id}.nii.gz", cases, "brats2018")
+    assert twice.files == {case: tmp_path / "maps" / case / f"{case}.nii.gz" for case in cases}
+    with pytest.raises(Refused, match=r"the cohort's cases \(.*/BraTS_000/pred.nii.gz\), found 9 other files"):
+        label_maps.find("a", tmp_path / "maps" / "{id}" / "pred.nii.gz", cases, "brats2018")
+    with pytest.raises(Refused, match=r"to end in \.nii or \.nii\.gz"):
+        label_maps.find("a", tmp_path / "maps" / "{id}", cases, "brats2018")
+
+
 def test_two_label_maps_of_one_case_are_refused(options, sets, tmp_path):
     for place in ("a", "b"):
         (tmp_path / "two" / place).mkdir(parents=True)
@@ -311,7 +342,7 @@ def test_bad_label_maps_are_all_named_and_what_was_scored_stays(options, sets, t
     assert set(pd.read_csv(folder / "cases.csv")["case"]) == {"BraTS_000", "BraTS_003"}
     printed = capsys.readouterr().out
     assert "2 of 4 cases; empty masks" in printed
-    assert "left out: 2:" in printed
+    assert "left out because they cannot be used: 2:" in printed
     with pytest.raises(Refused, match="2 cases cannot be used"):
         evaluate(asked)
 
@@ -460,6 +491,16 @@ def test_several_processes_give_the_same(options, finished, tmp_path):
 
 
 # The ranking ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_share_of_resamples_is_not_shown_of_fewer_than_three_cases(options, capsys):
+    folder = evaluate(options(max_subjects=2))
+    printed = capsys.readouterr().out
+    assert "first in" not in printed
+    assert "how often each would be first with other patients is not said of fewer than 3 cases" in printed
+    found = values(folder)
+    assert "score.truth__rank" in found
+    assert "score.truth__first" not in found
 
 
 def test_ranks_are_within_cases_and_stability_is_the_share_of_resamples():

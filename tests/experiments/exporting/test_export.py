@@ -15,15 +15,15 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from common.cohort import find_subjects  # noqa: E402
-from common.exported import Exported  # noqa: E402
+from common.exported import Agreement, Exported  # noqa: E402
 from common.files import write_csv, write_json  # noqa: E402
 from common.recipe import Recipe  # noqa: E402
 from common.regions import Decision  # noqa: E402
 from common.runs import Run, RunError, RunInUseError  # noqa: E402
 from experiments.base.options import Refused  # noqa: E402
 from experiments.export import Arguments, export  # noqa: E402
+from experiments.exporting import card, files, source, trackers  # noqa: E402
 from experiments.exporting import cohort as nnunet  # noqa: E402
-from experiments.exporting import files, source, trackers  # noqa: E402
 from segresnet_monai import bundle  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.export import load_onnx  # noqa: E402
@@ -107,6 +107,37 @@ def test_two_networks_are_one_file_that_predict_takes_and_that_segments_as_they_
     assert "| dice_WT | 0.812 | 0.750 to 0.875 | 4 |" in card
     assert "Not a medical device" in card
     assert [path.name for path in exported.parents[1].iterdir()] == ["out"]
+
+
+def test_the_card_of_a_network_of_phantoms_says_that_it_is_of_no_use_on_patients(ensemble):
+    own = source.read(ensemble)
+    phantoms = replace(own, about=own.about | {"synthetic": True})
+    agreement = Agreement(difference=1e-6, difference_from_run=1e-6, seconds=1.0, seconds_of_run=1.0)
+    text = card.text(phantoms, "onnx", agreement)
+    for part in ("# table1_baseline", "## Intended use", "## Limits"):
+        assert (
+            "seen synthetic phantoms only and is of no use on patients" in text.partition(part)[2].partition("\n## ")[0]
+        )
+    assert "Trained on adults" not in text
+    assert "Trained on adults" in card.text(own, "onnx", agreement)
+
+
+@pytest.mark.parametrize("to", ["onnx", "nnunet-dataset"])
+def test_what_is_no_run_of_a_network_is_named_with_what_can_be_exported(tmp_path, to):
+    def refused(folder, said):
+        with pytest.raises(RunError, match=said):
+            export(Arguments(run=folder, to=to, output=tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
+    refused(tmp_path / "gone", "gone: expected the run of a network, found no run$")
+    write_json(tmp_path / "score" / "config.json", {"experiment": "score", "options": {}})
+    refused(tmp_path / "score", "found one of score, which keeps none; mlflow and wandb take such a run too")
+    write_run(tmp_path / "table" / "rows" / "one", TINY)
+    refused(tmp_path / "table", "found no run; networks lie below it, in rows/one$")
+    write_json(tmp_path / "table" / "config.json", {"experiment": "t", "options": {}, "model": {"baseline": {}}})
+    refused(
+        tmp_path / "table", "expected the settings of a SegResNet .* found others; networks lie below it, in rows/one"
+    )
 
 
 def test_other_programs_read_an_onnx_files_settings(exported):

@@ -19,7 +19,7 @@ from experiments.base import results
 from experiments.drawing import scans as drawn_scans
 from experiments.drawing import style
 from experiments.figures import __main__ as command
-from experiments.figures import classification, curves, scans, segmentation, series
+from experiments.figures import classification, curves, numbered, scans, segmentation, series
 from experiments.figures.sources import MissingError, Sources
 from experiments.segmentation import label_size
 from mgmt_classifier.config import Config
@@ -169,9 +169,9 @@ def test_every_figure_is_there_exactly_once_as_vector_and_png(drawn):
         assert entry["synthetic"] == (entry["number"] in (13, 16, 17, 18))
 
 
-@pytest.mark.parametrize("number", list(command.FIGURES))
+@pytest.mark.parametrize("number", list(numbered.FIGURES))
 def test_no_text_leaves_its_figure_and_synthetic_data_are_named_on_it(work, number):
-    drawing = command.FIGURES[number][1](sources(work))
+    drawing = numbered.FIGURES[number][1](sources(work))
     figure = drawing.figure
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -255,7 +255,7 @@ def test_a_damaged_run_is_a_reason_and_not_a_traceback(work, tmp_path, file, con
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(MissingError, match=reason) as caught:
-        command.FIGURES[number][1](sources(work, runs=runs))
+        numbered.FIGURES[number][1](sources(work, runs=runs))
     assert caught.value.command.startswith(f"python -m experiments.{file.partition('/')[0]} --data ")
     assert caught.value.command.endswith(" --fresh")
 
@@ -265,7 +265,7 @@ def test_scans_that_have_changed_or_gone_are_not_shown_under_another_s_predictio
     runs = shutil.copytree(work / "runs", tmp_path / "runs")
     data = json.loads((runs / "unet3d" / "demo-x" / "data.json").read_text())
     (runs / "unet3d" / "demo-x" / "data.json").write_text(json.dumps(data | {"folder": str(tmp_path / "gone")}))
-    show = command.FIGURES[7][1]
+    show = numbered.FIGURES[7][1]
     with pytest.raises(MissingError, match="gone, which are not there; --data names them"):
         show(sources(work, runs=runs, data=None))
     assert "for the best, median and worst of 3 test cases" in show(sources(work, runs=runs, data=moved)).caption
@@ -311,7 +311,7 @@ def test_what_is_drawn_of_the_series(work):
     opened = sources(work)
     _, found, skipped = series.first_readable(opened, series.CONTRASTS)
     assert (skipped, len(found["T2w"].images), found["T1wCE"].blank) == (1, 34, 3)
-    assert "1 patients before it" in series.t1wce_images(opened).caption
+    assert "1 patient before it has" in series.t1wce_images(opened).caption
     choice, compared = series.farthest_choice(opened, Config(slices="tumour", images=31))
     assert (choice.patient.id, compared) == ("00002", 1)  # the first patient has six images
     images = found["FLAIR"].images
@@ -371,7 +371,8 @@ def test_the_command_draws_and_says_what_is_missing_and_ends_well(work, run_modu
 
 def test_importing_the_figures_loads_no_framework():
     frameworks = {"torch", "tensorflow", "keras", "jax", "monai", "lightning"}
-    program = f"import sys, experiments.figures.__main__; print(sorted(set(sys.modules) & {frameworks}))"
+    modules = "sys, experiments.figures.__main__, experiments.figures.numbered"
+    program = f"import {modules}; print(sorted(set(sys.modules) & {frameworks}))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     )

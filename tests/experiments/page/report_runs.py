@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,8 @@ from matplotlib.image import imsave
 from common import nifti
 from common.cohort import find_subjects
 from common.files import write_csv, write_json, write_text
-from experiments import report
 from experiments.base.results import Result, as_rows, reported
-from experiments.page import content, viewer
+from experiments.page import content, html, viewer
 
 
 def write_run(runs: Path, experiment: str, results: list[Result], *, name: str = "demo", **files: object) -> Path:
@@ -83,9 +83,9 @@ def write_picture(path: Path, *, size: int = 8) -> Path:
     return path
 
 
-def page_of(runs_folder, figures=Path("no figures")):
-    found = content.gather(runs_folder, figures)
-    return report.page(found, viewer.viewers(runs_folder), made=datetime(2026, 3, 4, 5, 6, tzinfo=UTC))
+def page_of(runs_folder, figures=Path("no figures"), presets=MappingProxyType({})):
+    found = content.gather(runs_folder, figures, presets)
+    return html.page(found, viewer.viewers(runs_folder), made=datetime(2026, 3, 4, 5, 6, tzinfo=UTC))
 
 
 def result(reported=None, value=0.5, low=None, high=None, *, synthetic=False, key="e.r", n=9):

@@ -2,6 +2,7 @@
 
 import io
 from base64 import b64decode
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,11 +10,12 @@ import PIL.Image
 import pytest
 from matplotlib.image import imsave
 
-from common.files import write_json, write_text
+from common.files import plain, write_json, write_text
 from experiments.base import runs
 from experiments.base.results import reported
 from experiments.page import cases, content, pictures, reading, rows, tables
 from experiments.page.headlines import NAMED
+from experiments.table1_baseline import PAPER
 from tests.experiments.conftest import ROOT
 from tests.experiments.page.report_runs import everything, page_of, result, write_picture, write_predictions, write_run
 
@@ -132,6 +134,43 @@ def test_data_split_and_who_was_left_out_are_said(tmp_path):
         "2 left out because they cannot be used: A: no mask; B: empty. "
         "1 excluded before the split with less than 1 % labelled: C. Empty masks are scored by the policy “ignore”."
     )
+
+
+def test_what_stands_behind_a_table_and_who_was_tested_is_said(tmp_path):
+    options = {"preset": "demo", "split_seed": 3, "changed": ["epochs=2"]}
+    config = {"options": options, "model": plain(asdict(replace(PAPER, epochs=2, seed=1)))}
+    write_run(tmp_path, "table1_baseline", everything("table1_baseline"), config=config)
+    presets = {"table1_baseline": PAPER}
+    found = {each.name: each for each in content.gather(tmp_path, tmp_path, presets).experiments}["table1_baseline"]
+    assert found.basis == (
+        "Preset demo, 5 synthetic patients; settings other than the preset's: epochs=2, split_seed=3; other than the "
+        "report's preset's: 2"
+    )
+    html = page_of(tmp_path, presets=presets)
+    page = Page(html)
+    rows = page.tables["table1_baseline: every setting that is not the report's preset's"]
+    assert rows[1:] == [["epochs", "300", "2"], ["seed", "0", "1"]]
+    assert found.basis in " ".join(page.text)
+    assert "2 test patients, and seeds" in html
+    assert '<p class="small">e, f</p>' in html
+    for kind in ("csv", "latex", "md"):
+        (path,) = [
+            path for path in tables.write(content.gather(tmp_path, tmp_path), tmp_path, kind) if "1_base" in path.name
+        ]
+        assert "Preset demo, 5 synthetic patients; settings other than the preset" in path.read_text()
+
+
+def test_of_compared_methods_the_page_says_what_made_them_and_who_took_no_part(tmp_path):
+    methods = {"ours": {"training": "a run of the suite"}, "theirs": {"training": "its training is not known"}}
+    data = {"folder": "x", "synthetic": False, "left_out": [], "methods": methods, "seen": ["c", "d"]}
+    split = {"train": [], "validation": [], "test": ["a", "b"]}
+    write_run(tmp_path, "score", [result(key="score.ours__mean_dice")], data=data, split=split)
+    found = {each.name: each for each in content.gather(tmp_path, tmp_path).experiments}["score"]
+    said = " ".join(found.data)
+    assert "ours: a run of the suite. theirs: its training is not known." in said
+    assert "2 patients take no part, for a network compared here has seen them: c, d." in said
+    assert "Cases compared: 2." in said
+    assert "Nobody was left out" not in said
 
 
 def test_what_comes_from_files_cannot_become_markup(tmp_path):

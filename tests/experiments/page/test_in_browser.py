@@ -8,9 +8,8 @@ import pytest
 
 from common.files import write_json, write_text
 from common.picture import CLASS_COLOURS
-from experiments import report
 from experiments.base.results import Result, reported
-from experiments.page import content, viewer
+from experiments.page import content, html, viewer
 from tests.experiments.page.report_runs import everything, write_picture, write_predictions, write_run
 
 WIDTHS = (360, 768, 1280)
@@ -106,7 +105,7 @@ def written(tmp_path_factory, cohort):
     write_json(figures / "figures.json", [*entries, drawn | missing])
     path = folder / "index.html"
     found = content.gather(runs, figures)
-    write_text(path, report.page(found, viewer.viewers(runs), made=datetime(2026, 3, 4, tzinfo=UTC)))
+    write_text(path, html.page(found, viewer.viewers(runs), made=datetime(2026, 3, 4, tzinfo=UTC)))
     return path
 
 

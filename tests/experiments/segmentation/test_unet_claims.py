@@ -53,7 +53,7 @@ def by_name(found):
 
 @pytest.mark.parametrize(("checkpoint", "used"), [("best", 2), ("last", 3)])
 def test_training_is_read_off_the_history(study, checkpoint, used):
-    found = by_name(training(study, SimpleNamespace(checkpoint=checkpoint)))
+    found = by_name(training(study, SimpleNamespace(checkpoint=checkpoint, crop_voxels=None)))
     assert (found["optimum_epoch"].value, found["optimum_epoch"].reported, found["optimum_epoch"].n) == (2, 22, 3)
     assert (found["weights_epoch"].value, found["weights_epoch"].reported) == (used, 21)
     assert found["overfitting"].value == "validation loss ends at 1.25 x its lowest"  # 0.5 / 0.4
@@ -63,6 +63,17 @@ def test_training_is_read_off_the_history(study, checkpoint, used):
     assert (found["accuracy"].value, found["accuracy"].n) == (HISTORY[used - 1][4], 2)
     assert (found["train_accuracy"].value, found["train_accuracy"].n) == (HISTORY[used - 1][2], 4)
     assert found["background_accuracy"].value == pytest.approx(0.97)
+
+
+@pytest.mark.parametrize(("checkpoint", "used"), [("best", 2), ("last", 4)])
+def test_of_random_crops_the_epoch_is_that_of_the_best_scoring(tmp_path, checkpoint, used):
+    history = History(tmp_path / "history.csv")
+    for epoch, scored in enumerate((None, 0.7, None, 0.6), start=1):
+        history.append({"epoch": epoch, "loss": 1 / epoch, "validation_mean_dice": scored})
+    run = SimpleNamespace(folder=tmp_path, history=history)
+    config = SimpleNamespace(checkpoint=checkpoint, crop_voxels=(16, 16, 16))
+    found = by_name(training(Study(run=run), config))
+    assert {name: (claim.value, claim.n) for name, claim in found.items()} == {"weights_epoch": (used, 4)}
 
 
 def test_both_readings_of_the_standard_deviation(study):

@@ -1,0 +1,73 @@
+"""What a run was made from, in sentences: its data, whose weights it started from, and the preset behind its table."""
+
+from collections.abc import Mapping, Sequence
+
+from common.words import plural
+from experiments.base import runs
+from experiments.page.settings import Difference
+
+
+def basis(found: runs.Found, config: Mapping, apart: Sequence[Difference] | None) -> str:
+    """What stands behind a finished run's numbers, in a line; empty of a run without a preset.
+
+    apart: settings that are not those of the report's preset; None where it is not known.
+    """
+    options = config.get("options", {})
+    if not found.results or options.get("preset") is None:
+        return ""
+    n = max(result.n for result in found.results)
+    kind = "synthetic patient" if any(result.synthetic for result in found.results) else "patient"
+    changed = ", ".join(runs.changed(found.folder)) or ("none" if "changed" in options else "not known")
+    said = f"Preset {options['preset']}, {plural(n, kind)}; settings other than the preset's: {changed}"
+    return said if apart is None else f"{said}; other than the report's preset's: {len(apart)}"
+
+
+def fine_tuned(config: Mapping) -> str:
+    """Whose weights a training started from, as its config.json says."""
+    start = config.get("start")
+    return "" if start is None else f"{start['run']} (weights {start['digest']})"
+
+
+def data(config: Mapping, described: Mapping, parts: tuple[int, ...]) -> tuple[str, ...]:
+    """Sentences: which data, how it was split, who was left out."""
+    options = config.get("options", {})
+    said = []
+    if "folder" in described:
+        synthetic = described.get("synthetic", False)
+        kind = "embedded synthetic patients" if synthetic else "real patients"
+        effect = f", planted effect {options['effect']:g}" if synthetic and "effect" in options else ""
+        layout = f" ({described['layout']})" if "layout" in described else ""
+        preset = f"; preset {options['preset']}" if "preset" in options else ""
+        said.append(f"Data: {kind} in {described['folder']}{layout}{effect}{preset}.")
+    elif "data" in options:  # folds pooled
+        said.append(f"Data: {'embedded synthetic patients' if options['data'] is None else options['data']}.")
+    if described.get("mgmt_folder"):
+        said.append(f"MGMT data: {described['mgmt_folder']}.")
+    if "ensemble" in described:
+        said.append(f"Data and models: those of the run {described['ensemble']}.")
+    methods = described.get("methods", {})
+    said += [f"{method}: {each['training']}." for method, each in methods.items() if "training" in each]
+    if seen := described.get("seen") if methods else ():
+        who = plural(len(seen), "patient takes", "patients take")
+        said.append(f"{who} no part, for a network compared here has seen them: {', '.join(seen)}.")
+    if methods and parts:
+        said.append(f"Cases compared: {parts[2]}.")
+    elif parts:
+        said.append(f"Split: {parts[0]} training, {parts[1]} validation, {parts[2]} test patients.")
+    for what, ids in (
+        ("left out because they cannot be used", described.get("left_out", ())),
+        ("left out as doubtful", described.get("left_out_doubtful", ())),
+        ("with a label but no images", described.get("without_images", ())),
+        ("with images but no label", described.get("without_label", ())),
+    ):
+        if ids:
+            said.append(f"{len(ids)} {what}: {'; '.join(ids)}.")
+    if parts and not methods and not described.get("left_out"):
+        said.append("Nobody was left out.")
+    if minimum := described.get("excluded", {}).get("minimum_mask_fraction"):
+        excluded = described["excluded"]["labelled_fraction"]
+        who = f": {', '.join(excluded)}" if excluded else ""
+        said.append(f"{len(excluded)} excluded before the split with less than {100 * minimum:g} % labelled{who}.")
+    if "empty_masks" in options:
+        said.append(f"Empty masks are scored by the policy “{options['empty_masks']}”.")
+    return tuple(said)
