@@ -67,13 +67,15 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
     cohort = find_subjects(data, layout=arguments.layout, masks=False)
     for note in (*run_notes(arguments.run, trained.recipe), *cohort.notes):
         print(f"note: {note}", file=sys.stderr)
+    mark = synthetic_mark(arguments.run)
     record = {
         "run": str(arguments.run),
         "network": _fingerprint(arguments.run),
         "labels": arguments.labels,
+        "synthetic": bool(mark),
         "cases": read_json(output / RECORD, dict)["cases"] if (output / RECORD).exists() else {},
     }
-    problems, mark = list(cohort.incomplete), synthetic_mark(arguments.run)
+    problems = list(cohort.incomplete)
     for subject in counted(cohort.subjects, "segmenting", total=len(cohort.subjects), unit="patient"):
         file = output / f"{file_stem(subject.id)}.nii.gz"
         picture = output / f"{file_stem(subject.id)}.png"

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import matplotlib
-import matplotlib.image
 import nibabel as nib
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -23,6 +24,8 @@ CLASS_COLOURS = {"NCR": "#d55e00", "ED": "#56b4e9", "ET": "#f0e442"}
 """The classes, on grey scans and on white paper; Okabe and Ito's."""
 PROGRESS = "validation.png"
 """Of a run's figures: one fixed subject as the last validation saw it."""
+PROGRESS_SCALE, PROGRESS_LINE = 2, 16
+"""Pixels of a voxel there, and of a line of words."""
 BodyPlane = Literal["axial", "coronal", "sagittal"]
 ROWS_AND_COLUMNS: dict[BodyPlane, str] = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}
 """Where rows and columns run to in a plane's picture: posterior, inferior, left."""
@@ -132,7 +135,7 @@ def _most_crossed(labels: np.ndarray) -> int:
 def draw_progress(path: Path, volume: Volume, labels: np.ndarray) -> None:
     """Write a PNG of one prepared subject: the truth above, a prediction below, in three planes through the truth.
 
-    labels: predicted classes uint8 (x, y, z) of the volume's box. Made of voxels alone, in milliseconds, for it is
+    labels: predicted classes uint8 (x, y, z) of the volume's box. Made without plotting, in milliseconds, for it is
     drawn after every validation.
     """
     image, truth = volume.image()[0], volume.labels()
@@ -145,9 +148,19 @@ def draw_progress(path: Path, volume: Volume, labels: np.ndarray) -> None:
         for row, shown in zip(rows, (wanted, found), strict=True):
             row.append(overlay(grey[position], shown[position]))
     size = max(max(picture.shape[:2]) for picture in rows[0])
-    squares = [np.concatenate([_padded(picture, size) for picture in row], axis=1) for row in rows]
+    side = PROGRESS_SCALE * size
+    page = PIL.Image.new("RGB", (side * len(THROUGH), (side + PROGRESS_LINE) * len(rows) + PROGRESS_LINE))
+    draw = PIL.ImageDraw.Draw(page)
+    for top, word, row in zip((0, side + PROGRESS_LINE), ("truth", "prediction"), rows, strict=True):
+        for number, (plane, picture) in enumerate(zip(THROUGH, row, strict=True)):
+            draw.text((side * number + 3, top + 2), f"{word}, {plane}")
+            square = np.rint(255 * _padded(picture, size)).astype(np.uint8)
+            shown = PIL.Image.fromarray(square.repeat(PROGRESS_SCALE, axis=0).repeat(PROGRESS_SCALE, axis=1))
+            page.paste(shown, (side * number, top + PROGRESS_LINE))
+    for number, (name, colour) in enumerate(CLASS_COLOURS.items()):
+        draw.text((3 + 40 * number, page.height - PROGRESS_LINE + 2), name, fill=colour)
     with atomic_path(path, flush=False) as temporary:
-        matplotlib.image.imsave(temporary, np.kron(np.concatenate(squares), np.ones((2, 2, 1))), format="png")
+        page.save(temporary, format="png")
 
 
 def _padded(picture: np.ndarray, size: int) -> np.ndarray:

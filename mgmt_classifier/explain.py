@@ -98,7 +98,7 @@ def draw(path: Path, panels: Sequence[Panel], *, title: str) -> None:
         heat = panel.saliency[shown]
         row[1].imshow(heat, cmap=COLOURS, vmin=0, vmax=1, alpha=0.7 * heat)
         row[0].set_title(panel.title, loc="left", fontsize=10, parse_math=False)
-        row[1].set_title(f"image {panel.positions[shown] + 1}", loc="left", fontsize=10)
+        row[1].set_title(f"image {panel.positions[shown] + 1} with the evidence", loc="left", fontsize=10)
     bar = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), COLOURS)
     figure.colorbar(bar, ax=figure.axes, shrink=0.6, label="GradCAM++: evidence for methylation, relative")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)

@@ -15,7 +15,6 @@ from common.dicom.series import Plane, plane_of
 from common.nifti import to_axes
 from common.picture import OPPOSITE, ROWS_AND_COLUMNS, THROUGH, View, cut, overlay, spacing_along, window
 from common.subject import Subject
-from common.words import plural
 from experiments.drawing.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, save_for_screen, styled
 
 MARGIN = 4
@@ -146,9 +145,7 @@ def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, 
         (f"{rank}: {case['case']}", slices[case["case"]], case)
         for rank, case in ((rank, order.iloc[position]) for position, rank in chosen(len(order)).items())
     ]
-    of = plural(len(order), "case")
-    shown = " and ".join(", ".join(chosen(len(order)).values()).rsplit(", ", 1)).capitalize()
-    text = f"{shown} of {of} by mean Dice of {', '.join(RANK_BY)}"
+    text = f"{which(list(chosen(len(order)).values()), len(order))}, by mean Dice of {', '.join(RANK_BY)}"
     save_for_screen(truth_and_prediction(rows, text=text, synthetic=synthetic), path)
 
 
@@ -162,6 +159,13 @@ def chosen(n: int) -> dict[int, str]:
     """Position -> rank among n cases, best first; of an even number the median is the better one of the two."""
     places = {(n - 1) // 2: "median", n - 1: "worst", 0: "best"}  # of few cases one has several ranks
     return {position: places[position] for position in sorted(places) if 0 <= position < n}
+
+
+def which(ranks: Sequence[str], n: int) -> str:
+    """The cases of these ranks among n, in words: ``The best, median and worst of 8 test cases``."""
+    if n == 1:
+        return "The one test case"
+    return f"The {' and '.join(', '.join(ranks).rsplit(', ', 1))} of {n} test cases"
 
 
 def truth_and_prediction(

@@ -103,7 +103,7 @@ def _write(
     tables.write(folder, tables.read_table(folder / "scores.csv"), methods, about=data["about"])
     shown = _draw(folder, found, works, cases)
     made = tables.of_comparison(folder, rows, methods, about=data["about"])
-    page.write(folder, made, shown, list(said(read_json(folder / "data.json", dict))))
+    page.write(folder, made, shown, list(said(read_json(folder / "data.json", dict))), n=len(used))
     write_json(folder / "summary.json", results.as_rows(rows))
 
 
@@ -114,7 +114,10 @@ def _about(options: ScoreOptions, found: Found, used: Sequence[str]) -> str:
     if options.cases == "intersection":
         said = f"intersection: the {len(found.cases)} of {plural(n, 'case')} of which every method has a label map"
         said += f", {len(used)} of them scored" * (len(used) < len(found.cases))
-    return f"{'synthetic phantoms; ' * found.synthetic}{said}; empty masks: {options.empty_masks}"
+    said = f"{'synthetic phantoms; ' * found.synthetic}{said}; empty masks: {options.empty_masks}"
+    if marked := [each.name for each in found.methods if each.of_phantoms]:
+        said += f"; trained on synthetic phantoms only, and no result for patients: {', '.join(marked)}"
+    return said
 
 
 def _draw(folder: Path, found: Found, works: Sequence[Work], cases: pd.DataFrame) -> list[Shown]:

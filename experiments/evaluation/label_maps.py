@@ -25,6 +25,7 @@ ID = "id"
 """Stands in braces for a case, in a path to label maps."""
 LAYOUTS = {"_": "BraTS 2018-2021", "-": "BraTS 2023"}
 """By what stands between a case's id and ``seg``."""
+OF_PHANTOMS = "its network has seen synthetic phantoms only; what it makes of patients is no result"
 TABLE, RECORD = "dataset.json", "predictions.json"
 LOOKED_AT = 3
 """Label maps whose values are named where nothing says what they mean."""
@@ -35,7 +36,7 @@ class Method:
     """A method's label maps. files, conventions: by case. ground: how their values are read, and why.
 
     surplus: label maps of other cases, by file name. scans: further files that take no part. training: what made its
-    networks, in a sentence.
+    networks, in a sentence. of_phantoms: these have seen synthetic phantoms only, as its predictions.json says.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Method:
     surplus: tuple[str, ...] = ()
     scans: int = 0
     training: str = "its training is not known to the suite, nor whether it has seen these patients"
+    of_phantoms: bool = False
 
     def without_cavity(self) -> "Method":
         """The same, the resection cavity read as background."""
@@ -117,7 +119,10 @@ def find(
         raise Refused("\n".join(f"{shown(trouble.path)}: {trouble.what}" for trouble in walked.troubles))
     if not claims:
         example = min(cases)
-        there = f"{', '.join(surplus[:3])}{', ...' * (len(surplus) > 3)}" if surplus else f"{scans} other files"
+        others = f"{', '.join(surplus[:3])}{', ...' * (len(surplus) > 3)}"
+        there = f"{len(surplus)} with other names: {others}" if surplus else f"{scans} other files"
+        if not (surplus or scans):
+            there = "no file that ends in .nii or .nii.gz"
         usual = f"{example}.nii.gz, {example}_seg.nii.gz or {example}-seg.nii.gz; other names: {name}=FOLDER/{{id}}/..."
         wanted = usual if pattern is None else str(place).replace(f"{{{ID}}}", example)
         raise Refused(f"{folder}: expected {name}'s label maps, named as the cohort's cases ({wanted}), found {there}")
@@ -126,7 +131,9 @@ def find(
         raise Refused(f"{folder}: expected one label map of each case, found several of {len(twice)}: {listed}")
     files = {case: claims[case][0] for case in sorted(claims)}
     conventions, ground = _conventions(name, folder, files, layouts, convention, option)
-    return Method(name, folder, files, conventions, ground, tuple(surplus), scans)
+    found = Method(name, folder, files, conventions, ground, tuple(surplus), scans)
+    record = read_json(folder / RECORD, dict) if (folder / RECORD).is_file() else {}
+    return replace(found, of_phantoms=True, training=OF_PHANTOMS) if record.get("synthetic") else found
 
 
 def _parted(name: str, place: Path) -> tuple[Path, re.Pattern[str] | None]:

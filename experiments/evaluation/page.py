@@ -10,6 +10,7 @@ import numpy as np
 
 from common.files import write_text
 from common.subject import Subject
+from experiments.drawing.scans import which
 from experiments.evaluation.ranking import RANKS
 from experiments.evaluation.tables import Table, read_table
 from experiments.page import slices
@@ -20,7 +21,8 @@ FILE = "index.html"
 CAPTIONS = {
     "cases": "FLAIR, T1ce, truth and every method's labels in the axial slice with most tumour",
     "label_size": "Size of each label in the truth against its Dice, class by class",
-    "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023",
+    "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023; "
+    "found: the prediction touches the lesion, dilated by 3 voxels",
 }
 
 
@@ -33,11 +35,11 @@ class Shown(NamedTuple):
     predicted: Mapping[str, np.ndarray]
 
 
-def write(folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: Sequence[str]) -> None:
+def write(folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: Sequence[str], *, n: int) -> None:
     """Write the page, which opens without a network, into the folder of a comparison.
 
     shown: cases for the viewers, in which truth and the method with the best mean rank can be switched between.
-    said: what the numbers were measured on, line by line.
+    said: what the numbers were measured on, line by line. n: cases that were scored.
     """
     ranks = read_table(folder / "ranking.csv")
     own = ranks[ranks["criterion"] == RANKS]
@@ -51,6 +53,7 @@ def write(folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: S
         said=said,
         pictures=[(_caption(path.stem), data_address(path)) for path in sorted((folder / "figures").glob("*.png"))],
         best=best,
+        which=which([each.rank for each in shown], n),
         viewers=[
             (each.rank, each.subject.id, slices.draw(each.subject, each.truth, each.predicted[best])) for each in shown
         ],

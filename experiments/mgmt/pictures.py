@@ -42,6 +42,7 @@ def draw_grid(path: Path, cells: pd.DataFrame, *, chance: tuple[float, float], s
     """
     expected, high = chance
     text = f"Best of {len(cells)} without signal: {expected:.3f} expected, above {high:.3f} in 5 % of studies"
+    text += "; bold: a contrast's best"
     save_for_screen(grid_table(cells, text=text, synthetic=synthetic), path)
 
 

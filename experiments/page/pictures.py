@@ -20,8 +20,9 @@ WIDEST = 1600
 KNOWN = {
     "overlays": "Scans, truth and prediction of the best, median and worst case by mean Dice of NCR, ED and ET",
     "label_size": "Label size against its Dice, class by class, and what was missed",
-    "validation": "One fixed case as the last validation saw it",
-    "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023",
+    "validation": "One fixed validation case as the last validation saw it: above the truth, below the prediction",
+    "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023; "
+    "found: the prediction touches the lesion, dilated by 3 voxels",
     "history": "Learning curves of training and validation by epoch",
     "history_FLAIR": "Learning curves of the FLAIR model by epoch",
     "history_T1w": "Learning curves of the T1w model by epoch",

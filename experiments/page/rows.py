@@ -83,7 +83,7 @@ def rows(experiment: str, found: Iterable[Result], command: str) -> tuple[list[R
 def judge(result: Result) -> Verdict:
     """The verdict on a result with a reported value, by rule; synthetic patients are no test of the report."""
     if result.n == 0:
-        return Verdict(None, NO_NUMBER)
+        return Verdict(None, DASH if isinstance(result.value, str) else NO_NUMBER)  # the word in its cell says why
     relation = _relation(result)
     if result.synthetic:
         return Verdict(relation, SYNTHETIC if relation is None else f"{SYNTHETIC}, which {RELATIONS[relation]}")

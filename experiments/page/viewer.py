@@ -10,7 +10,7 @@ from common.runs import RunError
 from experiments.base.reading import kept
 from experiments.base.results import read_cases
 from experiments.base.runs import read, shown
-from experiments.drawing.scans import RANK_BY, chosen, ranked
+from experiments.drawing.scans import RANK_BY, chosen, ranked, which
 from experiments.page import slices
 from experiments.page.cases import part
 from experiments.page.slices import Sprites
@@ -44,6 +44,11 @@ class Viewers:
     synthetic: bool = False
     cases: tuple[CaseView, ...] = ()
     reason: str = ""
+
+    @property
+    def which(self) -> str:
+        """What is shown, at a sentence's beginning."""
+        return which([view.rank for view in self.cases], self.n)
 
 
 def viewers(runs: Path) -> Viewers:

@@ -15,7 +15,6 @@ from experiments.drawing.style import WIDTH, heading, save_for_screen, styled
 REGIONS = ("ET", "TC", "WT")
 """What the organisers score, and what is drawn."""
 STATE_MARKS = {"found": ("o", "#0072b2"), "missed": ("x", "k"), "invented": ("|", "#d55e00")}
-LABELS = {"found": "found (touched by a prediction)", "missed": "missed", "invented": "invented"}
 
 
 def write_lesions(folder: Path, lesions: pd.DataFrame, *, synthetic: bool) -> None:
@@ -73,10 +72,11 @@ def draw_detection(lesions: pd.DataFrame, *, synthetic: bool) -> Figure:
     axes[0, 0].set_ylabel("Dice of the lesion")
     axes[1, 0].set_ylabel("share found\n(95 % interval, n)")
     handles = [
-        Line2D([], [], marker=mark, linestyle="", color=colour, markersize=5, label=LABELS[state])
+        Line2D([], [], marker=mark, linestyle="", color=colour, markersize=5, label=state)
         for state, (mark, colour) in STATE_MARKS.items()
     ]
     handles.append(Line2D([], [], color="0.6", linestyle=":", label="true lesions up to here: not counted"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    heading(figure, "Lesions by the BraTS organisers' definition of 2023", synthetic=synthetic)
+    text = "Lesions by BraTS 2023; found: the prediction touches the lesion, dilated by 3 voxels"
+    heading(figure, text, synthetic=synthetic)
     return figure

@@ -46,7 +46,7 @@ def write_scores(study: Study, predictions: Iterable[tuple], *, n_cases: int) ->
             _cases(study, predictions, slices, seconds),
             n_jobs=study.options.jobs,
             lesions_of=lambda case: VIEW_MARK not in case,
-            on_scored=lambda case: progress.update(VIEW_MARK not in case),
+            on_scored=lambda case: VIEW_MARK in case or progress.update(),
         )
     for frame in (scored, lesions):
         parts = frame["case"].astype(str).str.partition(VIEW_MARK)

@@ -276,7 +276,14 @@ def test_the_picture_of_a_validation_holds_truth_above_and_prediction_below(aske
         grey = (half - 0.55 * colour) / 0.45
         return ((grey >= -1).all(-1) & (np.ptp(grey, axis=-1) < 8)).sum()
 
-    above, below = np.split(seen, 2)
+    words, legend = seen[:16], seen[-16:]
+    assert words.any()
+    assert (np.ptp(words, axis=-1) == 0).all()  # white on black
+    for colour in CLASS_COLOURS.values():
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(legend - wanted).sum(-1) < 60).any()
+    size = seen.shape[1] // 3
+    above, below = seen[16 : 16 + size], seen[32 + size : 32 + 2 * size]
     assert min(share(above, name) for name in ("NCR", "ED", "ET")) > 0
     assert share(below, "ED") > 0
     assert share(below, "ET") == share(below, "NCR") == 0

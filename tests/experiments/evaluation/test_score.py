@@ -1,6 +1,7 @@
 """Any method's label maps on one cohort: the numbers, what is told apart, what is refused, what a kill leaves."""
 
 import json
+import shutil
 from collections import Counter
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -246,6 +247,29 @@ def test_msd_label_maps_are_read_by_the_table_above_them(tmp_path):
     write(tmp_path / "labelsTs" / "one.nii", np.full((3, 3, 3), 3, np.uint8), nib.Nifti1Image(np.zeros(1), np.eye(4)))
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": NNUNET}))
     assert label_maps.find("a", tmp_path / "labelsTs", {"one"}, None).conventions["one"].values == MSD.values  # noqa: PD011
+
+
+def test_a_wrong_folder_is_said_with_what_is_in_it(options, data, tmp_path):
+    case = find_subjects(data).subjects[0].id
+    wanted = rf"expected a's label maps, named as the cohort's cases \({case}\.nii\.gz, .*\), found "
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(Refused, match=wanted + r"no file that ends in \.nii or \.nii\.gz$"):
+        inputs.find(options(predictions=(f"a={tmp_path}",), convention=()))
+    (tmp_path / "elsewhere.nii.gz").touch()
+    with pytest.raises(Refused, match=wanted + r"1 with other names: elsewhere\.nii\.gz$"):
+        inputs.find(options(predictions=(f"a={tmp_path}",), convention=()))
+
+
+def test_a_network_of_phantoms_is_marked_below_every_table(options, sets, tmp_path, capsys):
+    of_phantoms = tmp_path / "answers"
+    shutil.copytree(sets / "nnunet", of_phantoms)
+    (of_phantoms / "dataset.json").unlink()
+    (of_phantoms / "predictions.json").write_text(json.dumps({"labels": "msd", "synthetic": True}))
+    folder = evaluate(options(predictions=(f"demo={of_phantoms}", f"nnunet={sets / 'nnunet'}"), convention=()))
+    mark = "trained on synthetic phantoms only, and no result for patients: demo"
+    assert capsys.readouterr().out.count(mark) == 3  # scores, differences, ranking
+    assert (folder / "index.html").read_text().count(mark) == 3
+    assert mark in (folder / "tables" / "dice.csv").read_text()
 
 
 def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, tmp_path, capsys):

@@ -16,7 +16,7 @@ from tests.experiments.page.report_runs import result
         (result(0.49, 0.6, 0.5, 0.7), "below", "the report's value lies below our interval"),
         (result(1, 0.6, 0.5, 0.7), "above", "the report's value lies above our interval"),
         (result(0.5, 0.6), None, "one number, no interval"),
-        (result(0.5, "failed: out of memory", n=0), None, "no number in this run"),
+        (result(0.5, "failed: out of memory", n=0), None, "–"),
         (result(0.5, None), None, "no number in this run"),
         (result("better", 0.6, 0.5, 0.7), None, "a word: to be read side by side"),
         (result("better", "worse"), None, "a word: to be read side by side"),

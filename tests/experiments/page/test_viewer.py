@@ -29,6 +29,21 @@ def test_the_best_the_median_and_the_worst_case_are_shown(tmp_path, cohort):
     assert (found.n, found.experiment, found.synthetic) == (6, "table1_baseline", False)
 
 
+def test_what_is_shown_is_said_of_many_few_and_one_case(tmp_path, cohort):
+    folder = write_predictions(tmp_path, cohort)
+    cases = pd.read_csv(folder / "cases.csv", dtype={"case": str})
+    cases = cases[cases["view"].isna()]
+    said = {}
+    for n in (6, 2, 1):
+        cases.head(n).to_csv(folder / "cases.csv", index=False)
+        said[n] = viewer.viewers(tmp_path).which
+    assert said == {
+        6: "The best, median and worst of 6 test cases",
+        2: "The best and worst of 2 test cases",
+        1: "The one test case",
+    }
+
+
 def test_cases_are_ranked_by_the_mean_of_the_classes_that_they_have(tmp_path, cohort):
     folder = write_predictions(tmp_path, cohort)
     cases = pd.read_csv(folder / "cases.csv", dtype={"case": str})
