@@ -155,8 +155,8 @@ def draw_progress(path: Path, volume: Volume, labels: np.ndarray) -> None:
         for number, (plane, picture) in enumerate(zip(THROUGH, row, strict=True)):
             draw.text((side * number + 3, top + 2), f"{word}, {plane}")
             square = np.rint(255 * _padded(picture, size)).astype(np.uint8)
-            shown = PIL.Image.fromarray(square.repeat(PROGRESS_SCALE, axis=0).repeat(PROGRESS_SCALE, axis=1))
-            page.paste(shown, (side * number, top + PROGRESS_LINE))
+            enlarged = square.repeat(PROGRESS_SCALE, axis=0).repeat(PROGRESS_SCALE, axis=1)
+            page.paste(PIL.Image.fromarray(enlarged), (side * number, top + PROGRESS_LINE))
     for number, (name, colour) in enumerate(CLASS_COLOURS.items()):
         draw.text((3 + 40 * number, page.height - PROGRESS_LINE + 2), name, fill=colour)
     with atomic_path(path, flush=False) as temporary:

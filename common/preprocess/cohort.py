@@ -133,7 +133,7 @@ def _convert(patient: str, conversion: Conversion) -> Problem | None:
         prepared = prepare(
             data, conversion.steps / patient, contrasts=CONTRASTS, named=conversion.named.get(patient, {}), mask=mask
         )
-        prepared.draw(np.zeros_like(next(iter(prepared.placed.values())), np.uint8), mark="")
+        prepared.draw(np.zeros_like(next(iter(prepared.placed.values())), np.uint8))
     except (ValueError, OSError) as error:
         return Problem(shown(patient), None, str(error))
     part = conversion.output / f".{patient}.part"

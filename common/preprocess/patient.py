@@ -59,7 +59,7 @@ class Prepared:
     motions: Mapping[str, Motion]
     notes: tuple[str, ...]
 
-    def draw(self, labels: np.ndarray, *, mark: str) -> None:
+    def draw(self, labels: np.ndarray, *, mark: str = "") -> None:
         """Write the picture by which to see whether all went well. labels: classes (z, y, x) on the working grid."""
         from common.preprocess.picture import draw  # matplotlib takes a second
 
