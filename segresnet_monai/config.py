@@ -183,9 +183,14 @@ class Config:
                 "another along x, for at two voxels oneDNN's bfloat16 gradients are wrong, or precision float32",
             ),
             (
-                self.network == "segresnet" or not (self.vae or self.recompute_activations),
+                self.network == "segresnet" or not self.vae,
                 "network",
-                "segresnet, the only one with an autoencoder's branch and with activations that can be recomputed",
+                "segresnet, the only one with an autoencoder's branch",
+            ),
+            (
+                self.network != "pocket" or not self.recompute_activations,
+                "network",
+                "segresnet or segresnet_ds, whose activations can be recomputed",
             ),
             (
                 1 <= self.supervised_levels <= (1 if self.network == "segresnet" else levels - 1),

@@ -39,7 +39,11 @@ def build(config: Config) -> torch.nn.Module:
         )
     if config.network == "segresnet_ds":
         return build_segresnet_ds(
-            initial_filters=config.initial_filters, supervised_levels=config.supervised_levels, **blocks, **shared
+            initial_filters=config.initial_filters,
+            supervised_levels=config.supervised_levels,
+            recompute_activations=config.recompute_activations,
+            **blocks,
+            **shared,
         )
     return build_segresnet(
         initial_filters=config.initial_filters,

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from monai.networks.blocks.segresnet_block import ResBlock
 from monai.networks.nets import DynUNet, SegResNet, SegResNetDS, SegResNetVAE
+from monai.networks.nets.segresnet_ds import SegResBlock
 from torch.utils.checkpoint import checkpoint
 
 from common.costs import Convolution
@@ -55,9 +56,7 @@ def build_segresnet(
         )
     _start_at(network.conv_final[-1].conv.bias, initial_probability, softmax=softmax)
     if recompute_activations:
-        for module in network.modules():
-            if isinstance(module, ResBlock):
-                module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+        _recompute(network)
     return _laid_out(network)
 
 
@@ -70,11 +69,13 @@ def build_segresnet_ds(
     supervised_levels: int = 1,
     initial_probability: float | None = None,
     softmax: bool = False,
+    recompute_activations: bool = False,
     seed: int = 0,
 ) -> SegResNetDS:
     """Auto3DSeg's SegResNetDS: as :func:`build_segresnet`'s network, with instance normalisation and without dropout.
 
     With several supervised levels it returns, in training, the list of their logits, the largest first.
+    recompute_activations: as :func:`build_segresnet`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -91,6 +92,8 @@ def build_segresnet_ds(
     for level in network.up_layers:
         if isinstance(level["head"], torch.nn.Conv3d):
             _start_at(level["head"].bias, initial_probability, softmax=softmax)
+    if recompute_activations:
+        _recompute(network)
     return _laid_out(network)
 
 
@@ -138,6 +141,13 @@ def build_pocket(
         for head in network.deep_supervision_heads:
             _start_at(head.conv.conv.bias, initial_probability, softmax=softmax)
     return _laid_out(network)
+
+
+def _recompute(network: torch.nn.Module) -> None:
+    """Have the network keep its residual blocks' inputs only, and compute the blocks again in the backward pass."""
+    for module in network.modules():
+        if isinstance(module, ResBlock | SegResBlock):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 def _start_at(bias: torch.Tensor, probability: float | None, *, softmax: bool) -> None:

@@ -7,7 +7,7 @@ from monai.networks.nets import SegResNet, SegResNetVAE  # noqa: E402
 from common.costs import gflop  # noqa: E402
 from segresnet_monai.config import Config  # noqa: E402
 from segresnet_monai.inference import build  # noqa: E402
-from segresnet_monai.model import build_segresnet, convolutions  # noqa: E402
+from segresnet_monai.model import build_segresnet, build_segresnet_ds, convolutions  # noqa: E402
 
 SIZE = {"initial_filters": 8, "encoder_blocks": (1, 2, 2, 4), "decoder_blocks": (1, 1, 1)}
 
@@ -172,16 +172,23 @@ def kept_values(network, image):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = network(image)
     held = sum(kept.values())
-    sum(part.square().mean() for part in (output if isinstance(output, tuple) else (output,))).backward()
+    sum(part.square().mean() for part in ([output] if isinstance(output, torch.Tensor) else output)).backward()
     return held, output, [parameter.grad for parameter in network.parameters()]
 
 
-@pytest.mark.parametrize("vae_crop_voxels", [None, (16, 16, 32)])
-def test_computing_activations_again_keeps_less_and_changes_nothing(vae_crop_voxels):
-    settings = {"vae_crop_voxels": vae_crop_voxels, "dropout": 0.2, "seed": 1, **SIZE}
+@pytest.mark.parametrize(
+    ("build", "settings"),
+    [
+        (build_segresnet, {"dropout": 0.2}),
+        (build_segresnet, {"dropout": 0.2, "vae_crop_voxels": (16, 16, 32)}),
+        (build_segresnet_ds, {"supervised_levels": 2}),
+    ],
+)
+def test_computing_activations_again_keeps_less_and_changes_nothing(build, settings):
+    settings = {**settings, "seed": 1, **SIZE}
     image = torch.randn(1, 4, 16, 16, 32, generator=torch.Generator().manual_seed(0))
     held, outputs, gradients = zip(
-        *(kept_values(build_segresnet(recompute_activations=again, **settings), image) for again in (False, True)),
+        *(kept_values(build(recompute_activations=again, **settings), image) for again in (False, True)),
         strict=True,
     )
     assert held[1] < 0.7 * held[0]
