@@ -222,7 +222,7 @@ def test_the_picture_shows_the_image_with_the_largest_saliency_on_the_brain(tmp_
     monkeypatch.setattr(Axes, "set_title", lambda axis, text, **o: titles.append(text) or set_title(axis, text, **o))
     monkeypatch.setattr(Axes, "imshow", lambda axis, data, **o: shown.append(data) or imshow(axis, data, **o))
     draw(tmp_path / "figures" / "saliency.png", panels, title="patient")
-    assert titles == ["FLAIR", "image 22"] * 2
+    assert titles == ["FLAIR", "image 22 with the evidence"] * 2
     for data, expected in zip(shown, [image[1], image[1], heat[1]] * 2, strict=True):
         np.testing.assert_array_equal(data, expected)
     assert (tmp_path / "figures" / "saliency.png").read_bytes()[:4] == b"\x89PNG"

@@ -25,6 +25,7 @@ h5py = pytest.importorskip("h5py")
 from common import epochs, precision  # noqa: E402
 from common.cohort import find_subjects  # noqa: E402
 from common.epochs import Epochs  # noqa: E402
+from common.picture import PROGRESS_LINE  # noqa: E402
 from common.prepared import prepare  # noqa: E402
 from common.runs import Run, RunError  # noqa: E402
 from tests.cohorts import write_cohort  # noqa: E402
@@ -277,8 +278,9 @@ def test_the_first_validation_subject_is_drawn_as_the_last_weights_see_it(whole,
     # Axially, the truth above and the prediction below, each of the class's colour where there is one.
     position = int(np.count_nonzero(on_grid, axis=(0, 1)).argmax())
     drawn = matplotlib.image.imread(run.figures / "validation.png")[..., :3]
-    height, third = drawn.shape[0] // 2, drawn.shape[1] // 3
-    coloured = [np.ptp(part[:, :third], axis=2).max(axis=1) > 0.02 for part in (drawn[:height], drawn[height:])]
+    side, row = drawn.shape[1] // 3, drawn.shape[1] // 3 + PROGRESS_LINE
+    parts = [drawn[top + PROGRESS_LINE : top + row, :side] for top in (0, row)]  # below the line that names each
+    coloured = [np.ptp(part, axis=2).max(axis=1) > 0.02 for part in parts]
     for labels, rows in zip((on_grid, found), coloured, strict=True):
         shown = labels[volume.box][:, :, position - volume.box_start[2]]
         assert np.count_nonzero(rows) == 2 * np.count_nonzero(shown.any(axis=0))  # each voxel is two pixels high
