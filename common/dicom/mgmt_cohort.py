@@ -30,6 +30,7 @@ from common.dicom.series import DicomError, Folder, Plane, grey_values, look
 from common.files import write_csv
 from common.progress import counted
 from common.walk import shown
+from common.words import plural
 
 CONTRASTS = ("FLAIR", "T1w", "T1wCE", "T2w")
 _ALLOWED = "the organisers report unexpected issues without saying which, and allow leaving it out of training"
@@ -281,7 +282,8 @@ def main() -> None:
         print(f"{row.patient} {row.contrast}: {'; '.join(filter(None, (row.problem, row.note)))}")
     print(f"\n{totals(table).to_string()}\n")
     known = Counter(patient.label for patient in cohort.patients)
-    print(f"{len(cohort.patients)} patients: {known[1]} methylated, {known[0]} not, {known[None]} without a label")
+    every = plural(len(cohort.patients), "patient")
+    print(f"{every}: {known[1]} methylated, {known[0]} not, {known[None]} without a label")
     for what, ids in (
         ("labels without images", cohort.without_images),
         ("images without a label", cohort.without_label),

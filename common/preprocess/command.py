@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from common.arguments import PatientArguments
@@ -44,7 +45,9 @@ def run_command(
                 trained = network(arguments)
             pictured = () if arguments.dicom is not None else (arguments.picture_file,)
             report(segment(arguments, trained, network=name), arguments.output, *pictured)
-            print(f"next: {prog} --run {arguments.run} --data FOLDER --output FOLDER    many patients at once")
+            print(
+                f"next: {prog} --run {quote(str(arguments.run))} --data FOLDER --output FOLDER    many patients at once"
+            )
             return
         check_folder(arguments)
         with loading(framework):
@@ -55,7 +58,8 @@ def run_command(
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"written: {arguments.output}, a picture of every patient in it")
-    scored = f"python -m experiments.score --data {arguments.data} --predictions network={arguments.output}"
+    data, answers = quote(str(arguments.data)), quote(f"network={arguments.output}")
+    scored = f"python -m experiments.score --data {data} --predictions {answers}"
     print(f"next: {scored}    where the patients have masks: how well they agree")
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 
 from experiments.base.progress import begin
 
@@ -27,7 +28,7 @@ def end(
     print(f"run folder: {folder}")
     print(f"pictures in it: {pictures(folder)}")
     runs = folder.absolute().parents[3 if below else 1]
-    page = "python -m experiments.report" + ("" if runs == Path("runs").absolute() else f" --runs {runs}")
+    page = "python -m experiments.report" + ("" if runs == Path("runs").absolute() else f" --runs {quote(str(runs))}")
     next_ = {page: "finished runs as a page: report/index.html"}
     if synthetic:
         next_[f"python -m experiments.{command} --data FOLDER"] = "the same with patients of your own"

@@ -13,6 +13,7 @@ import pandas as pd
 
 from common import costs
 from common.files import write_text
+from common.loading import loading
 from common.runs import Run, read_model_config
 from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better
 from common.statistics import holm, paired_difference
@@ -66,14 +67,18 @@ def train(folder: Path) -> None:
     """
     if given(folder)["name"] == "segresnet":
         from segresnet_monai.config import Config
-        from segresnet_monai.inference import load_run, predict
-        from segresnet_monai.train import fit
+
+        with loading("PyTorch"):
+            from segresnet_monai.inference import load_run, predict
+            from segresnet_monai.train import fit
 
         shortened = {"epochs": TIMED_EPOCHS, "continued_from": None}
     else:
         from unet_tf.config import Config
-        from unet_tf.inference import load_run, predict
-        from unet_tf.train import fit
+
+        with loading("Keras"):
+            from unet_tf.inference import load_run, predict
+            from unet_tf.train import fit
 
         shortened = {"epochs": TIMED_EPOCHS}
 

@@ -23,6 +23,7 @@ from experiments.evaluation import page, scoring, summary, tables
 from experiments.evaluation.inputs import Found, ScoreOptions, find, listed
 from experiments.evaluation.page import Shown
 from experiments.evaluation.scoring import Work
+from experiments.page.facts import taking_no_part
 
 EXPERIMENT = summary.EXPERIMENT
 STORE = "scored"
@@ -180,7 +181,6 @@ def said(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {words}: {n} of its label maps"
     yield from (*data["notes"], *data["masks"])
     if seen := data["seen"]:
-        who = plural(len(seen), "patient takes", "patients take")
-        yield f"{who} no part, for a network compared here has seen them: {listed(seen)}"
+        yield f"{taking_no_part(len(seen))}: {listed(seen)}"
     yield f"left out because they cannot be used: {len(data['left_out'])}{':' if data['left_out'] else ''}"
     yield from (f"  {problem}" for problem in data["left_out"])

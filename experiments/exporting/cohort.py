@@ -47,11 +47,7 @@ def write(run: Path, data: Path | None, folder: Path, *, regions: bool = True) -
     problems = [problem for name in wanted for problem in examine(found[name]).problems]
     leave_out(problems, place, allowed=False, who="subject")
     with new_folder(folder, run) as made:
-        write_cases(
-            [found[name] for name in trained],
-            made,
-            "Tr",
-        )
+        write_cases([found[name] for name in trained], made, "Tr")
         write_cases([found[name] for name in tested], made, "Ts")
         write_json(made / "dataset.json", description(described.data, len(trained), regions=regions))
         folds = _folds(described)

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.files import read_json
 from common.labels import CLASSES, REGIONS
+from common.loading import loading
 from common.runs import RunError, read_model_config, version
 from experiments.base import results
 from experiments.base.results import Result
@@ -93,7 +94,8 @@ def read(folder: Path) -> Source:
 
 
 def _segresnet(folder: Path) -> tuple[Any, dict]:
-    from segresnet_monai.inference import averaged_flips, load_runs
+    with loading("PyTorch"):
+        from segresnet_monai.inference import averaged_flips, load_runs
 
     networks, config, decision = load_runs(folder, device="cpu")
     # What is exported computes in float32, whatever the network was trained in.
@@ -109,7 +111,9 @@ def _segresnet(folder: Path) -> tuple[Any, dict]:
 
 def _unet(folder: Path) -> tuple[Any, dict]:
     from unet_tf.config import Config
-    from unet_tf.inference import averaged_flips, load
+
+    with loading("Keras"):
+        from unet_tf.inference import averaged_flips, load
 
     config = replace(read_model_config(folder, Config), precision="float32")
     weights = folder / "checkpoints" / f"{config.checkpoint}.weights.h5"
@@ -137,7 +141,8 @@ def _segmentation(config: Any, outputs: list[str], window_voxels: tuple[int, ...
 
 
 def _mgmt(folder: Path) -> tuple[Any, dict]:
-    from mgmt_classifier.inference import load_run
+    with loading("PyTorch"):
+        from mgmt_classifier.inference import load_run
 
     if (folder / "ensemble.json").exists():
         ensemble = given(folder, "ensemble", weights=dict, threshold=float)

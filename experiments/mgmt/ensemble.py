@@ -15,6 +15,7 @@ from common.classification import (
     verdict,
 )
 from common.files import write_csv, write_json
+from common.loading import loading
 from common.runs import History
 from common.words import plural
 from experiments.base.results import Result
@@ -128,7 +129,8 @@ def draw(study: MgmtStudy, fitted: Mapping[str, Fitted], table: pd.DataFrame) ->
 
 def predict_unlabelled(study: MgmtStudy, settings: Settings) -> None:
     """submission.csv, as the competition wants it: BraTS21ID and the probability as MGMT_value."""
-    from mgmt_classifier.inference import predict
+    with loading("PyTorch"):
+        from mgmt_classifier.inference import predict
 
     wanted = study.cohort.without_label
     if not wanted:

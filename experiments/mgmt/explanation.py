@@ -10,6 +10,7 @@ import scipy  # its parts when they are first used: stats alone takes half a sec
 
 from common.dicom.series import look
 from common.files import atomic_path, write_csv
+from common.loading import loading
 from common.runs import Run
 from common.statistics import bootstrap_interval
 from experiments.base.results import Result
@@ -28,9 +29,10 @@ def explain(study: MgmtStudy, ensemble: Run, models: dict[str, Config], *, shown
     FLAIR_image and FLAIR_saliency (patient, rows, columns), FLAIR_position (in the series, from 0), FLAIR_orientation
     (ImageOrientationPatient) and FLAIR_extent_mm (of the rows and of the columns together); T1w_id and so on.
     """
-    from mgmt_classifier.data import network_input
-    from mgmt_classifier.explain import Panel, draw, saliency
-    from mgmt_classifier.inference import build, load_run
+    with loading("PyTorch"):
+        from mgmt_classifier.data import network_input
+        from mgmt_classifier.explain import Panel, draw, saliency
+        from mgmt_classifier.inference import build, load_run
 
     rows, found, panels, pictures = [], [], [], defaultdict(list)
     patients = {patient.id: patient for patient in study.cohort.patients}

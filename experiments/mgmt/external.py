@@ -11,6 +11,7 @@ import pandas as pd
 from common.baselines import baseline_probabilities
 from common.dicom.mgmt_cohort import Patient
 from common.files import file_stem, write_csv
+from common.loading import loading
 from common.runs import Run, RunError, configuration_hash
 from common.splits import Split
 from common.transport import Sample, judge
@@ -189,7 +190,8 @@ def _simple(
 
 def ensemble(folder: Path, entries: Prepared, weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Probabilities by contrast and patient, and of the ``ensemble``. folder: of the models, by contrast."""
-    from mgmt_classifier.inference import predict
+    with loading("PyTorch"):
+        from mgmt_classifier.inference import predict
 
     parts = {
         contrast: dict(predict(folder / contrast, list(of_patient.values())))

@@ -164,6 +164,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
     attempted = rows.command(name) if attempt is None else str(attempt["command"])
     command = _command(starts[-1]) if starts else attempted
     beside, further = rows.rows(name, found.results, command)
+    head = headline(name, [*beside, *further])
     drawn, undrawn = cases.of_run(name, found)
     parts = tuple(len(split.get(part, ())) for part in PARTS) if split else ()
     model = config.get("model", {})
@@ -176,7 +177,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         synthetic=any(result.synthetic for result in found.results),
         fine_tuned=facts.fine_tuned(config),
         data=facts.data(config, data, parts),
-        basis=facts.basis(found, config, apart),
+        basis=facts.basis(found, config, apart, n=head.row.result.n if head and head.row.result else 0),
         beside=beside,
         further=further,
         settings=settings(name, model, parts),

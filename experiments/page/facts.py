@@ -7,19 +7,24 @@ from experiments.base import runs
 from experiments.page.settings import Difference
 
 
-def basis(found: runs.Found, config: Mapping, apart: Sequence[Difference] | None) -> str:
+def basis(found: runs.Found, config: Mapping, apart: Sequence[Difference] | None, *, n: int) -> str:
     """What stands behind a finished run's numbers, in a line; empty of a run without a preset.
 
-    apart: settings that are not those of the report's preset; None where it is not known.
+    apart: settings that are not those of the report's preset; None where it is not known. n: patients that the
+    experiment's headline is of; other results have other numbers, as of epochs.
     """
     options = config.get("options", {})
     if not found.results or options.get("preset") is None:
         return ""
-    n = max(result.n for result in found.results)
     kind = "synthetic patient" if any(result.synthetic for result in found.results) else "patient"
     changed = ", ".join(runs.changed(found.folder)) or ("none" if "changed" in options else "not known")
     said = f"Preset {options['preset']}, {plural(n, kind)}; settings other than the preset's: {changed}"
     return said if apart is None else f"{said}; other than the report's preset's: {len(apart)}"
+
+
+def taking_no_part(n: int) -> str:
+    """Why patients whom a method's training has seen are not compared."""
+    return f"{plural(n, 'patient takes', 'patients take')} no part, for a network compared here has seen them"
 
 
 def fine_tuned(config: Mapping) -> str:
@@ -48,8 +53,7 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...]) -> tuple[s
     methods = described.get("methods", {})
     said += [f"{method}: {each['training']}." for method, each in methods.items() if "training" in each]
     if seen := described.get("seen") if methods else ():
-        who = plural(len(seen), "patient takes", "patients take")
-        said.append(f"{who} no part, for a network compared here has seen them: {', '.join(seen)}.")
+        said.append(f"{taking_no_part(len(seen))}: {', '.join(seen)}.")
     if methods and parts:
         said.append(f"Cases compared: {parts[2]}.")
     elif parts:

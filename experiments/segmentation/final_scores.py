@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import write_csv, write_json
+from common.loading import loading
 from common.runs import Run, read_model_config
 from common.scoring import EmptyPolicy, apply_empty_policy, metrics_of
 from common.statistics import bootstrap_interval
@@ -65,8 +66,9 @@ def train(folder: Path) -> None:
     config = read_model_config(folder, Config)
     with Run(folder) as opened:
         study = restored(opened, config)
-        from segresnet_monai.inference import load_run, predict
-        from segresnet_monai.train import fit
+        with loading("PyTorch"):
+            from segresnet_monai.inference import load_run, predict
+            from segresnet_monai.train import fit
 
         adopted = None if study.options.fresh else adopt_training(study, config)
         if adopted is None:

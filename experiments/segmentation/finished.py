@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from common.files import typed
+from common.loading import loading
 from common.prepared import Entry
 from common.recipe import Recipe, Volume
 from common.runs import RunError
@@ -143,11 +144,13 @@ def require_finished(run: Finished) -> None:
 def load(run: Finished) -> Networks:
     """The run's trained networks. Raises RunError when there are none, or one is damaged."""
     if run.kind == "unet":
-        from unet_tf.inference import load_run as load_them
-        from unet_tf.inference import predict, predict_volume
+        with loading("Keras"):
+            from unet_tf.inference import load_run as load_them
+            from unet_tf.inference import predict, predict_volume
     else:
-        from segresnet_monai.inference import load_runs as load_them
-        from segresnet_monai.inference import predict, predict_volume
+        with loading("PyTorch"):
+            from segresnet_monai.inference import load_runs as load_them
+            from segresnet_monai.inference import predict, predict_volume
     try:
         networks, *settings = load_them(run.folder)
     except ValueError as error:

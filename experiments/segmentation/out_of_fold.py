@@ -17,6 +17,7 @@ from common import prepared, splits
 from common.augmentation import without_enhancement
 from common.files import atomic_path, file_stem, read_json, write_csv, write_json
 from common.labels import REGIONS
+from common.loading import loading
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Case, Decision, choose, choose_smallest_et
@@ -70,8 +71,9 @@ def run_folds(study: Study, methods: Mapping[str, Config], folds: Sequence[Split
 
 def train(folder: Path) -> None:
     """Train one network as its folder describes it, and keep what it makes of the patients that it has not seen."""
-    from segresnet_monai.inference import load, probabilities
-    from segresnet_monai.train import fit
+    with loading("PyTorch"):
+        from segresnet_monai.inference import load, probabilities
+        from segresnet_monai.train import fit
 
     config = read_model_config(folder, Config)
     with Run(folder) as opened:
@@ -184,7 +186,8 @@ def _out_of_fold(
     study: Study, method: str, config: Config, folds: Sequence[Split], decisions: Sequence[Decision | None]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each patient's labels by the network that has not seen them, decided as the other folds' patients say."""
-    from segresnet_monai.inference import decode
+    with loading("PyTorch"):
+        from segresnet_monai.inference import decode
 
     for number, fold in enumerate(folds, start=1):
         for id in fold.validation:
@@ -197,7 +200,8 @@ def _out_of_fold(
 def _averaged(
     study: Study, method: str, config: Config, folds: Sequence[Split], decision: Decision | None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    from segresnet_monai.inference import load_run, predict
+    with loading("PyTorch"):
+        from segresnet_monai.inference import load_run, predict
 
     networks = [load_run(folder_of(study, method, number))[0] for number, _ in enumerate(folds, start=1)]
     return predict(networks, study.test, config, decision)

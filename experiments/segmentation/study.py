@@ -241,7 +241,7 @@ def _open(
     try:  # what is too few before the scans are looked at is too few after it
         _split(list(cohort.subjects), set(), options, fractions, out_of_fold=out_of_fold)
     except (ValueError, OSError) as error:
-        raise Refused(str(error)) from error
+        raise Refused("\n".join([str(error), *(f"  not counted: {each}" for each in cohort.incomplete)])) from error
     recipes = (config.recipe, *further_recipes)
     with step(2):
         distinct = dict.fromkeys(recipes)

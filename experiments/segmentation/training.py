@@ -53,7 +53,9 @@ def unet(study: Study, config: "UNet") -> None:
 def segresnet_of(folder: Path) -> None:
     """The SegResNet that a folder describes; where it says so, going on from another's training."""
     from segresnet_monai.config import Config
-    from segresnet_monai.train import continue_from
+
+    with loading("PyTorch"):
+        from segresnet_monai.train import continue_from
 
     config = read_model_config(folder, Config)
     with Run(folder) as run:

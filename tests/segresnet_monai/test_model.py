@@ -196,10 +196,14 @@ def test_computing_activations_again_keeps_less_and_changes_nothing(build, setti
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-8)
 
 
-def test_operations_are_counted_in_whatever_way_activations_are_kept():
-    settings = {"vae_crop_voxels": (16, 16, 16), **SIZE}
-    network = build_segresnet(recompute_activations=True, **settings)
-    expected = convolutions(build_segresnet(**SIZE), (4, 16, 16, 16))
+@pytest.mark.parametrize(
+    ("build", "settings"),
+    [(build_segresnet, {"vae_crop_voxels": (16, 16, 16)}), (build_segresnet_ds, {"supervised_levels": 2})],
+)
+def test_operations_are_counted_in_whatever_way_activations_are_kept(build, settings):
+    network = build(recompute_activations=True, **settings, **SIZE)
+    of_plain = {} if build is build_segresnet else settings  # the autoencoder's branch is not counted
+    expected = convolutions(build(**of_plain, **SIZE), (4, 16, 16, 16))
     assert convolutions(network, (4, 16, 16, 16)) == expected
     network.eval()
     with torch.inference_mode():

@@ -139,7 +139,8 @@ def test_data_split_and_who_was_left_out_are_said(tmp_path):
 def test_what_stands_behind_a_table_and_who_was_tested_is_said(tmp_path):
     options = {"preset": "demo", "split_seed": 3, "changed": ["epochs=2"]}
     config = {"options": options, "model": plain(asdict(replace(PAPER, epochs=2, seed=1)))}
-    write_run(tmp_path, "table1_baseline", everything("table1_baseline"), config=config)
+    epochs = result(key="table1_baseline.weights_epoch", value=40, n=45)  # of so many epochs, not patients
+    write_run(tmp_path, "table1_baseline", [epochs, *everything("table1_baseline")], config=config)
     presets = {"table1_baseline": PAPER}
     found = {each.name: each for each in content.gather(tmp_path, tmp_path, presets).experiments}["table1_baseline"]
     assert found.basis == (

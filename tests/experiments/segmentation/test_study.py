@@ -331,6 +331,10 @@ def test_too_few_patients_are_refused_before_anything_is_prepared(tmp_path, caps
     folds = pytest.raises(SystemExit, match=r"at least 3 patients .*, received 2: ")
     with folds, study("stub", options_for(data, tmp_path, folds=3, fold=1), Stub()):
         pass
+    next(data.glob("*/*_t2.nii.gz")).unlink()
+    incomplete = pytest.raises(SystemExit, match=r"received 1: [^\n]*\n  not counted: \S+: .*T2")
+    with incomplete, study("stub", options_for(data, tmp_path), Stub()):
+        pass
     assert not (tmp_path / "prepared").exists()
     assert "prepare" not in capsys.readouterr().err
 
