@@ -69,6 +69,8 @@ class Config:
     """Encoder blocks, and decoder blocks; between them lies the bottom block (R)."""
     dropout: float = 0.2
     """Dropout probability between the two convolutions of a block (dropout: R; place and rate: D)."""
+    normalisation: Literal["none", "instance"] = later("none")
+    """Between each convolution of a block and its ReLU: nothing (R), or each channel of each sample normalised."""
     initial_probability: float | None = None
     """Probability that the untrained network gives every tumour label, or region; None leaves all four classes near
     0.25, or regions near 0.5 (D)."""

@@ -57,8 +57,13 @@ def to_onnx(network: keras.Model, config: Config, path: Path, about: Mapping[str
         match layer:
             case layers.InputLayer():
                 name = INPUT
+            case layers.Activation() if layer.activation is keras.activations.relu:
+                name = add("Relu", layer.name, source)
             case layers.Dropout() | layers.Activation():
                 name = source[0]
+            case layers.GroupNormalization():  # of as many groups as channels
+                scaling = [constant(weight.path, keras.ops.convert_to_numpy(weight)) for weight in layer.weights]
+                name = add("InstanceNormalization", layer.name, source + scaling, epsilon=layer.epsilon)
             case layers.MaxPooling2D() | layers.MaxPooling3D():
                 name = add("MaxPool", layer.name, source, kernel_shape=layer.pool_size, strides=layer.strides)
             case layers.Concatenate():

@@ -35,6 +35,7 @@ def build(config: Config) -> keras.Model:
         filters=config.filters,
         levels=config.levels,
         dropout=config.dropout,
+        normalisation=config.normalisation,
         regions=config.targets == "regions",
         initial_probability=config.initial_probability,
         precision=policy(config),

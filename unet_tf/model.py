@@ -33,6 +33,7 @@ def build_unet(
     filters: int = 16,
     levels: int = 4,
     dropout: float = 0.2,
+    normalisation: str = "none",
     regions: bool = False,
     initial_probability: float | None = None,
     precision: str = "float32",
@@ -43,6 +44,7 @@ def build_unet(
     ``levels`` encoder blocks with max-pooling, a bottom block, as many decoder blocks with transposed convolutions, and
     a 1x1 convolution with softmax over CLASSES. ``...`` is (x, y) or (x, y, z), of any sides that are multiples of 2 to
     the power of ``levels``. 16 filters, 4 levels: 5 646 260 parameters in 3D with 4 channels, 1 941 588 in 2D with 6.
+    normalisation: ``instance`` normalises each channel of each sample between a convolution and its ReLU (Ulyanov 2016).
     regions: the outputs are the logits (n, ..., ET/TC/WT) of nested regions.
     initial_probability sets the last bias so that the untrained network gives every tumour label, or region, about that
     probability (Lin et al. 2017). Outputs are float32 in every precision. The initial weights are a function of
@@ -57,10 +59,16 @@ def build_unet(
         return HeNormal(seed=next(seeds))
 
     def block(x: keras.KerasTensor, width: int) -> keras.KerasTensor:
-        shared = {"padding": "same", "activation": "relu", "dtype": precision}
-        x = convolution(width, 3, kernel_initializer=initial(), **shared)(x)
+        x = convolve(x, width)
         x = layers.Dropout(dropout, seed=next(seeds), dtype=precision)(x)
-        return convolution(width, 3, kernel_initializer=initial(), **shared)(x)
+        return convolve(x, width)
+
+    def convolve(x: keras.KerasTensor, width: int) -> keras.KerasTensor:
+        shared = {"padding": "same", "kernel_initializer": initial(), "dtype": precision}
+        if normalisation == "none":
+            return convolution(width, 3, activation="relu", **shared)(x)
+        x = layers.GroupNormalization(groups=-1, dtype=precision)(convolution(width, 3, **shared)(x))
+        return layers.Activation("relu", dtype=precision)(x)
 
     image = keras.Input((*[None] * spatial_dims, in_channels))
     x, skips = image, []

@@ -25,6 +25,8 @@ SMALL = Config(
 CONFIGS = {
     "3D": SMALL,
     "2.5D": replace(SMALL, spatial_dims=2, context=1, shape=(24, 24, 5)),
+    "normalised": replace(SMALL, normalisation="instance"),
+    "2.5D, normalised": replace(SMALL, spatial_dims=2, context=1, shape=(24, 24, 5), normalisation="instance"),
     "regions": replace(
         SMALL, targets="regions", loss="batch_dice_bce", crop_voxels=(16, 16, 8), patience=None, window_overlap=0.25
     ),

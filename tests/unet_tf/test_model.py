@@ -67,6 +67,17 @@ def test_one_network_takes_any_sides_that_its_levels_divide():
     assert network.predict_on_batch(np.zeros((1, 8, 12, 4, 4), np.float32)).shape == (1, 8, 12, 4, 4)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_normalised_a_brighter_scan_is_the_same_and_another_sample_of_the_step_changes_nothing(dims):
+    images = image_for(dims) - 0.5
+    plain, normalised = (build_unet(spatial_dims=dims, normalisation=kind, **SMALL) for kind in ("none", "instance"))
+    found = normalised.predict_on_batch(images)
+    # without biases, which start at 0, a gain passes convolutions and ReLUs as it is
+    np.testing.assert_allclose(normalised.predict_on_batch(100 * images), found, atol=0.02)
+    assert np.abs(plain.predict_on_batch(100 * images) - plain.predict_on_batch(images)).max() > 0.2
+    np.testing.assert_allclose(normalised.predict_on_batch(images[:1]), found[:1], atol=1e-5)
+
+
 def test_half_precision_computes_in_bfloat16_and_says_float32():
     network = build_unet(precision="mixed_bfloat16", **SMALL)
     found = network.predict_on_batch(image_for(3))
