@@ -44,7 +44,7 @@ def build_unet(
     ``levels`` encoder blocks with max-pooling, a bottom block, as many decoder blocks with transposed convolutions, and
     a 1x1 convolution with softmax over CLASSES. ``...`` is (x, y) or (x, y, z), of any sides that are multiples of 2 to
     the power of ``levels``. 16 filters, 4 levels: 5 646 260 parameters in 3D with 4 channels, 1 941 588 in 2D with 6.
-    normalisation: ``instance`` normalises each channel of each sample between a convolution and its ReLU (Ulyanov 2016).
+    normalisation: ``instance`` normalises each channel of each sample before its ReLU (Ulyanov 2016).
     regions: the outputs are the logits (n, ..., ET/TC/WT) of nested regions.
     initial_probability sets the last bias so that the untrained network gives every tumour label, or region, about that
     probability (Lin et al. 2017). Outputs are float32 in every precision. The initial weights are a function of
