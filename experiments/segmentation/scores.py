@@ -90,8 +90,8 @@ def _cases(
     seconds: list[float],
     unscored: dict[str, int],
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
-    """Each prediction with its truth, and each view of it; fills the pictures' slices, the seconds per case and how many
-    label maps of each case are to be scored."""
+    """Each prediction with its truth, and each view of it; fills the pictures' slices, the seconds per case and how
+    many label maps of each case are to be scored."""
     subjects = {subject.id: subject for subject in study.cohort.subjects}
     started = time.monotonic()
     for case, predicted, *views in predictions:

@@ -42,4 +42,5 @@ def test_keras_has_its_backend_and_what_tensorflow_writes_is_explained_where_it_
     with loading("Keras"):
         assert "tensorflow" not in sys.modules
     said = capsys.readouterr().err
-    assert said.startswith("    loading Keras") and ("no errors" in said) == installed
+    assert said.startswith("    loading Keras")
+    assert ("no errors" in said) == installed
