@@ -3,9 +3,12 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Literal
 
 MODULES = {"PyTorch": "torch", "Keras": "keras"}
+NOTE = "; lines of TensorFlow's own on oneDNN, or on CUDA that it does not find, are no errors"
+"""They come before anything can be set that silences them."""
 
 
 @contextmanager
@@ -16,7 +19,8 @@ def loading(framework: Literal["PyTorch", "Keras"]) -> Iterator[None]:
     own, and needs nothing of it; in the block it finds none.
     """
     if MODULES[framework] not in sys.modules:
-        print(f"    loading {framework}", file=sys.stderr, flush=True)
+        note = NOTE if framework == "Keras" and find_spec("tensorflow") else ""
+        print(f"    loading {framework}{note}", file=sys.stderr, flush=True)
     hidden = framework == "PyTorch" and "tensorflow" not in sys.modules
     if hidden:
         sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Python's own mark of what cannot be imported

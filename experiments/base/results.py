@@ -144,6 +144,11 @@ def read_cases(folder: Path, name: str = "cases.csv") -> pd.DataFrame:
     return frame[frame["view"].isna()].drop(columns="view")
 
 
+def patients(folder: Path | str, *, synthetic: bool) -> str:
+    """What a table says of whose patients its numbers are."""
+    return f"patients: {'phantoms' if synthetic else 'those'} in {folder}"
+
+
 def as_rows(results: Iterable[Result]) -> list[dict]:
     return [asdict(result) for result in results]
 

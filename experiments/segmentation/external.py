@@ -268,7 +268,11 @@ def show(run: Finished, checked: Checked, folder: Path) -> None:
         own, other, difference = (found[f"{kind}.{metric}"] for kind in ("own", FOLDER, "difference"))
         cells = [cell for each in (own, other) for cell in (results.short(each.value), _interval(each), str(each.n))]
         rows.append((metric, *cells, results.short(difference.value), _interval(difference)))
-    notes = [f"subjects: {len(checked.ids)}; left out: {len({problem.subject for problem in checked.problems})}"]
+    notes = [
+        f"this cohort's {results.patients(checked.cohort.folder, synthetic=checked.synthetic)}",
+        f"own test {results.patients(run.data['folder'], synthetic=run.synthetic)}",
+        f"subjects: {len(checked.ids)}; left out: {len({problem.subject for problem in checked.problems})}",
+    ]
     if checked.synthetic:
         notes.insert(0, results.SYNTHETIC_NOTE)
     elif run.synthetic:

@@ -197,6 +197,7 @@ def show(run: Finished, folder: Path, changes: tuple[Change, ...]) -> None:
         "cost: Dice points (hundredths) that the change takes, of mean_dice and of WT, paired by case",
         notes=[
             *([results.SYNTHETIC_NOTE] if run.synthetic else []),
+            results.patients(run.data["folder"], synthetic=run.synthetic),
             f"cases: {n}; empty masks: {run.policy}; costs of every label: costs.csv; every score: cases.csv",
         ],
         below=True,

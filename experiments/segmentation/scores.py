@@ -41,12 +41,20 @@ def write_scores(study: Study, predictions: Iterable[tuple], *, n_cases: int) ->
     run = study.run
     slices: dict[str, scans.Slice] = {}
     seconds: list[float] = []
+    unscored: dict[str, int] = {}
     with Progress("scoring", n_cases, unit="case") as progress:
+
+        def count(marked: str) -> None:
+            case = marked.partition(VIEW_MARK)[0]
+            unscored[case] -= 1
+            if not unscored[case]:
+                progress.update()
+
         scored, lesions = score_cases(
-            _cases(study, predictions, slices, seconds),
+            _cases(study, predictions, slices, seconds, unscored),
             n_jobs=study.options.jobs,
             lesions_of=lambda case: VIEW_MARK not in case,
-            on_scored=lambda case: VIEW_MARK in case or progress.update(),
+            on_scored=count,
         )
     for frame in (scored, lesions):
         parts = frame["case"].astype(str).str.partition(VIEW_MARK)
@@ -76,9 +84,14 @@ def write_summary(study: Study, scores: pd.DataFrame, further: Sequence[results.
 
 
 def _cases(
-    study: Study, predictions: Iterable[tuple], slices: dict[str, scans.Slice], seconds: list[float]
+    study: Study,
+    predictions: Iterable[tuple],
+    slices: dict[str, scans.Slice],
+    seconds: list[float],
+    unscored: dict[str, int],
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
-    """Each prediction with its truth, and each view of it; fills the pictures' slices and the seconds per case."""
+    """Each prediction with its truth, and each view of it; fills the pictures' slices, the seconds per case and how
+    many label maps of each case are to be scored."""
     subjects = {subject.id: subject for subject in study.cohort.subjects}
     started = time.monotonic()
     for case, predicted, *views in predictions:
@@ -87,15 +100,16 @@ def _cases(
         truth = subject.load_labels()
         slices[case] = scans.tumour_slice(subject, predicted, truth)
         compared = {"": predicted} | (views[0]() if views else {})
+        cropped = [view for view in ("", "geometric_ceiling") if view in compared] if volume.is_cropped else []
+        unscored[case] = len(compared) + len(cropped)
         like = nifti.read_header(subject.label)
         for view, labels in compared.items():
             file = study.run.folder / "predictions" / view / f"{case}.nii.gz"
             nifti.write(file, subject.convention.from_classes(labels), like=like)
             mark = f"{VIEW_MARK}{view}" if view else ""
             yield f"{case}{mark}", labels, truth, volume.source_spacing_mm
-        if volume.is_cropped:
-            for view in [view for view in ("", "geometric_ceiling") if view in compared]:
-                name = f"{view}_inside_crop".removeprefix("_")
-                inside = (np.ascontiguousarray(labels[volume.crop]) for labels in (compared[view], truth))
-                yield f"{case}{VIEW_MARK}{name}", *inside, volume.source_spacing_mm
+        for view in cropped:
+            name = f"{view}_inside_crop".removeprefix("_")
+            inside = (np.ascontiguousarray(labels[volume.crop]) for labels in (compared[view], truth))
+            yield f"{case}{VIEW_MARK}{name}", *inside, volume.source_spacing_mm
         started = time.monotonic()

@@ -67,8 +67,8 @@ class Study:
 
     @property
     def source(self) -> str:
-        """What a table says of whose patients its numbers are."""
-        return f"patients: {'phantoms' if self.synthetic else 'those'} in {self.cohort.folder}"
+        """Whose patients a table's numbers are."""
+        return results.patients(self.cohort.folder, synthetic=self.synthetic)
 
     @property
     def train(self) -> list[Entry]:

@@ -36,7 +36,11 @@ def test_what_is_loaded_is_not_said_and_not_hidden(monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("nothing_loaded")
-def test_keras_has_its_backend(capsys):
+@pytest.mark.parametrize("installed", [True, False])
+def test_keras_has_its_backend_and_what_tensorflow_writes_is_explained_where_it_is(installed, monkeypatch, capsys):
+    monkeypatch.setattr("common.loading.find_spec", lambda name: object() if installed else None)
     with loading("Keras"):
         assert "tensorflow" not in sys.modules
-    assert capsys.readouterr().err == "    loading Keras\n"
+    said = capsys.readouterr().err
+    assert said.startswith("    loading Keras")
+    assert ("no errors" in said) == installed
