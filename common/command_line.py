@@ -4,7 +4,7 @@ import difflib
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from typing import Any, TypeVar
 
@@ -24,6 +24,10 @@ def parse(kind: type[T], *, prog: str, **how: Any) -> T:
     """
     found, unknown = tyro.cli(kind, prog=prog, return_unknown_args=True, **how)
     if not unknown:
+        for option, others in _without_first(sys.argv[1:]):
+            if tyro.cli(kind, prog=prog, args=others, return_unknown_args=True, **how)[0] == found:
+                print(f"error: {prog} was given {option} twice; give it once, with all its values", file=sys.stderr)
+                sys.exit(2)
         return found
     written = io.StringIO()
     with redirect_stdout(written), suppress(SystemExit):
@@ -34,6 +38,15 @@ def parse(kind: type[T], *, prog: str, **how: Any) -> T:
         print(f"error: {prog} has no {word}{near and f'; the nearest: {near}'}", file=sys.stderr)
     print(f"{prog} --help lists all", file=sys.stderr)
     sys.exit(2)
+
+
+def _without_first(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each option that stands there twice or more, and the line without its first mention."""
+    names = [word.partition("=")[0] if word.startswith("--") else "" for word in words]
+    for option in {name for name in names if name and names.count(name) > 1}:
+        first = names.index(option)
+        end = next(n for n in range(first + 1, len(names)) if names[n])
+        yield option, [*words[:first], *words[end:]]
 
 
 def options_in(help_text: str) -> list[str]:

@@ -173,7 +173,8 @@ def read_model_config(folder: Path, config: type[Config]) -> Config:
     """
     path = folder / "config.json"
     if not path.exists():
-        raise RunError(f"{folder}: expected the folder of a run, found no config.json in it")
+        found = "no config.json in it" if folder.is_dir() else "no such folder"
+        raise RunError(f"{folder}: expected the folder of a run, found {found}")
     settings = read_json(path, dict).get("model")
     try:
         if not isinstance(settings, dict):

@@ -38,6 +38,8 @@ def listen() -> None:
             os._exit(128 + number)
         signal.signal(number, signal.SIG_DFL)  # asked a second time, it ends at once
         # Not print: the signal may have come in the middle of another one.
+        # Loader processes are asked too, and PyTorch takes their end, which it hears of, for a failure.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         os.write(2, f"\nstopped by {signal.Signals(number).name}; the same command goes on\n".encode())
         sys.exit(128 + number)
 

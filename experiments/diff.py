@@ -45,7 +45,8 @@ def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:
 def _facts(run: Path) -> dict[str, Any]:
     config, wrong = read(run, "config.json", dict)
     if wrong or not config:
-        raise Refused(wrong or f"{run}: expected the folder of a run, found no config.json in it")
+        found = "no config.json in it" if run.is_dir() else "no such folder"
+        raise Refused(wrong or f"{run}: expected the folder of a run, found {found}")
     facts: dict[str, Any] = {"experiment": config.get("experiment")}
     facts |= settings_in(config.get("model", {}))
     options, data, split = options_of(run), read(run, "data.json", dict)[0], read(run, "split.json", dict)[0]

@@ -3,8 +3,8 @@
     python -m experiments.report                    runs and figures below this folder -> report/index.html
     python -m experiments.report --format csv       the tables alone: report/tables/<experiment>.csv; also latex, md
 
-Shows of every experiment the run with a preset's own settings that finished last, or the one that --run names; every
-result of the report beside it with an interval and a
+Shows of every experiment one run with a preset's own settings (patients before phantoms, paper before demo, the last
+before earlier ones), or the one that --run names; every result of the report beside it with an interval and a
 verdict by rule, the figures, a slice viewer of the best, the median and the worst case, what contradicts itself in the
 report, and the environment. What was not run, failed or is damaged is named with the command that makes it.
 Cost: 6 seconds of a core of an AMD EPYC with three real patients to view; the page then has 5 to 6 MB.
@@ -34,7 +34,8 @@ class Options:
     """Folder of the report."""
     run: tuple[str, ...] = ()
     """EXPERIMENT=FOLDER: the run that stands for an experiment, from now on (shown.json in the folder of the run
-    folders keeps it; EXPERIMENT= undoes it). By default, of the runs with a preset's own settings, the last."""
+    folders keeps it; EXPERIMENT= undoes it). By default, of the runs with a preset's own settings: patients before
+    phantoms, paper before demo, the last before earlier ones."""
     format: Literal["html", "csv", "latex", "md"] = "html"
     """The page, or the tables alone, one file per experiment."""
 

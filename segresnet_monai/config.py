@@ -193,7 +193,7 @@ class Config:
                 "segresnet or segresnet_ds, whose activations can be recomputed",
             ),
             (
-                1 <= self.supervised_levels <= (1 if self.network == "segresnet" else levels - 1),
+                1 <= self.supervised_levels <= (levels - 1 if self.network in ("segresnet_ds", "pocket") else 1),
                 "supervised_levels",
                 f"1, or of a segresnet_ds or pocket of {levels} levels up to {levels - 1}",
             ),

@@ -48,6 +48,7 @@ def run(trainings: Sequence[Training], placement: Placement, watch: Watch) -> di
     if placement.dry_run:
         for _, script in arrays([each for each in trainings if not each.is_finished], trainings, placement):
             print(script)
+        print("--dry-run: nothing was submitted", file=sys.stderr)
         sys.exit(0)
     for command in ("sbatch", "squeue", "srun"):
         if shutil.which(command) is None:

@@ -2,8 +2,10 @@
 
 import sys
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import pytest
+import tyro
 
 from common.command_line import parse
 
@@ -20,6 +22,8 @@ class Model:
 class Options:
     data: str | None = None
     max_subjects: int | None = None
+    runs: tuple[str, ...] = ()
+    methods: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     model: Model = field(default_factory=Model)
 
 
@@ -56,3 +60,16 @@ def test_nothing_is_offered_where_nothing_is_near_and_stray_words_are_refused(mo
         with pytest.raises(SystemExit):
             parsed(monkeypatch, word)
         assert capsys.readouterr().err.splitlines()[0] == f"error: command has no {word}"
+
+
+@pytest.mark.parametrize("words", [("--runs", "a", "b", "--data", "x", "--runs", "c"), ("--data=x", "--data", "y")])
+def test_an_option_that_is_given_twice_is_refused_for_the_first_would_be_dropped(monkeypatch, capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        parsed(monkeypatch, *words)
+    assert ended.value.code == 2
+    said = f"error: command was given {words[0].partition('=')[0]} twice; give it once, with all its values\n"
+    assert capsys.readouterr().err == said
+
+
+def test_an_option_that_gathers_may_be_given_twice(monkeypatch):
+    assert parsed(monkeypatch, "--methods", "a", "--runs", "x", "y", "--methods", "b").methods == ("a", "b")

@@ -92,6 +92,16 @@ def test_a_sentence_and_the_status_that_shells_know(tmp_path, number):
     assert said.strip() == f"stopped by {number.name}; the same command goes on"
 
 
+def test_loader_processes_that_are_asked_too_leave_it_a_sentence(tmp_path):
+    pytest.importorskip("torch")
+    with start(tmp_path, "loads", start_new_session=True) as process:
+        wait_for(lambda: len(list(tmp_path.glob("made*"))) == 2, 60)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.strip() == "stopped by SIGTERM; the same command goes on"
+
+
 def test_what_is_ignored_stays_ignored(tmp_path):
     def nohup():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

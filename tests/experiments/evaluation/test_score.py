@@ -272,6 +272,24 @@ def test_a_network_of_phantoms_is_marked_below_every_table(options, sets, tmp_pa
     assert mark in (folder / "tables" / "dice.csv").read_text()
 
 
+def test_whom_a_network_has_seen_by_its_predictions_is_left_out_of_every_method(options, sets, tmp_path, capsys):
+    answers = tmp_path / "answers"
+    shutil.copytree(sets / "nnunet", answers)
+    (answers / "dataset.json").unlink()
+    record = {"labels": "msd", "synthetic": False, "seen": ["BraTS_002", "elsewhere"]}
+    (answers / "predictions.json").write_text(json.dumps(record))
+    given = (f"own={answers}", f"truth={sets / 'truth'}")
+    folder = evaluate(options(predictions=given, convention=()))
+    assert set(pd.read_csv(folder / "cases.csv")["case"]) == {"BraTS_000", "BraTS_001", "BraTS_003"}
+    printed = capsys.readouterr().out
+    assert "by its predictions.json trained on, or chosen by, 1 of these patients" in printed
+    assert "1 patient takes no part, for a network compared here has seen them: BraTS_002" in printed
+    everyone = {"seen": [f"BraTS_00{n}" for n in range(4)]}
+    (answers / "predictions.json").write_text(json.dumps(record | everyone))
+    with pytest.raises(Refused, match="expected cases that no method's network has seen, found none of 4"):
+        evaluate(options(predictions=given, convention=()))
+
+
 def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, tmp_path, capsys):
     few = tmp_path / "few"
     few.mkdir()
