@@ -6,7 +6,8 @@
 Reproduces the report's Dice of NCR, ED and ET and its Hausdorff distances, trained on 70 / 15 / 15 % of the patients
 with at least 1 % of the crop labelled. Cost: demo about 3 minutes on two cores of an AMD EPYC, half of it training, and
 1.2 GiB of memory; paper needs a GPU and has not been timed. Expect on six held-out phantoms WT Dice near 0.81 on the
-whole scan (five seeds: 0.798 to 0.837), where the grid allows 0.95. The same command resumes, or shows a finished table.
+whole scan (five seeds: 0.798 to 0.837), where the grid allows 0.95. The same command resumes, or shows a finished
+table.
 """
 
 from dataclasses import replace

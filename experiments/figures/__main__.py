@@ -4,8 +4,8 @@
     python -m experiments.figures --data FOLDER --mgmt-data FOLDER
     python -m experiments.figures --only 4 8
 
-Figures 1, 2, 10, 11, 14 and 15 show the cohorts, 12 is a diagram, the others show each experiment's run that the report shows.
-A figure whose run is missing or damaged is listed with the reason and the command that makes it; the others are
+Figures 1, 2, 10, 11, 14 and 15 show the cohorts, 12 is a diagram, the others show each experiment's run that the report
+shows. A figure whose run is missing or damaged is listed with the reason and the command that makes it; the others are
 drawn. figures.json in the output folder has a caption and the state of every figure. Cost: 20 seconds of a core of an
 AMD EPYC once phantoms and runs are there.
 """
