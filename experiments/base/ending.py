@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 
+from common.runs import RunError
 from experiments.base.progress import begin
+from experiments.base.runs import shown
 
 
 def end(
@@ -27,15 +29,27 @@ def end(
     print(f"failed or missing: {'; '.join(missing) or 'nothing'}")
     print(f"run folder: {folder}")
     print(f"pictures in it: {pictures(folder)}")
-    runs = folder.absolute().parents[3 if below else 1]
-    page = "python -m experiments.report" + ("" if runs == Path("runs").absolute() else f" --runs {quote(str(runs))}")
-    next_ = {page: "finished runs as a page: report/index.html"}
+    next_ = dict([_page(folder, below=below)])
     if synthetic:
         next_[f"python -m experiments.{command} --data FOLDER"] = "the same with patients of your own"
     next_[f"python -m experiments.{command} --help"] = "what can be changed"
     width = max(map(len, next_))
     for word, (line, why) in zip(["next:", *" " * len(next_)], next_.items(), strict=False):
         print(f"{word:<5} {line:<{width}}    {why}")
+
+
+def _page(folder: Path, *, below: bool) -> tuple[str, str]:
+    """The command that makes a page on which a run is, and why to call it."""
+    place = folder.absolute()
+    runs, experiment = place.parents[3 if below else 1], place.parent.name
+    line = "python -m experiments.report" + ("" if runs == Path("runs").absolute() else f" --runs {quote(str(runs))}")
+    try:
+        taken = None if below else shown(runs, experiment)
+    except RunError:  # of pins that are damaged, which the page says itself
+        taken = None
+    if taken is None or taken.name == place.name:
+        return line, "finished runs as a page: report/index.html"
+    return f"{line} --run {quote(f'{experiment}={place.name}')}", f"the page with this run, in place of {taken.name}"
 
 
 def pictures(folder: Path) -> str:
@@ -46,7 +60,7 @@ def pictures(folder: Path) -> str:
     said = [f"figures ({', '.join(named)})"] if named else []
     if further:
         places = sorted({path.relative_to(folder).parts[0] for path in further})
-        said.append(f"{len(further)} of its trainings in {', '.join(places[:4])}{', ...' * (len(places) > 4)}")
+        said.append(f"{len(further)} more, of its trainings, in {', '.join(places[:4])}{', ...' * (len(places) > 4)}")
     return "; ".join(said) or "none"
 
 

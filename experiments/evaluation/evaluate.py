@@ -14,13 +14,13 @@ from common.labels import CLASSES
 from common.runs import Run, configuration_hash
 from common.splits import Split
 from common.subject import Problem
-from common.words import plural
+from common.words import listed, plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, leave_out
 from experiments.base.progress import step
 from experiments.evaluation import page, scoring, summary, tables
-from experiments.evaluation.inputs import Found, ScoreOptions, find, listed
+from experiments.evaluation.inputs import Found, ScoreOptions, find
 from experiments.evaluation.page import Shown
 from experiments.evaluation.scoring import Work
 from experiments.page.facts import taking_no_part

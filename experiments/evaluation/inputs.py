@@ -17,13 +17,11 @@ from common.nifti import Scan, ScanError
 from common.phantom.folder import embedded_cohort
 from common.scoring import EmptyPolicy
 from common.subject import Problem, Subject
+from common.words import listed
 from experiments.base.options import Refused, at_least, gathered, leave_out
 from experiments.base.reading import Reading, refuse_unlabelled
 from experiments.evaluation import finished_runs, grids, label_maps
 from experiments.evaluation.label_maps import Method
-
-NAMED = 5
-"""Cases that are named where more are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,8 +221,3 @@ def _headers(subject: Subject, methods: Sequence[Method]) -> Iterator[Problem]:
             what = str(error)
         if what:
             yield Problem(subject.id, file, f"{method.name}: {what}")
-
-
-def listed(cases: Sequence[str]) -> str:
-    """The first NAMED of them, and how many more there are."""
-    return f"{', '.join(cases[:NAMED])}{f' and {len(cases) - NAMED} more' * (len(cases) > NAMED)}"

@@ -1,5 +1,6 @@
 """How experiments end: what is missing, where pictures lie, and commands that find the run again."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_every_ending_says_the_same_in_the_same_order(tmp_path, monkeypatch, cap
         "4 subjects",
         "failed or missing: b failed; c not run",
         "run folder: runs/unet3d/demo-1",
-        "pictures in it: figures (grid.png, roc.png); 2 of its trainings in rows",
+        "pictures in it: figures (grid.png, roc.png); 2 more, of its trainings, in rows",
         "next: python -m experiments.report           finished runs as a page: report/index.html",
         "      python -m experiments.unet3d --help    what can be changed",
     ]
@@ -45,6 +46,18 @@ def test_the_page_is_made_of_the_folder_in_which_the_run_lies(tmp_path, monkeypa
     assert f"next: python -m experiments.report --runs {tmp_path / 'kept'}  " in lines[-2]
     assert "failed or missing: nothing" in lines
     assert "pictures in it: none" in lines
+
+
+def test_where_the_page_would_show_another_run_the_command_names_this_one(tmp_path, capsys):
+    for name in ("demo-1", "paper-2"):
+        (tmp_path / "unet3d" / name).mkdir(parents=True)
+        (tmp_path / "unet3d" / name / "summary.json").write_text("[]")
+        options = {"preset": name.partition("-")[0]}
+        (tmp_path / "unet3d" / name / "config.json").write_text(json.dumps({"options": options}))
+    line = last_lines(capsys, tmp_path / "unet3d" / "demo-1")[-2]
+    assert f"experiments.report --runs {tmp_path} --run unet3d=demo-1 " in line
+    assert line.endswith("the page with this run, in place of paper-2")
+    assert "--run " not in last_lines(capsys, tmp_path / "unet3d" / "paper-2")[-2]
 
 
 def test_trainings_in_the_same_state_are_named_together():
