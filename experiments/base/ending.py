@@ -29,7 +29,8 @@ def end(
     print(f"failed or missing: {'; '.join(missing) or 'nothing'}")
     print(f"run folder: {folder}")
     print(f"pictures in it: {pictures(folder)}")
-    next_ = dict([_page(folder, below=below)])
+    page, why = _page(folder, below=below)
+    next_ = {page: why}
     if synthetic:
         next_[f"python -m experiments.{command} --data FOLDER"] = "the same with patients of your own"
     next_[f"python -m experiments.{command} --help"] = "what can be changed"

@@ -15,11 +15,11 @@ def unet_of(segresnet: SegResNet, *, spatial_dims: int) -> UNet:
 
     Equal are contrasts, voxel size and intensities; the samples and their order, bit for bit; targets, loss, start,
     optimiser, schedule, number of steps, gradient clipping and average of the weights; validation, windows, flips and
-    decoding; the width of the first level, the dropout's rate and the precision; and both normalise, one in groups of
-    channels, the other each channel by itself. What cannot be equal is the rest of the network (blocks, where dropout
-    stands), its random initial weights, and the libraries' own ways: the place of Adam's
-    epsilon, where autocast or a dtype policy rounds, loader processes or threads. The 2.5D network gets the same crops,
-    slice by slice with the neighbours inside the crop; all slices of a step's crops are one step.
+    decoding; the width of the first level, the dropout's rate and the precision; and both normalise within, the U-Net
+    each channel of a sample by itself. What cannot be equal is the rest of the network (blocks, where dropout stands),
+    its random initial weights, and the libraries' own ways: the place of Adam's epsilon, where autocast or a dtype
+    policy rounds, loader processes or threads. The 2.5D network gets the same crops, slice by slice with the neighbours
+    inside the crop; all slices of a step's crops are one step.
     Raises ValueError for a recipe that a U-Net cannot follow.
     """
     checks = (
