@@ -5,7 +5,8 @@ import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 import tyro
@@ -24,8 +25,12 @@ def parse(kind: type[T], *, prog: str, **how: Any) -> T:
     """
     found, unknown = tyro.cli(kind, prog=prog, return_unknown_args=True, **how)
     if not unknown:
-        for option, others in _without_first(sys.argv[1:]):
-            if tyro.cli(kind, prog=prog, args=others, return_unknown_args=True, **how)[0] == found:
+        for option, line in _gathered(sys.argv[1:]):
+            several = False
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), suppress(SystemExit):
+                _, surplus = tyro.cli(kind, prog=prog, args=line, return_unknown_args=True, **how)
+                several = not surplus
+            if several:
                 print(f"error: {prog} was given {option} twice; give it once, with all its values", file=sys.stderr)
                 sys.exit(2)
         return found
@@ -40,13 +45,21 @@ def parse(kind: type[T], *, prog: str, **how: Any) -> T:
     sys.exit(2)
 
 
-def _without_first(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each option that stands there twice or more, and the line without its first mention."""
-    names = [word.partition("=")[0] if word.startswith("--") else "" for word in words]
-    for option in {name for name in names if name and names.count(name) > 1}:
-        first = names.index(option)
-        end = next(n for n in range(first + 1, len(names)) if names[n])
-        yield option, [*words[:first], *words[end:]]
+def _gathered(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each option that is mentioned again, and the line in which its last mention has the first one's values too.
+
+    An option that takes one value cannot be given that line, and of two mentions the last counts, as everywhere; one
+    that takes several would drop the first mention's.
+    """
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    starts = [n for n, word in enumerate(split) if word.startswith("--")]
+    parts = [split[start:end] for start, end in pairwise([*starts, len(split)])]
+    names = [part[0] for part in parts]
+    for option in sorted({name for name in names if names.count(name) > 1}):
+        first, last = names.index(option), len(names) - 1 - names[::-1].index(option)
+        if values := parts[first][1:]:
+            kept = [*parts[:first], *parts[first + 1 : last], parts[last] + values, *parts[last + 1 :]]
+            yield option, [*split[: starts[0]], *chain(*kept)]
 
 
 def options_in(help_text: str) -> list[str]:

@@ -118,11 +118,11 @@ def find(options: ScoreOptions) -> Found:
     wanted = tuple(case for case in subjects if case in tested or not runs)
     own = [partial(run.method, subjects) for run in runs]
     methods, missing = methods_of(options, subjects, wanted, own, option="--convention")
-    shown_to = {case for each in (*runs, *methods) for case in each.seen}
     cases = tuple(case for case in wanted if all(case in each.files for each in methods))
-    if cases and shown_to.issuperset(cases):
+    known = {case for each in methods for case in each.seen}
+    if cases and known.issuperset(cases):
         raise Refused(f"{cohort.folder}: expected cases that no method's network has seen, found none of {len(cases)}")
-    cases = tuple(case for case in cases if case not in shown_to)
+    cases = tuple(case for case in cases if case not in known)
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases of which every method has a label map, found none")
     problems = [problem for case in cases for problem in _headers(subjects[case], methods)]
@@ -131,6 +131,7 @@ def find(options: ScoreOptions) -> Found:
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases that can be scored, found none")
     synthetic = embedded_cohort(next(iter(cohort.subjects[0].images.values()))) is not None
+    shown_to = known.union(*(run.seen for run in runs))
     seen = tuple(case for case in subjects if case in shown_to.difference(cases))
     return Found(cohort, tuple(methods), wanted, cases, missing, seen, (*cohort.incomplete, *problems), synthetic)
 

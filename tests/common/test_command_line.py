@@ -62,13 +62,19 @@ def test_nothing_is_offered_where_nothing_is_near_and_stray_words_are_refused(mo
         assert capsys.readouterr().err.splitlines()[0] == f"error: command has no {word}"
 
 
-@pytest.mark.parametrize("words", [("--runs", "a", "b", "--data", "x", "--runs", "c"), ("--data=x", "--data", "y")])
+@pytest.mark.parametrize("words", [("--runs", "a", "b", "--data", "x", "--runs", "c"), ("--runs=x", "--runs", "y")])
 def test_an_option_that_is_given_twice_is_refused_for_the_first_would_be_dropped(monkeypatch, capsys, words):
     with pytest.raises(SystemExit) as ended:
         parsed(monkeypatch, *words)
     assert ended.value.code == 2
     said = f"error: command was given {words[0].partition('=')[0]} twice; give it once, with all its values\n"
     assert capsys.readouterr().err == said
+
+
+def test_of_an_option_with_one_value_the_last_counts(monkeypatch):
+    assert parsed(monkeypatch, "--data=x", "--model.epochs", "3", "--data", "y", "--model.epochs", "4") == Options(
+        data="y", model=Model(epochs=4)
+    )
 
 
 def test_an_option_that_gathers_may_be_given_twice(monkeypatch):

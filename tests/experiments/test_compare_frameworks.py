@@ -320,6 +320,7 @@ def test_a_recipe_that_the_unets_cannot_follow_is_refused(change, said):
         Equal(segresnet=replace(EQUAL_DEMO.segresnet, **change))
 
 
+@pytest.mark.slow
 def test_equal_recipes_are_compared_in_a_folder_of_their_own(run_module, cohort, tmp_path):
     done = run_module(MODULE, "--data", cohort, *TINY_EQUAL, *nowhere("unet3d", *BACKENDS))
     assert done.returncode == 0, done.stderr

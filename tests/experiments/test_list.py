@@ -65,7 +65,7 @@ def test_two_runs_differ_in_what_was_set_and_found(tmp_path):
     ]
     write_json(runs[1] / "data.json", {"synthetic": False, "folder": "scans/own"})
     assert ("of", "synthetic phantoms", "patients of own") in diff.differences(*runs)
-    with pytest.raises(Refused, match="expected the folder of a run, found no config"):
+    with pytest.raises(Refused, match="expected the folder of a run, found no such folder"):
         diff.differences(runs[0], tmp_path / "nowhere")
 
 

@@ -112,6 +112,7 @@ def test_rows_are_run_once_compared_and_none_is_left_out(run_module, cohort, tmp
     assert "not run" in next(line for line in shown if line.startswith("hausdorff"))
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_is_shown_with_the_reason_and_tried_again(run_module, cohort, tmp_path):
     """A training that cannot write its checkpoints: a file stands in their folder's place."""
     arguments = ("--data", cohort, *TINY, "--rows", "slices80")

@@ -123,6 +123,7 @@ def test_a_killed_run_ends_with_the_same_bits(tiny_entries, tmp_path):
     killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=0)
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_the_winners_recipe_ends_with_the_same_bits(tiny_entries, tmp_path):
     killed_runs_end_with_the_same_bits(tiny_entries, tmp_path, kills=2, seed=3, settings=WINNERS)
 
