@@ -17,11 +17,9 @@ from common.patient import Trained, answer_for, in_words, run_notes, synthetic_m
 from common.picture import draw_answer
 from common.progress import counted
 from common.subject import Problem
-from common.words import listed
 
 RECORD = "predictions.json"
 VOLUMES = "volumes.csv"
-SPLIT = "split.json"
 
 
 def check_folder(arguments: PatientArguments) -> Path:
@@ -63,26 +61,18 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
     """Answer every patient of --data that has none yet in --output; returns what kept others from theirs.
 
     Written there after each: ID.nii.gz, ID.png, volumes.csv (ml of each label and region) and predictions.json (the
-    network, whom it has seen, the scans' content and the notes). A patient whose scans have changed since is answered
-    anew.
+    network, the scans' content and the notes). A patient whose scans have changed since is answered anew.
     """
     data, output = check_folder(arguments), arguments.output
     cohort = find_subjects(data, layout=arguments.layout, masks=False)
     for note in (*run_notes(arguments.run, trained.recipe), *cohort.notes):
         print(f"note: {note}", file=sys.stderr)
-    seen = _seen(arguments.run)
-    if shown := [subject.id for subject in cohort.subjects if subject.id in set(seen or ())]:
-        print(
-            f"note: the network was trained on, or chosen by, {listed(shown)}: of them a score says nothing",
-            file=sys.stderr,
-        )
     mark = synthetic_mark(arguments.run)
     record = {
-        "run": str(arguments.run),
+        "run": str(arguments.run.resolve()),
         "network": _fingerprint(arguments.run),
         "labels": arguments.labels,
         "synthetic": bool(mark),
-        "seen": seen,
         "cases": read_json(output / RECORD, dict)["cases"] if (output / RECORD).exists() else {},
     }
     problems = list(cohort.incomplete)
@@ -115,14 +105,6 @@ def _write(output: Path, record: Mapping[str, Any]) -> None:
     table = pd.DataFrame.from_dict(volumes, orient="index").add_suffix("_ml").round(3)
     write_csv(output / VOLUMES, table.rename_axis("id").reset_index())
     write_json(output / RECORD, record)
-
-
-def _seen(run: Path) -> list[str] | None:
-    """Ids of the patients that a run's network was trained on or chosen by; None of a file, which does not say."""
-    if not (run / SPLIT).is_file():
-        return None
-    split = read_json(run / SPLIT, dict)
-    return sorted({case for part in ("train", "validation") for case in split[part]})
 
 
 def _fingerprint(run: Path) -> str:

@@ -37,9 +37,9 @@ def listen() -> None:
         if os.getpid() != command:  # a forked worker: the command itself has the word
             os._exit(128 + number)
         signal.signal(number, signal.SIG_DFL)  # asked a second time, it ends at once
-        # Not print: the signal may have come in the middle of another one.
         # Loader processes are asked too, and PyTorch takes their end, which it hears of, for a failure.
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        # Not print: the signal may have come in the middle of another one.
         os.write(2, f"\nstopped by {signal.Signals(number).name}; the same command goes on\n".encode())
         sys.exit(128 + number)
 

@@ -48,7 +48,7 @@ def _page(folder: Path, *, below: bool) -> tuple[str, str]:
         taken = None if below else shown(runs, experiment)
     except RunError:  # of pins that are damaged, which the page says itself
         taken = None
-    if taken is None or taken.name == place.name:
+    if taken is None or taken.name == place.name or not (place / "summary.json").exists():
         return line, "finished runs as a page: report/index.html"
     return f"{line} --run {quote(f'{experiment}={place.name}')}", f"the page with this run, in place of {taken.name}"
 

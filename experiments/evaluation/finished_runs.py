@@ -1,16 +1,22 @@
 """Finished runs as methods: label maps of the cases that their networks have not seen, folds of one study pooled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from joblib import Parallel, delayed
+
 from common.files import read_json
+from common.identity import contents
+from common.nifti import ScanError
+from common.progress import counted
 from common.runs import RunError
 from common.subject import Subject
 from experiments.base.options import Refused, gathered
 from experiments.base.reading import Reading
 from experiments.evaluation.label_maps import Method
+from experiments.segmentation.fine_tuning import Seen, seen_by
 from experiments.segmentation.finished import FOLDS, SEEN, Finished, read_run, require_finished
 
 
@@ -65,6 +71,26 @@ class Runs:
         conventions = {case: subjects[case].convention for case in self.files}
         ground = "the cohort's masks, by its run"
         return Method(self.name, self.folder, self.files, conventions, ground, training=self.training)
+
+
+def with_seen(method: Method, subjects: Sequence[Subject], *, n_jobs: int) -> Method:
+    """The method, and whom of the subjects its network has seen, where a run of the suite has predicted (it is told by
+    files, scans and patients' names). Raises Refused when scans cannot be read, RunError when the run is damaged."""
+    if method.run is None or not (method.run / "split.json").is_file():
+        return method
+    seen = Seen(seen_by(method.run))
+
+    def why(subject: Subject) -> str:
+        try:
+            return seen.why(subject, lambda: contents(subject.read()[0]).values())
+        except (ScanError, OSError) as error:
+            raise Refused(f"{subject.id}: cannot tell whether {method.name} has seen it: {error}") from error
+
+    told = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(delayed(why)(each) for each in subjects)
+    reasons = counted(told, f"whom {method.name} has seen", total=len(subjects), unit="patient")
+    known = frozenset(subject.id for subject, reason in zip(subjects, reasons, strict=True) if reason)
+    training = f"predicted by {method.run}, whose network was trained on, or chosen by, {len(known)} of these patients"
+    return replace(method, seen=known, training=method.training if method.of_phantoms else training)
 
 
 def read(given: Sequence[tuple[str, Path]]) -> list[Runs]:

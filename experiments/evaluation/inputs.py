@@ -119,10 +119,6 @@ def find(options: ScoreOptions) -> Found:
     own = [partial(run.method, subjects) for run in runs]
     methods, missing = methods_of(options, subjects, wanted, own, option="--convention")
     cases = tuple(case for case in wanted if all(case in each.files for each in methods))
-    known = {case for each in methods for case in each.seen}
-    if cases and known.issuperset(cases):
-        raise Refused(f"{cohort.folder}: expected cases that no method's network has seen, found none of {len(cases)}")
-    cases = tuple(case for case in cases if case not in known)
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases of which every method has a label map, found none")
     problems = [problem for case in cases for problem in _headers(subjects[case], methods)]
@@ -130,6 +126,13 @@ def find(options: ScoreOptions) -> Found:
     cases = tuple(case for case in cases if case not in bad)
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases that can be scored, found none")
+    methods = [
+        finished_runs.with_seen(each, [subjects[case] for case in cases], n_jobs=options.cores) for each in methods
+    ]
+    known = {case for each in methods for case in each.seen}
+    if known.issuperset(cases):
+        raise Refused(f"{cohort.folder}: expected cases that no method's network has seen, found none of {len(cases)}")
+    cases = tuple(case for case in cases if case not in known)
     synthetic = embedded_cohort(next(iter(cohort.subjects[0].images.values()))) is not None
     shown_to = known.union(*(run.seen for run in runs))
     seen = tuple(case for case in subjects if case in shown_to.difference(cases))

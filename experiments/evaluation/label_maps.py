@@ -36,8 +36,8 @@ class Method:
     """A method's label maps. files, conventions: by case. ground: how their values are read, and why.
 
     surplus: label maps of other cases, by file name. scans: further files that take no part. training: what made its
-    networks, in a sentence. of_phantoms: these have seen synthetic phantoms only, as its predictions.json says. seen:
-    cases that its networks were trained on or chosen by, as that says.
+    networks, in a sentence. of_phantoms: these have seen synthetic phantoms only, as its predictions.json says. run:
+    the folder or file of its network, as that says. seen: cases that it was trained on or chosen by.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Method:
     scans: int = 0
     training: str = "its training is not known to the suite, nor whether it has seen these patients"
     of_phantoms: bool = False
+    run: Path | None = None
     seen: frozenset[str] = frozenset()
 
     def without_cavity(self) -> "Method":
@@ -135,14 +136,8 @@ def find(
     conventions, ground = _conventions(name, folder, files, layouts, convention, option)
     found = Method(name, folder, files, conventions, ground, tuple(surplus), scans)
     record = read_json(folder / RECORD, dict) if (folder / RECORD).is_file() else {}
-    if record.get("synthetic"):
-        return replace(found, of_phantoms=True, training=OF_PHANTOMS)
-    if record.get("seen") is None:
-        return found
-    seen = frozenset(record["seen"]) & set(cases)
-    return replace(
-        found, seen=seen, training=f"by its {RECORD} trained on, or chosen by, {len(seen)} of these patients"
-    )
+    found = replace(found, run=Path(record["run"]) if "run" in record else None)
+    return replace(found, of_phantoms=True, training=OF_PHANTOMS) if record.get("synthetic") else found
 
 
 def _parted(name: str, place: Path) -> tuple[Path, re.Pattern[str] | None]:

@@ -28,7 +28,7 @@ from experiments.base.options import Refused, at_least, leave_out
 from experiments.base.progress import say_store, step
 from experiments.base.reading import Reading, refuse_cavity, refuse_unlabelled
 from experiments.base.results import Result
-from experiments.segmentation.fine_tuning import seen_by
+from experiments.segmentation.fine_tuning import Seen, seen_by
 from experiments.segmentation.finished import Finished, Networks, load, read_run, require_finished
 from experiments.segmentation.options import NetworkOptions, Options
 from experiments.segmentation.study import Study
@@ -111,28 +111,17 @@ def check(run: Finished, options: CohortOptions) -> Checked:
 
 
 def _seen(run: Finished, subjects: list[Subject], store: Store, options: CohortOptions) -> list[Problem]:
-    """Those whose files, scans or patients have made or chosen the networks' weights, or those that they started from.
-
-    An equal id is an equal patient only where ids name patients; ``case_001`` is another one in every hospital.
-    """
-    seen = seen_by(run.folder)
+    """Those whose files, scans or patients have made or chosen the networks' weights, or the weights before those."""
     voxels = _contents(run, options)
-    prints = {each["fingerprint"]: each["id"] for each in seen}
-    prints |= {fingerprint: id for id, fingerprint in run.data.get("randomised", {}).get("subjects", {}).items()}
-    patients = {each["patient"]: each["id"] for each in seen}
-    digests = {
-        digest: each["id"] for each in seen for digest in (each["contents"] or voxels.get(each["id"], {})).values()
-    }
+    seen = [each | {"contents": each["contents"] or voxels.get(each["id"], {})} for each in seen_by(run.folder)]
+    randomised = run.data.get("randomised", {}).get("subjects", {})
+    seen += [{"id": id, "patient": None, "fingerprint": each, "contents": {}} for id, each in randomised.items()]
+    known = Seen(seen)
     found, same_name = [], []
     for subject in subjects:
-        contents = store.entries[subject.id].contents.values()
-        same = prints.get(subject.fingerprint()) or next((digests[one] for one in contents if one in digests), None)
-        known = patients.get(subject.patient)
-        if same:
-            found.append(Problem(subject.id, None, f"has the scans of {same}, which the network was trained on"))
-        elif known and {known, subject.id} != {subject.patient}:
-            found.append(Problem(subject.id, None, f"is the patient of {known}, which the network was trained on"))
-        elif known:
+        if why := known.why(subject, store.entries[subject.id].contents.values):
+            found.append(Problem(subject.id, None, why))
+        elif known.names(subject):
             same_name.append(subject.id)
     if same_name:
         print(

@@ -1,6 +1,6 @@
 """What a network has seen before a training starts from its weights, and that it must not be tested on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from common.files import typed
@@ -47,6 +47,33 @@ def seen_by(run: Path) -> list[dict[str, object]]:
         for id in split[part]
     ]
     return [*own, *data.get("seen", [])]
+
+
+class Seen:
+    """Those whom weights have seen (:func:`seen_by`), looked up by their scans and by their patients' names.
+
+    An equal id is an equal patient only where ids name patients; ``case_001`` is another one in every hospital.
+    """
+
+    def __init__(self, seen: Iterable[Mapping]) -> None:
+        seen = list(seen)
+        self.prints = {each["fingerprint"]: each["id"] for each in seen}
+        self.patients = {each["patient"]: each["id"] for each in seen}
+        self.digests = {digest: each["id"] for each in seen for digest in each["contents"].values()}
+
+    def why(self, subject: Subject, contents: Callable[[], Iterable[str]]) -> str:
+        """By what a subject is one of them, in words; empty where it is none. contents: digests of its scans."""
+        known = self.patients.get(subject.patient)
+        if known and {known, subject.id} != {subject.patient}:
+            return f"is the patient of {known}, which the network was trained on"
+        same = self.prints.get(subject.fingerprint())
+        if not same and self.digests:
+            same = next((self.digests[one] for one in contents() if one in self.digests), None)
+        return f"has the scans of {same}, which the network was trained on" if same else ""
+
+    def names(self, subject: Subject) -> bool:
+        """Whether one of them has the subject's name."""
+        return subject.patient in self.patients
 
 
 def refuse_seen(

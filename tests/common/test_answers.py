@@ -117,20 +117,6 @@ def test_each_patient_gets_an_answer_and_the_bad_one_is_named(asked):
         assert (np.abs(picture - (240, 228, 66)).sum(-1) < 30).any()  # ET's yellow
 
 
-def test_whom_the_network_has_seen_is_said_and_kept(asked, tmp_path, capsys):
-    arguments, _ = asked
-    segment_folder(arguments, Counted().trained)
-    assert json.loads((arguments.output / "predictions.json").read_text())["seen"] is None
-    split = {"train": ["C", "other"], "validation": ["B"], "test": ["A"]}
-    (arguments.run / "split.json").write_text(json.dumps(split))
-    again = replace(arguments, output=tmp_path / "again")
-    segment_folder(again, Counted().trained)
-    assert json.loads((again.output / "predictions.json").read_text())["seen"] == ["B", "C", "other"]
-    assert (
-        "note: the network was trained on, or chosen by, B, C: of them a score says nothing" in capsys.readouterr().err
-    )
-
-
 def test_only_what_has_no_answer_is_answered_and_changed_scans_are_answered_anew(asked):
     arguments, voxels = asked
     network = Counted()

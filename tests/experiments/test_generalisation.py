@@ -79,6 +79,8 @@ def test_training_with_test_data_leaves_the_scores_of_both_cohorts(trained, othe
     run, printed = trained
     (folder,) = (run / "external").iterdir()
     assert folder.name.startswith("hospital-")
+    assert f"this cohort's patients: those in {others}\n" in printed
+    assert "\nown test patients: those in " in printed
     assert f"subjects: {N_OTHERS}; left out: 0" in printed
     kept = files_of(folder)
     assert set(kept) >= {
@@ -233,6 +235,7 @@ def test_untouched_cases_have_the_runs_own_scores_and_a_finished_table_stays(run
     own = files_of(run)
     folder = measure(read_run(run), ChangeOptions())
     printed = capsys.readouterr().out
+    assert f"\npatients: those in {read_run(run).data['folder']}\n" in printed
     cases = pd.read_csv(folder / "cases.csv", dtype=str)
     untouched = cases[cases["change"] == "untouched"].drop(columns="change").reset_index(drop=True)
     scored = pd.read_csv(run / "cases.csv", dtype=str)[untouched.columns]

@@ -57,7 +57,8 @@ def test_where_the_page_would_show_another_run_the_command_names_this_one(tmp_pa
     line = last_lines(capsys, tmp_path / "unet3d" / "demo-1")[-2]
     assert f"experiments.report --runs {tmp_path} --run unet3d=demo-1 " in line
     assert line.endswith("the page with this run, in place of paper-2")
-    assert "--run " not in last_lines(capsys, tmp_path / "unet3d" / "paper-2")[-2]
+    for name in ("paper-2", "not-finished"):
+        assert "--run " not in last_lines(capsys, tmp_path / "unet3d" / name)[-2]
 
 
 def test_trainings_in_the_same_state_are_named_together():

@@ -138,7 +138,8 @@ def test_a_dry_run_prints_scripts_that_bash_understands_and_writes_nothing(tmp_p
     ]
     with pytest.raises(SystemExit):
         run(wanted, Placement(on="slurm", dry_run=True, most=2, cores=4, slurm=slurm))
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    assert "nothing was submitted" in said
     assert subprocess.run(["bash", "-n"], input=printed, text=True, check=False).returncode == 0
     assert printed.count("#!/bin/bash") == 3
     for line in ("--partition=gpu", "--time=8:00:00", "--gres=gpu:a100:1", "--constraint=fast", "--cpus-per-task=4"):

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from benchmarks.lesions import plain
 from common.cohort import find_subjects
+from common.identity import contents
 from common.labels import BRATS_2018, BRATS_2023, MSD
 from common.runs import RunError
 from common.scoring import summarise
@@ -272,22 +273,42 @@ def test_a_network_of_phantoms_is_marked_below_every_table(options, sets, tmp_pa
     assert mark in (folder / "tables" / "dice.csv").read_text()
 
 
-def test_whom_a_network_has_seen_by_its_predictions_is_left_out_of_every_method(options, sets, tmp_path, capsys):
-    answers = tmp_path / "answers"
+@pytest.mark.parametrize("by", ["files", "scans", "patient"])
+def test_whom_the_predicting_run_has_seen_is_left_out_of_every_method(options, sets, data, tmp_path, capsys, by):
+    """One of the four under another name; another has a name of the training's, but other scans, and stays."""
+    answers, run = tmp_path / "answers", tmp_path / "run"
     shutil.copytree(sets / "nnunet", answers)
     (answers / "dataset.json").unlink()
-    record = {"labels": "msd", "synthetic": False, "seen": ["BraTS_002", "elsewhere"]}
-    (answers / "predictions.json").write_text(json.dumps(record))
+    (answers / "predictions.json").write_text(json.dumps({"labels": "msd", "synthetic": False, "run": str(run)}))
+    subject = next(each for each in find_subjects(data).subjects if each.id == "BraTS_002")
+    seen = "BraTS_002_1" if by == "patient" else "other"
+    files = {seen: subject.fingerprint() if by == "files" else "of others", "BraTS_003": "of others"}
+    scans = {seen: contents(subject.read()[0])} if by == "scans" else {}
+    patients = {seen: "BraTS_002"} if by == "patient" else {}
+    run.mkdir()
+    (run / "data.json").write_text(json.dumps({"subjects": files, "contents": scans, "patients": patients}))
+    (run / "split.json").write_text(json.dumps({"train": [seen], "validation": ["BraTS_003"], "test": []}))
     given = (f"own={answers}", f"truth={sets / 'truth'}")
     folder = evaluate(options(predictions=given, convention=()))
     assert set(pd.read_csv(folder / "cases.csv")["case"]) == {"BraTS_000", "BraTS_001", "BraTS_003"}
     printed = capsys.readouterr().out
-    assert "by its predictions.json trained on, or chosen by, 1 of these patients" in printed
+    assert f"predicted by {run}, whose network was trained on, or chosen by, 1 of these patients" in printed
     assert "1 patient takes no part, for a network compared here has seen them: BraTS_002" in printed
-    everyone = {"seen": [f"BraTS_00{n}" for n in range(4)]}
-    (answers / "predictions.json").write_text(json.dumps(record | everyone))
+
+
+def test_a_network_that_has_seen_everybody_is_refused_and_of_one_that_is_gone_it_is_not_known(
+    options, sets, data, tmp_path
+):
+    answers, run = tmp_path / "answers", tmp_path / "run"
+    shutil.copytree(sets / "nnunet", answers)
+    (answers / "predictions.json").write_text(json.dumps({"run": str(run)}))
+    assert "not known" in inputs.find(options(predictions=(f"own={answers}",), convention=())).methods[0].training
+    prints = {subject.id: subject.fingerprint() for subject in find_subjects(data).subjects}
+    run.mkdir()
+    (run / "data.json").write_text(json.dumps({"subjects": prints}))
+    (run / "split.json").write_text(json.dumps({"train": list(prints), "validation": [], "test": []}))
     with pytest.raises(Refused, match="expected cases that no method's network has seen, found none of 4"):
-        evaluate(options(predictions=given, convention=()))
+        inputs.find(options(predictions=(f"own={answers}",), convention=()))
 
 
 def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, tmp_path, capsys):

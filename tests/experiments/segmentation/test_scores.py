@@ -64,3 +64,32 @@ def test_a_part_is_finished_by_its_summary_and_keeps_its_name(cohort, tmp_path):
     ]
     assert (line["value"], line["n"]) == (pytest.approx(np.mean(overlap)), 2)
     assert summary["table2_final.part.mean_dice"]["reported"] is None  # the report's number is of another part
+
+
+def test_a_case_counts_as_scored_when_all_its_views_are(cohort, tmp_path, monkeypatch):
+    """Each case is followed by its view, and counted after that alone."""
+    happened = []
+
+    class Watched(evaluation.Progress):
+        def update(self, n=1):
+            happened.append("counted")
+            super().update(n)
+
+    def scored(cases, on_scored, **how):
+        def told(case):
+            happened.append(case)
+            on_scored(case)
+
+        return score_cases(cases, on_scored=told, **how)
+
+    score_cases = evaluation.score_cases
+    monkeypatch.setattr(evaluation, "Progress", Watched)
+    monkeypatch.setattr(evaluation, "score_cases", scored)
+    options = Options(data=cohort, preset="demo", jobs=1, runs=tmp_path / "runs", prepared=tmp_path / "prepared")
+    with study("table2_final", options, Stub(), fractions=(0.4, 0.4, 0.2)) as opened:
+        one, other = (entry.id for entry in opened.validation)
+        of = {case: truth_of(cohort, case) for case in (one, other)}
+        made = [(case, of[case], lambda case=case: {"before": of[case]}) for case in (one, other)]
+        evaluation.write_scores(opened, made, n_cases=2)
+    before = [f"{case}{evaluation.VIEW_MARK}before" for case in (one, other)]
+    assert happened == [one, before[0], "counted", other, before[1], "counted"]
