@@ -5,7 +5,7 @@
 
 Reproduces the report's Dice of ET, ED and NCR, trained on 68 / 20 / 12 % of the patients. Cost: demo about 2 minutes on
 two cores of an AMD EPYC, half of it training, and 1.2 GiB of memory; paper needs a GPU and has not been timed. Expect
-on five held-out phantoms WT Dice near 0.77 inside the slices (0.73 on the whole scan, where slices 60 to 134 allow
+on five held-out phantoms WT Dice near 0.75 inside the slices (0.70 on the whole scan, where slices 60 to 134 allow
 0.90). The same command resumes, or shows the table of a finished run.
 """
 
