@@ -13,6 +13,7 @@ import numpy as np
 
 from common import background, geometry, nifti
 from common.arguments import PatientArguments
+from common.exchanged import exchanged
 from common.exported import SUFFIX, Exported
 from common.files import plain
 from common.grid import bring
@@ -171,7 +172,8 @@ def answer_for(subject: Subject, trained: Trained) -> Answer:
         data, spacing = scans[name].data, scans[name].spacing_mm
         odd = [*geometry.notes(scans[name]), *background.notes(data), background.brain_note(data, spacing_mm=spacing)]
         notes += [f"{file}: {note}" for note in odd if note]
-    notes.append(background.coverage_note({name: one.data for name, one in scans.items()}))
+    images = {name: one.data for name, one in scans.items()}
+    notes += [background.coverage_note(images), exchanged(images)]
     notes.append(str(brought.placement) and f"the scans were {brought.placement}; the answer lies on their own grid")
     labels = trained.predict(transform(subject.id, brought, recipe))
     volumes_ml = {

@@ -14,6 +14,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from common import nifti, store
+from common.exchanged import exchanged
 from common.grid import Placement, bring
 from common.identity import contents
 from common.nifti import ScanError
@@ -32,7 +33,8 @@ estimated within 20 %."""
 _PLACEMENT = tuple(field.name for field in fields(Placement))
 _CONTENTS = "contents"
 _LABEL_POSITIONS = "label_positions"
-_OWN = (_CONTENTS, _LABEL_POSITIONS)  # not the volume's
+_EXCHANGED = "exchanged"
+_OWN = (_CONTENTS, _LABEL_POSITIONS, _EXCHANGED)  # not the volume's
 _POSITIONS_PER_CLASS = 256
 
 
@@ -54,6 +56,11 @@ class Entry(store.StoredArray):
     def contents(self) -> dict[str, str]:
         """Content digest of each contrast that the recipe takes (see `common.identity`)."""
         return self.geometry[_CONTENTS]
+
+    @property
+    def exchanged(self) -> str | None:
+        """What of its contrasts looks exchanged (see `common.exchanged`); None in entries of earlier versions."""
+        return self.geometry.get(_EXCHANGED)
 
     @property
     def label_positions(self) -> dict[int, np.ndarray]:
@@ -135,6 +142,7 @@ def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]
         **asdict(volume.placement),
         _CONTENTS: contents(scans),
         _LABEL_POSITIONS: _label_positions(volume),
+        _EXCHANGED: exchanged({name: scan.data for name, scan in scans.items()}),
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from common import background, geometry, nifti
+from common.exchanged import exchanged
 from common.identity import contents, copied_contrasts, masks_among, sketch
 from common.labels import LabelConvention
 from common.nifti import Scan, ScanError
@@ -160,7 +161,7 @@ class Findings:
 
     values: which of 1 to 4 its mask holds, whatever they mean. contents: see `common.identity`. layers: of a good mask.
     classes: that it holds, None without a good mask. notes: what is odd in its images.
-    sketches: see `common.identity`.
+    sketches: see `common.identity`. exchanged: see `common.exchanged`.
     """
 
     problems: tuple[Problem, ...]
@@ -170,6 +171,7 @@ class Findings:
     classes: frozenset[str] | None
     notes: tuple[str, ...]
     sketches: Mapping[str, np.ndarray]
+    exchanged: str | None
 
 
 def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | None) -> Examination:
@@ -206,18 +208,21 @@ def examine(subject: Subject) -> Findings:
     looked = examine_arrays(subject, scans, mask)
     problems = unreadable + looked.problems + looked.copies
     digests = {} if problems else contents(scans)
-    notes, sketches = [], {}
+    notes, sketches, odd = [], {}, None
     if not problems:
         sketches = {contrast: drawn for contrast, scan in scans.items() if (drawn := sketch(scan)) is not None}
         notes = [f"{contrast}: {note}" for contrast, scan in scans.items() for note in background.notes(scan.data)]
-        notes += filter(None, [background.coverage_note({contrast: scan.data for contrast, scan in scans.items()})])
+        images = {contrast: scan.data for contrast, scan in scans.items()}
+        notes += filter(None, [background.coverage_note(images)])
+        odd = exchanged(images)
     own = there = None
     if looked.labels is not None and subject.convention is not None:
         own = layers(looked.labels)
         there = frozenset(
             name for value, name in enumerate(subject.convention.classes) if value and (looked.labels == value).any()
         )
-    return Findings(problems, values, digests, own, there, tuple(f"{subject.id}: {note}" for note in notes), sketches)
+    said = tuple(f"{subject.id}: {note}" for note in notes)
+    return Findings(problems, values, digests, own, there, said, sketches, odd)
 
 
 def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from joblib import Parallel, delayed
 
+from common import exchanged
 from common.cohort.subjects import Cohort
 from common.identity import equal_content, nearly_equal
 from common.labels import BY_FILE_NAMES, infer_convention
@@ -36,7 +37,8 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
     checks = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         delayed(examine)(subject) for subject in cohort.subjects
     )
-    problems, values, digests, sketches = list(cohort.incomplete), set(), {}, {}
+    problems, values = list(cohort.incomplete), set()
+    digests, sketches, doubted = {}, {}, {}
     masks, classes, notes = [], [], []
     progress = counted(checks, "checking", total=len(cohort.subjects), unit="subject")
     for subject, found in zip(cohort.subjects, progress, strict=True):
@@ -44,6 +46,7 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         values |= found.values
         digests[subject.id] = found.contents
         sketches[subject.id] = found.sketches
+        doubted[subject.id] = found.exchanged
         masks += [found.layers] if found.layers else []
         classes += [] if found.classes is None else [found.classes]
         notes += found.notes
@@ -63,4 +66,5 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         for one, other, contrast in nearly_equal(sketches)
         if not any({one, other} <= set(group) for group in equal)
     ]
-    return Audit(tuple(problems), tuple(equal), (*notes, *absences(classes), *doubts(masks)))
+    notes += [*exchanged.in_cohort(doubted), *absences(classes), *doubts(masks)]
+    return Audit(tuple(problems), tuple(equal), tuple(notes))

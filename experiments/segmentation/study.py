@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import prepared, splits
+from common import exchanged, prepared, splits
 from common.cohort import Cohort
 from common.files import file_stem
 from common.identity import as_one_patient, equal_content
@@ -258,6 +258,9 @@ def _open(
     brought = {subject: str(placement) for subject, placement in placements.items() if placement.is_moved}
     for done, n in Counter(brought.values()).items():
         print(f"note: {n} of {len(good)} subjects were {done}", file=sys.stderr)
+    doubted = {subject.id: store.entries[subject.id].exchanged for subject in good}
+    for doubt in exchanged.in_cohort(doubted):
+        print(f"note: {doubt}", file=sys.stderr)
     equal = equal_content({s.id: ChainMap(*(each.entries[s.id].contents for each in stores)) for s in good})
     good = as_one_patient(good, equal)
     shares = {subject.id: store.entries[subject.id].geometry["labelled_fraction"] for subject in good}
@@ -302,6 +305,7 @@ def _open(
         "seen": seen,
         "left_out": [str(problem) for problem in problems],
         "brought_to_grid": brought,
+        "exchanged": {id: what for id, what in doubted.items() if what},
         "masks": cohort.notes,
         "left_out_for_their_cavity": cohort.cavities,
         "equal_content": equal,
