@@ -1,10 +1,11 @@
-"""Every training below a folder of run folders: waiting, running, finished or failed, as their folders say.
+"""Every training below a folder of run folders: waiting, running, stopped, finished or failed, as their folders say.
 
     python -m experiments.status --runs runs                     a table
     python -m experiments.status --watch --html status.html      again and again, and as a page that refreshes
 
 It asks neither Ray nor Slurm, so it works on any machine that sees the folders: one is running if its run's lock is
-held, and waiting if it is described and nobody has begun it.
+held, and stopped if it has begun and nobody works on it. One that nobody has begun is waiting if it has a job's number
+or a command of which it is a part is running, else not started. The command that began it goes on with it.
 """
 
 import html
@@ -64,7 +65,7 @@ def lines(runs: Path) -> Iterator[Line]:
         except (OSError, ValueError) as error:
             yield Line(training=str(path.parent.relative_to(runs)), state=f"damaged: {error}")
             continue
-        if "kind" in config or (path.parent / "history.csv").exists():
+        if "kind" in config or (path.parent / "history.csv").exists() or _alone(path.parent):
             yield line(path.parent, str(path.parent.relative_to(runs)), config)
 
 
@@ -78,8 +79,20 @@ def line(folder: Path, name: str, config: dict) -> Line:
         seconds = seconds_left(folder)
         left = "" if seconds is None else f"{seconds / 60:.1f} min"
         return Line(training=name, state="running", where=place, epoch=epochs(folder), left=left, score=_score(folder))
-    word = "waiting" if known == "not run" else known
-    return Line(training=name, state=word, where=_job(folder), epoch=epochs(folder), score=_score(folder))
+    job = _job(folder)
+    if known == "not run" and job:
+        known = "waiting"
+    elif known == "not run" and (folder / "run.lock").exists():
+        known = "stopped"
+    elif known == "not run":
+        known = "waiting" if any(is_in_use(parent) for parent in folder.parents) else "not started"
+    return Line(training=name, state=known, where=job, epoch=epochs(folder), score=_score(folder))
+
+
+def _alone(folder: Path) -> bool:
+    """Whether it is of a run that is not finished and has no trainings below it, and so is one itself."""
+    begun = (folder / "run.lock").exists() and not (folder / "summary.json").exists()
+    return begun and sum(1 for _ in folder.rglob("config.json")) == 1
 
 
 def _place(folder: Path) -> str:
@@ -107,10 +120,13 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _score(folder: Path) -> str:
-    """The last epoch's first column of validation, or its loss."""
-    last = (_rows(folder) or [{}])[-1]
-    names = [name for name in last if name.startswith("validation")] or [name for name in last if name == "loss"]
-    return f"{names[0]} {float(last[names[0]] or 'nan'):.4g}" if names else ""
+    """The last validation's first column and its epoch, where there was one; else the last epoch's loss."""
+    rows = _rows(folder)
+    name = next((name for name in (rows or [{}])[-1] if name.startswith("validation")), None)
+    validated = [row for row in rows if name and row[name]]
+    if validated:
+        return f"{name} {float(validated[-1][name]):.4g} (epoch {validated[-1]['epoch']})"
+    return f"loss {float(rows[-1]['loss'] or 'nan'):.4g}" if rows and "loss" in rows[-1] else ""
 
 
 def as_text(table: list[Line]) -> str:

@@ -9,7 +9,7 @@ from common.runs import Run
 from experiments import status
 from experiments.base.options import Refused
 
-HISTORY = "epoch,loss,validation_mean_dice,seconds\n1,0.9,,60.0\n2,0.7,0.25,120.0\n"
+HISTORY = "epoch,loss,validation_mean_dice,seconds\n1,0.8,0.25,60.0\n2,0.7,,120.0\n"
 
 
 def training(runs, name, kind="segresnet"):
@@ -41,10 +41,32 @@ def test_every_state_is_told_from_the_folders(tmp_path):
     assert found["a/failed"].state == "failed: RunError: the disk is full"
     assert found["b/waiting"].where == "slurm 12_3"
     line = found["b/running"]
-    assert (line.where, line.score) == ("slurm n1 12_4", "validation_mean_dice 0.25")
+    assert (line.where, line.score) == ("slurm n1 12_4", "validation_mean_dice 0.25 (epoch 1)")
     assert line.left == "6.0 min"  # four epochs of 90 seconds
     counted = status.as_text(list(found.values())).splitlines()[-1]
     assert counted == "6 trainings: 1 failed, 2 finished, 1 running, 1 waiting, 1 damaged"
+
+
+def test_what_nobody_works_on_has_stopped_or_was_never_begun(tmp_path):
+    stopped = training(tmp_path, "study/rows/stopped")
+    write_text(stopped / "history.csv", "epoch,loss,seconds\n1,0.75,60.0\n")
+    training(tmp_path, "study/rows/described")
+    queued = training(tmp_path, "study/rows/queued")
+    write_json(queued / "job.json", {"job": "12_5"})
+    write_json(tmp_path / "study/config.json", {"options": {}})
+    write_json(tmp_path / "crashed/config.json", {"model": {"epochs": 6}})  # by its own command, before any epoch
+    for folder in (stopped, tmp_path / "study", tmp_path / "crashed"):
+        with Run(folder):
+            pass
+
+    def words():
+        return {line.training.rpartition("/")[2]: line.state for line in status.lines(tmp_path)}
+
+    known = {"stopped": "stopped", "queued": "waiting", "crashed": "stopped"}
+    assert words() == {**known, "described": "not started"}
+    with Run(tmp_path / "study"):
+        assert words() == {**known, "described": "waiting"}
+    assert next(line.score for line in status.lines(tmp_path) if line.state == "stopped" and line.epoch) == "loss 0.75"
 
 
 def test_the_page_shows_what_a_reason_says_and_runs_none_of_it(tmp_path):
