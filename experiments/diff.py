@@ -5,6 +5,7 @@ python -m experiments.diff RUN RUN
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import tyro
@@ -14,6 +15,8 @@ from common.splits import PARTS
 from experiments.base.options import Refused, refusals, settings_in, wrapped
 from experiments.base.results import aligned, short
 from experiments.base.runs import options_of, patients_of, read
+
+RESULT = "result "
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ def main() -> None:
     with refusals():
         rows = differences(options.first, options.second)
     print(aligned([("", str(options.first), str(options.second)), *rows]) if rows else "no difference")
+    if any(name.startswith(RESULT) for name, *_ in rows):
+        both = f"{quote(str(options.first))} {quote(str(options.second))}"
+        label_maps = all((run / "predictions").is_dir() for run in (options.first, options.second))
+        how = f": python -m experiments.score --runs-of {both}" if label_maps else ""
+        print(
+            "(n): cases that a result is of. One recipe trained with two seeds gives two results, too:\n"
+            f"whether a difference is more than chance is said by paired tests on the same cases{how}"
+        )
 
 
 def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:
@@ -61,7 +72,7 @@ def _facts(run: Path) -> dict[str, Any]:
         facts |= {f"version of {name}": version for name, version in starts[-1].get("packages", {}).items()}
         facts |= {name: starts[-1].get(name) for name in ("python", "git_commit", "processor", "gpus")}
     for line in read(run, "summary.json", list)[0]:
-        facts[f"result {line['key']}"] = short(line["value"])
+        facts[RESULT + line["key"].partition(".")[2]] = f"{short(line['value'])} ({line['n']})"
     return facts
 
 

@@ -52,7 +52,8 @@ def test_two_runs_differ_in_what_was_set_and_found(tmp_path):
     ]
     for run, epochs in zip(runs, (3, 4), strict=True):
         write_json(run / "config.json", {"experiment": "unet3d", "model": {"epochs": epochs, "deep": {"filters": 8}}})
-    assert diff.differences(*runs) == [("epochs", "3", "4"), ("result unet3d.mean_dice", "0.800", "0.700")]
+    n = result().n
+    assert diff.differences(*runs) == [("epochs", "3", "4"), ("result mean_dice", f"0.800 ({n})", f"0.700 ({n})")]
     assert diff.differences(runs[0], runs[0]) == []
     write_json(runs[0] / "config.json", {"experiment": "unet3d", "options": {"preset": "paper"}, "model": {}})
     write_json(runs[1] / "config.json", {"experiment": "unet3d", "options": {"preset": "demo"}, "model": {}})
@@ -67,6 +68,22 @@ def test_two_runs_differ_in_what_was_set_and_found(tmp_path):
     assert ("of", "synthetic phantoms", "patients of own") in diff.differences(*runs)
     with pytest.raises(Refused, match="expected the folder of a run, found no such folder"):
         diff.differences(runs[0], tmp_path / "nowhere")
+
+
+def test_results_of_two_experiments_are_paired_and_the_test_of_their_difference_is_named(tmp_path, monkeypatch, capsys):
+    runs = [
+        write_run(tmp_path, name, [result(key=f"{name}.mean_dice", value=value)], name="run")
+        for name, value in (("unet3d", 0.8), ("unet25d", 0.7))
+    ]
+    monkeypatch.setattr("sys.argv", ["diff", *map(str, runs)])
+    diff.main()
+    said = capsys.readouterr().out
+    assert sum(line.startswith("result mean_dice") for line in said.splitlines()) == 1
+    assert said.endswith("is said by paired tests on the same cases\n")  # without label maps none can be had
+    for run in runs:
+        (run / "predictions").mkdir()
+    diff.main()
+    assert capsys.readouterr().out.endswith(f": python -m experiments.score --runs-of {runs[0]} {runs[1]}\n")
 
 
 def test_one_name_for_all_commands(monkeypatch, capsys):
