@@ -13,13 +13,16 @@ from common.arguments import PatientArguments
 from common.cohort import find_subjects
 from common.files import file_stem, read_json, write_csv, write_json
 from common.labels import CONVENTIONS
-from common.patient import Trained, answer_for, in_words, run_notes, synthetic_mark
+from common.patient import Trained, answer_for, in_words, run_notes, seen_by, seen_note, synthetic_mark
 from common.picture import draw_answer
 from common.progress import counted
 from common.subject import Problem
+from common.words import gathered
 
 RECORD = "predictions.json"
 VOLUMES = "volumes.csv"
+MOST_NOTES = 20
+"""So many are printed; all stand in RECORD."""
 
 
 def check_folder(arguments: PatientArguments) -> Path:
@@ -67,7 +70,7 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
     cohort = find_subjects(data, layout=arguments.layout, masks=False)
     for note in (*run_notes(arguments.run, trained.recipe), *cohort.notes):
         print(f"note: {note}", file=sys.stderr)
-    mark = synthetic_mark(arguments.run)
+    mark, seen = synthetic_mark(arguments.run), seen_by(arguments.run)
     record = {
         "run": str(arguments.run.resolve()),
         "network": _fingerprint(arguments.run),
@@ -94,8 +97,14 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
         title = f"{subject.id}: {in_words(answer.volumes_ml)}"
         draw_answer(picture, answer.scans, answer.labels, title=title, mark=mark)
         nifti.write(file, CONVENTIONS[arguments.labels].from_classes(answer.labels), like=answer.scan)
-        record["cases"][subject.id] = {"scans": content, "volumes_ml": answer.volumes_ml, "notes": answer.notes}
+        notes = (*answer.notes, *seen_note(seen, answer.scans))
+        record["cases"][subject.id] = {"scans": content, "volumes_ml": answer.volumes_ml, "notes": notes}
         _write(output, record)
+    said = gathered({subject: each["notes"] for subject, each in record["cases"].items()}, "patient")
+    for note in said[:MOST_NOTES]:
+        print(f"note: {note}", file=sys.stderr)
+    if len(said) > MOST_NOTES:
+        print(f"note: {len(said) - MOST_NOTES} more in {output / RECORD}", file=sys.stderr)
     return tuple(problems)
 
 

@@ -57,6 +57,7 @@ class Epochs:
                 "rows; --fresh starts over"
             )
         self.epoch, self.first, self.steps = done, done + 1, steps
+        self.done, self.starts = done, time.monotonic()
         if self.run.writes:
             self.run.checkpoints.mkdir(exist_ok=True)
         self.bar = tqdm(
@@ -76,7 +77,9 @@ class Epochs:
         said = {name: f"{value:.3f}" for name, value in values.items() if value is not None}
         if self.bar.disable:
             numbers = ", ".join(f"{name} {value}" for name, value in said.items())
-            print(f"{self.description}: epoch {self.epoch} of {self.total}, {numbers}, {self.seconds:.0f} s",
+            left = (time.monotonic() - self.starts) / (self.epoch - self.done) * (self.total - self.epoch)
+            rest = f", about {left / 60:.1f} min left" if self.epoch < self.total else ""
+            print(f"{self.description}: epoch {self.epoch} of {self.total}, {numbers}, {self.seconds:.0f} s{rest}",
                   file=sys.stderr, flush=True)  # fmt: skip
         else:
             self.bar.set_postfix(epoch=self.epoch, **said)

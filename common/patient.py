@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +17,7 @@ from common.exchanged import exchanged
 from common.exported import SUFFIX, Exported
 from common.files import plain
 from common.grid import bring
+from common.identity import contents
 from common.labels import CONVENTIONS
 from common.metrics import volume_ml
 from common.picture import draw_answer
@@ -24,6 +25,7 @@ from common.recipe import Recipe, Volume, misfit, transform
 from common.scoring import MEMBERS
 from common.subject import Subject, examine_arrays
 
+SEEN_NOTE = "the network was trained on these scans or chosen by them, so its answer does not say how good it is"
 SYNTHETIC_MARK = "this network has seen synthetic phantoms only; what it makes of a patient is no result"
 
 
@@ -110,6 +112,27 @@ def synthetic_mark(run: Path) -> str:
     return SYNTHETIC_MARK if _said(run, "data.json").get("synthetic") else ""
 
 
+def seen_by(run: Path) -> frozenset[str]:
+    """Content digests (`common.identity`) of the scans that a run's networks were trained on or chosen by.
+
+    Those of all its trainings, and of the runs that it started from; none of an exported file or an older run, which do
+    not say so.
+    """
+    digests: set[str] = set()
+    for path in [] if run.is_file() else run.rglob("split.json"):
+        split, data = (_said(path.parent, name) for name in (path.name, "data.json"))
+        contents = data.get("contents", {})
+        own = [contents.get(id, {}) for part in ("train", "validation") for id in split.get(part, ())]
+        for each in (*own, *(before["contents"] for before in data.get("seen", ()))):
+            digests.update(each.values())
+    return frozenset(digests)
+
+
+def seen_note(seen: Collection[str], scans: Mapping[str, nifti.Scan]) -> tuple[str, ...]:
+    """That a network has seen a patient's scans. seen: as :func:`seen_by` tells."""
+    return (SEEN_NOTE,) if seen and not set(contents(scans).values()).isdisjoint(seen) else ()
+
+
 def _said(run: Path, name: str) -> dict[str, Any]:
     """What a run's folder says of itself in a file of this name, if it says anything; an exported file says all."""
     if run.suffix == SUFFIX:
@@ -134,7 +157,7 @@ def segment(
     about = run_notes(arguments.run, recipe)
     images = {name: arguments.scans[name] for name in recipe.contrasts}
     answer = answer_for(Subject(id="patient", images=images), Trained(recipe, predict))
-    for note in (*about, *answer.notes):
+    for note in (*about, *answer.notes, *seen_note(seen_by(arguments.run), answer.scans)):
         print(f"note: {note}", file=sys.stderr)
     if picture is not None:
         mark = synthetic_mark(arguments.run)
@@ -171,9 +194,9 @@ def answer_for(subject: Subject, trained: Trained) -> Answer:
             raise ValueError(f"{file}: {reason}")
         data, spacing = scans[name].data, scans[name].spacing_mm
         odd = [*geometry.notes(scans[name]), *background.notes(data), background.brain_note(data, spacing_mm=spacing)]
-        notes += [f"{file}: {note}" for note in odd if note]
+        notes += [f"{name}: {note}" for note in odd if note]
     images = {name: one.data for name, one in scans.items()}
-    notes += [background.coverage_note(images), exchanged(images)]
+    notes += [background.coverage_note(images), *exchanged(images)]
     notes.append(str(brought.placement) and f"the scans were {brought.placement}; the answer lies on their own grid")
     labels = trained.predict(transform(subject.id, brought, recipe))
     volumes_ml = {

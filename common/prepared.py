@@ -58,9 +58,9 @@ class Entry(store.StoredArray):
         return self.geometry[_CONTENTS]
 
     @property
-    def exchanged(self) -> str | None:
-        """What of its contrasts looks exchanged (see `common.exchanged`); None in entries of earlier versions."""
-        return self.geometry.get(_EXCHANGED)
+    def exchanged(self) -> tuple[str, ...]:
+        """What of its contrasts looks exchanged (see `common.exchanged`); nothing in entries of earlier versions."""
+        return tuple(self.geometry.get(_EXCHANGED, ()))
 
     @property
     def label_positions(self) -> dict[int, np.ndarray]:

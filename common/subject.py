@@ -171,7 +171,7 @@ class Findings:
     classes: frozenset[str] | None
     notes: tuple[str, ...]
     sketches: Mapping[str, np.ndarray]
-    exchanged: str | None
+    exchanged: tuple[str, ...]
 
 
 def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | None) -> Examination:
@@ -208,7 +208,8 @@ def examine(subject: Subject) -> Findings:
     looked = examine_arrays(subject, scans, mask)
     problems = unreadable + looked.problems + looked.copies
     digests = {} if problems else contents(scans)
-    notes, sketches, odd = [], {}, None
+    odd: tuple[str, ...] = ()
+    notes, sketches = [], {}
     if not problems:
         sketches = {contrast: drawn for contrast, scan in scans.items() if (drawn := sketch(scan)) is not None}
         notes = [f"{contrast}: {note}" for contrast, scan in scans.items() for note in background.notes(scan.data)]

@@ -1,6 +1,6 @@
 """Numbers in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
@@ -12,3 +12,15 @@ def listed(names: Sequence[str], most: int = 5) -> str:
 def plural(n: int, one: str, several: str = "") -> str:
     """``1 case``, ``2 cases``: a number and what is counted, by default with an s where they are several."""
     return f"{n} {one if n == 1 else several or f'{one}s'}"
+
+
+def gathered(notes: Mapping[str, Collection[str]], who: str = "subject") -> list[str]:
+    """Each note once, with how many it is of and the first five: ``what in 6 of 8 subjects: a, b, c, d, e and 1 more``.
+
+    notes: by the id of those who are meant, all of them.
+    """
+    owners: dict[str, list[str]] = {}
+    for name, own in notes.items():
+        for note in own:
+            owners.setdefault(note, []).append(name)
+    return [f"{note} in {len(names)} of {plural(len(notes), who)}: {listed(names)}" for note, names in owners.items()]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from joblib import Parallel, delayed
 
-from common import exchanged
 from common.cohort.subjects import Cohort
 from common.identity import equal_content, nearly_equal
 from common.labels import BY_FILE_NAMES, infer_convention
 from common.plausibility import absences, doubts
 from common.progress import counted
 from common.subject import Problem, examine
+from common.words import gathered
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,5 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         for one, other, contrast in nearly_equal(sketches)
         if not any({one, other} <= set(group) for group in equal)
     ]
-    notes += [*exchanged.in_cohort(doubted), *absences(classes), *doubts(masks)]
+    notes += [*gathered(doubted), *absences(classes), *doubts(masks)]
     return Audit(tuple(problems), tuple(equal), tuple(notes))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common import exchanged, nifti, prepared
+from common import nifti, prepared
 from common.cohort import Cohort
 from common.files import file_stem, write_csv
 from common.identity import equal_content
@@ -21,7 +21,7 @@ from common.scoring import apply_empty_policy
 from common.splits import Split
 from common.statistics import bootstrap_interval, unpaired_difference
 from common.subject import Problem, Subject
-from common.words import plural
+from common.words import gathered, plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, at_least, leave_out
@@ -106,7 +106,7 @@ def check(run: Finished, options: CohortOptions) -> Checked:
         raise Refused(f"{cohort.folder}: expected subjects that can be scored, found none")
     for group in equal_content({subject: store.entries[subject].contents for subject in ids}):
         print(f"note: equal scans under several ids, each of them scored: {' = '.join(group)}", file=sys.stderr)
-    for doubt in exchanged.in_cohort({subject: store.entries[subject].exchanged for subject in ids}):
+    for doubt in gathered({subject: store.entries[subject].exchanged for subject in ids}):
         print(f"note: {doubt}", file=sys.stderr)
     synthetic = embedded_cohort(next(iter(cohort.subjects[0].images.values()))) is not None
     return Checked(cohort, store, ids, problems, tuple(sorted(set(shares) - set(ids))), synthetic)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import exchanged, prepared, splits
+from common import prepared, splits
 from common.cohort import Cohort
 from common.files import file_stem
 from common.identity import as_one_patient, equal_content
@@ -19,6 +19,7 @@ from common.processes import check_alone
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.subject import Subject
+from common.words import gathered
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, absolute, leave_out, options_in, refusals, refuse_phantoms
@@ -259,7 +260,7 @@ def _open(
     for done, n in Counter(brought.values()).items():
         print(f"note: {n} of {len(good)} subjects were {done}", file=sys.stderr)
     doubted = {subject.id: store.entries[subject.id].exchanged for subject in good}
-    for doubt in exchanged.in_cohort(doubted):
+    for doubt in gathered(doubted):
         print(f"note: {doubt}", file=sys.stderr)
     equal = equal_content({s.id: ChainMap(*(each.entries[s.id].contents for each in stores)) for s in good})
     good = as_one_patient(good, equal)

@@ -17,8 +17,11 @@ from PIL import Image
 from common import answers
 from common.answers import check_folder, segment_folder
 from common.arguments import PatientArguments
+from common.cohort import find_subjects
+from common.files import write_json
+from common.identity import contents
 from common.labels import BRATS_2018
-from common.patient import SYNTHETIC_MARK, Trained
+from common.patient import SEEN_NOTE, SYNTHETIC_MARK, Trained
 from common.preprocess.command import check_run, run_command
 from common.recipe import Recipe
 from experiments.evaluation.inputs import ScoreOptions
@@ -141,6 +144,25 @@ def test_an_answer_of_scans_that_are_damaged_since_does_not_stay(asked):
         "C.nii.gz", "C.png", "predictions.json", "volumes.csv",
     ]  # fmt: skip
     assert list(pd.read_csv(arguments.output / "volumes.csv")["id"]) == ["C"]
+
+
+def test_notes_are_printed_by_what_they_say_and_whom_the_network_has_seen(asked, capsys, monkeypatch):
+    arguments, _ = asked
+    subjects = {subject.id: subject for subject in find_subjects(arguments.data, masks=False).subjects}
+    digests = {name: contents(subjects[name].read()[0]) for name in "AC"}
+    fold = arguments.run / "folds" / "one"
+    write_json(fold / "split.json", {"train": ["x"], "validation": ["y"], "test": ["z"]})
+    for part, expected in (("x", "in 1 of 2 patients: C"), ("y", "in 1 of 2 patients: C"), ("z", "")):
+        write_json(fold / "data.json", {"contents": {part: digests["C"]}})
+        segment_folder(replace(arguments, output=arguments.output / part), Counted().trained)
+        assert f"note: {SEEN_NOTE} {expected}" in capsys.readouterr().err or not expected
+        assert (SEEN_NOTE in (arguments.output / part / "predictions.json").read_text()) == bool(expected)
+    write_json(fold / "data.json", {"contents": {}, "seen": [{"contents": digests[name]} for name in "AC"]})
+    monkeypatch.setattr(answers, "MOST_NOTES", 0)
+    cases = json.loads((arguments.output / "y" / "predictions.json").read_text())["cases"]
+    n_notes = len({note for case in cases.values() for note in case["notes"]})
+    segment_folder(replace(arguments, output=arguments.output / "before"), Counted().trained)
+    assert f"note: {n_notes} more in {arguments.output / 'before' / 'predictions.json'}" in capsys.readouterr().err
 
 
 def test_a_kill_between_two_files_loses_nobody_in_the_table(asked, monkeypatch):
