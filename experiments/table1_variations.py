@@ -67,6 +67,12 @@ class Table:
     "Hausdorff distance loss": D). Alone it may end with empty masks, for which it is small."""
 
     def __post_init__(self) -> None:
+        epochs, every = self.baseline.epochs, self.baseline.validate_every
+        if epochs % every:
+            raise ValueError(
+                f"expected baseline.epochs to be a multiple of baseline.validate_every ({every}), for extended rows "
+                f"continue what was validated last; received {epochs}"
+            )
         self.variations()  # each checks itself
 
     @property

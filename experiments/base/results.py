@@ -228,6 +228,19 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def p_note(tests: pd.DataFrame) -> str:
+    """What the p values of a table's paired tests are. tests: a row of each, with p (nan: not made) and n cases."""
+    made = tests[tests["p"].notna()]
+    if made.empty:
+        return "no test: too few cases"
+    n = int(made["n"].max())
+    least = min(1.0, len(made) * 2 / 2**n)
+    return (
+        f"p: Wilcoxon's signed-rank test on {n} cases, after Holm over the table's {plural(len(made), 'test')}; with "
+        f"so many of both it cannot fall below {least:.2g}"
+    )
+
+
 def finite(value: float) -> float | None:
     """A number for summary.json, in which what is not defined is null."""
     return float(value) if math.isfinite(value) else None

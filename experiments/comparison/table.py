@@ -79,14 +79,10 @@ def _differences(comparisons: pd.DataFrame) -> str:
 
     head = ("difference (95 % interval)", *(f"{MODELS[model]} - {MODELS[against]}" for model, against in columns))
     rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in COMPARED]
-    tests, n = int(comparisons["p"].notna().sum()), int(comparisons["n"].max())
-    if not tests:
-        return f"{results.aligned([head, *rows])}\n{too_few(n)}"
-    least = min(1.0, tests * 2 / 2**n)
+    if comparisons["p"].isna().all():
+        return f"{results.aligned([head, *rows])}\n{too_few(int(comparisons['n'].max()))}"
     return (
-        f"{results.aligned([head, *rows])}\n"
-        f"p: Wilcoxon's signed-rank test on {n} test cases, after Holm over the table's {tests} tests; with so many of "
-        f"both it cannot fall below {least:.2g}.\n"
+        f"{results.aligned([head, *rows])}\n{results.p_note(comparisons)}.\n"
         "Each model was trained once: intervals and tests are over patients, not over trainings."
     )
 

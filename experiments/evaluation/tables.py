@@ -124,9 +124,7 @@ def differences_table(comparisons: pd.DataFrame) -> Table:
     head = ("difference (95 % interval)", *(f"{method} - {against}" for method, against in columns))
     metrics = comparisons["metric"].unique()
     rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in metrics]
-    tests = int(comparisons["p"].notna().sum())
-    note = f"p: Wilcoxon's signed-rank test, paired by case, after Holm over the table's {tests} tests"
-    return Table("Paired differences", head, rows, note if tests else "no test: too few cases")
+    return Table("Paired differences", head, rows, results.p_note(comparisons))
 
 
 def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> Table:

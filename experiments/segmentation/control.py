@@ -54,7 +54,5 @@ def as_text(table: pd.DataFrame) -> str:
         p = "-" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}"
         cells = (results.short(row.fine_tuned), results.short(row.from_random), f"{row.difference:+.3f}")
         rows.append((row.metric, *cells, interval, p, str(row.n)))
-    note = (
-        "p: Wilcoxon's signed-rank test, after Holm over the table's rows; each was trained once: intervals and tests"
-    )
-    return f"{results.aligned(rows)}\n{note} are over patients, not over trainings."
+    once = "each was trained once: intervals and tests are over patients, not over trainings"
+    return f"{results.aligned(rows)}\n{results.p_note(table)}; {once}."

@@ -164,13 +164,16 @@ def _training_time(study: Study) -> Result:
 def show(study: Study) -> None:
     """Print the table of variations and what it was measured on. Raises RunError, after that, where a row failed."""
     lines = pd.read_csv(study.run.folder / "variations.csv").astype(object).to_dict("records")
+    tests = pd.read_csv(study.run.folder / "comparisons.csv")
     head = ("variation", "parent", "reported", METRIC, "95 % interval", "n", "from parent (p)", "from baseline (p)")
     training_time = _training_time(study)
     study.end(
         results.aligned([(*head, "s/step", "MiB"), *map(_cells, lines)]),
         f"{METRIC}: {results.HEADLINES[METRIC]}",
-        "from parent, from baseline: its difference on the same test cases; p: Wilcoxon's signed-rank test, after Holm",
-        "over the table's comparisons (comparisons.csv); s/step, MiB: seconds of a training step, most memory in use",
+        "from parent, from baseline: its difference on the same test cases (comparisons.csv)",
+        results.p_note(tests),
+        *equal_rows(tests),
+        "s/step, MiB: seconds of a training step, most memory in use",
         f"training time of {SHORTER} over the baseline's (fastest epochs): {results.short(training_time.value)}; "
         f"reported: {training_time.reported}",
         missing=unfinished((line["row"], line["state"]) for line in lines),
@@ -180,6 +183,15 @@ def show(study: Study) -> None:
             f"{len(failed)} of the table's {len(lines)} rows failed, why in rows/*/{FAILURE}; the same command tries "
             "them again"
         )
+
+
+def equal_rows(tests: pd.DataFrame) -> list[str]:
+    """Which rows have no other scores than the row that they are compared with."""
+    same = tests[(tests["difference"] == 0) & (tests["low"] == 0) & (tests["high"] == 0)]
+    return [
+        f"{row.row} has the scores of {row.against} in each of {row.n} cases: the change had no effect"
+        for row in same.itertuples()
+    ]
 
 
 def _cells(line: Mapping[str, object]) -> tuple[str, ...]:

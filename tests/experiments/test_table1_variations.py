@@ -61,7 +61,7 @@ def test_the_hausdorff_row_trains_with_the_dice_loss_unless_told_otherwise():
 
 
 def test_settings_that_make_no_row_are_refused():
-    with pytest.raises(ValueError, match="expected continued_from to be a multiple of validate_every"):
+    with pytest.raises(ValueError, match=r"expected baseline\.epochs to be a multiple of baseline\.validate_every"):
         replace(DEMO, baseline=replace(DEMO.baseline, epochs=7))
 
 

@@ -1,12 +1,16 @@
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from common.runs import RunError
+from common.statistics import holm
 from experiments.base.results import (
     Result,
     as_rows,
+    p_note,
     read_summary,
     reported,
     segmentation_results,
@@ -105,3 +109,12 @@ def test_no_p_value_is_shown_as_0():
     rows = [Result("x.difference_p", None, p, None, None, 9, False) for p in (1e-9, 0.0123)]
     assert [line.split()[-2] for line in table(rows).splitlines()[2:]] == ["0.001", "0.012"]
     assert "< 0.001" in table(rows)
+
+
+def test_how_small_the_p_values_of_few_cases_can_be_is_said():
+    smallest = scipy.stats.wilcoxon(np.arange(1.0, 7.0)).pvalue  # all six better
+    tests = pd.DataFrame({"p": [smallest, 0.5, 0.7, np.nan], "n": [6, 6, 5, 2]})
+    said = p_note(tests)
+    assert "on 6 cases, after Holm over the table's 3 tests;" in said
+    assert said.endswith(f"cannot fall below {holm(tests['p'].to_numpy())[0]:.2g}")
+    assert p_note(tests[3:]) == "no test: too few cases"

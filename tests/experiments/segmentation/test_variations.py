@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments.base.trainings import FAILURE, Placement, Training, python, state
-from experiments.segmentation.variations import compare, run_rows, with_continued
+from experiments.segmentation.variations import compare, equal_rows, run_rows, with_continued
 from experiments.table1_variations import PAPER
 
 
@@ -52,6 +52,14 @@ def test_a_row_whose_process_is_killed_has_failed_and_is_tried_again(tmp_path):
     run_rows(Study(Opened(tmp_path)), rows, ["slices80_extended"])
     assert [state(tmp_path / "rows" / row) for row in ("slices80", "slices80_extended")] == ["finished", "finished"]
     assert not (folder / FAILURE).exists()
+
+
+def test_a_row_with_the_scores_of_another_is_said():
+    tests = pd.DataFrame(
+        [("gwdl", "slices80", 0.0, 0.0, 0.0, 8), ("dice_ce", "slices80", 0.0, -0.1, 0.1, 8)],
+        columns=["row", "against", "difference", "low", "high", "n"],
+    )
+    assert equal_rows(tests) == ["gwdl has the scores of slices80 in each of 8 cases: the change had no effect"]
 
 
 def test_rows_are_compared_case_by_case_and_corrected_together(tmp_path, monkeypatch):
