@@ -28,10 +28,15 @@ def find_files(folder: Path, convention: str | None) -> Found:
         found.append(find_by_table(folder, convention))
     if len(found) == 1:
         return found[0]
+    if found:
+        raise CohortError(
+            f"{folder}: expected files of one layout, found {' and '.join(_examples(found))}: a file was renamed, or the "
+            "folder holds several collections; name the folder of one, or say which files are meant (--layout)"
+        )
     known = ", ".join(f"{layout} ({names.example})" for layout, names in sorted(FILE_NAMES.items()))
     raise CohortError(
         f"{folder}: expected one of {known}, MSD or nnU-Net (imagesTr), or any with a mapping file (--layout); found "
-        + " and ".join(_examples(found) or [listing(folder), *map(str, problems[:5]), *_near(others)])
+        + " and ".join([listing(folder), *map(str, problems[:5]), *_near(others)])
     )
 
 
