@@ -30,8 +30,8 @@ def find_files(folder: Path, convention: str | None) -> Found:
         return found[0]
     if found:
         raise CohortError(
-            f"{folder}: expected files of one layout, found {' and '.join(_examples(found))}: a file was renamed, or the "
-            "folder holds several collections; name the folder of one, or say which files are meant (--layout)"
+            f"{folder}: expected files of one layout, found {' and '.join(_examples(found))}: files were renamed, or "
+            "it holds several collections; name the folder of one, or say which files are meant (--layout)"
         )
     known = ", ".join(f"{layout} ({names.example})" for layout, names in sorted(FILE_NAMES.items()))
     raise CohortError(

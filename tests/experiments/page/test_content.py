@@ -246,7 +246,7 @@ def test_the_headline_is_the_result_that_says_most_and_what_was_not_run_folds_in
     assert [row[0].split()[0] for row in (first, second, third)] == [
         "cohortsubjectsfailed",
         "table2_finalmean",
-        "anotherdice",
+        "anotherdice;",
     ]
     assert first[1:] == ["1000", "–", "–", "–", "not reproduced: python -m experiments.cohort --max-subjects 6"]
     assert second[1:] == ["0.809", "0.819", "0.709 to 0.909", "5", "the report's value lies inside our interval"]
