@@ -15,7 +15,7 @@ def plural(n: int, one: str, several: str = "") -> str:
 
 
 def gathered(notes: Mapping[str, Collection[str]], who: str = "subject") -> list[str]:
-    """Each note once, with how many it is of and the first five: ``what in 6 of 8 subjects: a, b, c, d, e and 1 more``.
+    """Each note once, with how many it is of and the first five: ``what: 6 of 8 subjects (a, b, c, d, e and 1 more)``.
 
     notes: by the id of those who are meant, all of them.
     """
@@ -23,4 +23,4 @@ def gathered(notes: Mapping[str, Collection[str]], who: str = "subject") -> list
     for name, own in notes.items():
         for note in own:
             owners.setdefault(note, []).append(name)
-    return [f"{note} in {len(names)} of {plural(len(notes), who)}: {listed(names)}" for note, names in owners.items()]
+    return [f"{note}: {len(names)} of {plural(len(notes), who)} ({listed(names)})" for note, names in owners.items()]

@@ -20,12 +20,14 @@ class Audit:
     """What a look at every voxel found.
 
     problems: sorted by subject. equal: groups of good subjects that hold the same scan under several ids. notes: what
-    is odd in the images, and what contradicts the anatomy in most masks.
+    is odd in the images, and what contradicts the anatomy in most masks. exchanged: ids of subjects whose contrasts do
+    not look like their names.
     """
 
     problems: tuple[Problem, ...]
     equal: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
+    exchanged: tuple[str, ...] = ()
 
 
 def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
@@ -67,4 +69,5 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         if not any({one, other} <= set(group) for group in equal)
     ]
     notes += [*gathered(doubted), *absences(classes), *doubts(masks)]
-    return Audit(tuple(problems), tuple(equal), tuple(notes))
+    odd = tuple(subject for subject, said in doubted.items() if said)
+    return Audit(tuple(problems), tuple(equal), tuple(notes), odd)

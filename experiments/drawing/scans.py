@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from common.dicom.series import Plane, plane_of
 from common.nifti import to_axes
 from common.picture import OPPOSITE, ROWS_AND_COLUMNS, THROUGH, View, cut, overlay, spacing_along, window
-from common.subject import Subject
+from common.subject import CONTRASTS, Subject
 from experiments.drawing.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, save_for_screen, styled
 
 MARGIN = 4
@@ -131,6 +131,23 @@ def tumour_slice(subject: Subject, predicted: np.ndarray, truth: np.ndarray) -> 
     position = int(area.argmax())
     true, guess, *grey = (volume[position].copy() for volume in shown)
     return Slice(dict(zip(SHOWN_CONTRASTS, grey, strict=True)), true, guess, position, view)
+
+
+def draw_subjects(path: Path, subjects: Mapping[str, Subject], *, text: str, synthetic: bool) -> None:
+    """Every contrast under its name and the mask, in the axial slice with most of the tumour; a row for each subject.
+
+    subjects: with masks, by what is written above their rows. text: of the line above all.
+    """
+    rows = []
+    for title, subject in subjects.items():
+        images, scan = subject.load_images()
+        shown, view = cut((subject.load_labels(), *images), scan.affine)
+        position = int(np.count_nonzero(shown[0], axis=(1, 2)).argmax())
+        labels, *grey = (volume[position] for volume in shown)
+        inside = box(np.stack(grey))
+        pictures = [window(image)[inside] for image in grey]
+        rows.append(Row(title, f"slice {position + 1}", (*pictures, overlay(pictures[0], labels[inside])), view))
+    save_for_screen(draw_rows(rows, (*CONTRASTS, "mask"), text=text, synthetic=synthetic), path)
 
 
 def draw_overlays(path: Path, slices: Mapping[str, Slice], cases: pd.DataFrame, *, synthetic: bool) -> None:

@@ -19,6 +19,7 @@ WIDEST = 1600
 """A larger PNG is shown as WebP of at most so many pixels across, a tenth as large to the eye's satisfaction."""
 KNOWN = {
     "overlays": "Scans, truth and prediction of the best, median and worst case by mean Dice of NCR, ED and ET",
+    "subjects": "Subjects of the cohort, each contrast under the name that its file has, and the mask",
     "label_size": "Label size against its Dice, class by class, and what was missed",
     "validation": "One fixed validation case as the last validation saw it: above the truth, below the prediction",
     "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023; "

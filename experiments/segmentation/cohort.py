@@ -3,8 +3,9 @@
 The half of ``experiments.cohort`` that reads scans and masks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -18,13 +19,17 @@ from common.nifti import ScanError
 from common.progress import counted
 from common.statistics import bootstrap_interval
 from common.subject import Problem, Subject
+from common.words import plural
 from experiments.base import results
 from experiments.base.results import Result
+from experiments.drawing.scans import draw_subjects
 
 EXPERIMENT = "cohort"
 # The 1 % rule is applied to the part of the volume that the 3D U-Net sees (see the protocol of the 3D U-Net).
 UNET3D_CROP = (slice(56, 184), slice(56, 184), slice(13, 141))
 CAVITY = f"voxels_{RC}"
+DRAWN = 8
+"""So many subjects are pictured."""
 COUNTED = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")  # on BraTS's grid
 
 
@@ -74,6 +79,22 @@ def measure(subject: Subject) -> dict[str, object]:
         "tumour_in_slices": inside / n_tumour if n_tumour else np.nan,
         "grid": "; ".join(filter(None, [*notes, str(brought.placement)])),
     }
+
+
+def draw(path: Path, subjects: Iterable[Subject], exchanged: Collection[str], *, synthetic: bool) -> None:
+    """Pictures of at most DRAWN subjects, which have masks and no problem: first those in doubt, then evenly many of
+    the others.
+
+    exchanged: ids of those whose contrasts do not look like their names.
+    """
+    subjects = list(subjects)
+    doubted = [subject for subject in subjects if subject.id in exchanged][: DRAWN // 2]
+    others = [subject for subject in subjects if subject.id not in exchanged]
+    places = np.linspace(0, len(others) - 1, min(len(others), DRAWN - len(doubted))).round().astype(int)
+    named = {f"{subject.id}: contrasts exchanged?": subject for subject in doubted}
+    named |= {others[place].id: others[place] for place in places}
+    text = f"{len(named)} of {plural(len(subjects), 'subject')}, each contrast under the name that its file has"
+    draw_subjects(path, named, text=text, synthetic=synthetic)
 
 
 def cavity_note(rows: pd.DataFrame) -> list[str]:

@@ -152,10 +152,10 @@ def test_notes_are_printed_by_what_they_say_and_whom_the_network_has_seen(asked,
     digests = {name: contents(subjects[name].read()[0]) for name in "AC"}
     fold = arguments.run / "folds" / "one"
     write_json(fold / "split.json", {"train": ["x"], "validation": ["y"], "test": ["z"]})
-    for part, expected in (("x", "in 1 of 2 patients: C"), ("y", "in 1 of 2 patients: C"), ("z", "")):
+    for part, expected in (("x", "1 of 2 patients (C)"), ("y", "1 of 2 patients (C)"), ("z", "")):
         write_json(fold / "data.json", {"contents": {part: digests["C"]}})
         segment_folder(replace(arguments, output=arguments.output / part), Counted().trained)
-        assert f"note: {SEEN_NOTE} {expected}" in capsys.readouterr().err or not expected
+        assert f"note: {SEEN_NOTE}: {expected}" in capsys.readouterr().err or not expected
         assert (SEEN_NOTE in (arguments.output / part / "predictions.json").read_text()) == bool(expected)
     write_json(fold / "data.json", {"contents": {}, "seen": [{"contents": digests[name]} for name in "AC"]})
     monkeypatch.setattr(answers, "MOST_NOTES", 0)

@@ -81,7 +81,8 @@ def test_audit_prepared_entries_and_an_answer_say_so(tmp_path):
     said = "the contrasts do not look like their names, but would with T1 and T1ce exchanged"
     found = audit(cohort)
     assert not found.problems
-    assert [note for note in found.notes if "names" in note] == [f"{said} in 1 of 2 subjects: BraTS_001"]
+    assert found.exchanged == ("BraTS_001",)
+    assert [note for note in found.notes if "names" in note] == [f"{said}: 1 of 2 subjects (BraTS_001)"]
 
     recipe = Recipe(spacing_mm=None)
     store = prepare(cohort.subjects, recipe, tmp_path / "prepared", n_jobs=1)

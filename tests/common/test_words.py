@@ -10,6 +10,6 @@ def test_numbers_in_sentences():
 
 def test_notes_are_gathered_by_what_they_say():
     found = {"a": (), **{f"b{n}": ("x",) for n in range(6)}, "c": ("y", "x")}
-    assert gathered(found) == ["x in 7 of 8 subjects: b0, b1, b2, b3, b4 and 2 more", "y in 1 of 8 subjects: c"]
-    assert gathered({"a": ("x",)}, "patient") == ["x in 1 of 1 patient: a"]
+    assert gathered(found) == ["x: 7 of 8 subjects (b0, b1, b2, b3, b4 and 2 more)", "y: 1 of 8 subjects (c)"]
+    assert gathered({"a": ("x",)}, "patient") == ["x: 1 of 1 patient (a)"]
     assert gathered({"a": ()}) == gathered({}) == []

@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import binomtest
 
 from common.cohort import find_subjects
+from common.subject import Subject
 from experiments import cohort
 from experiments.base.results import reported
 from experiments.segmentation import cohort as segmentation_cohort
@@ -40,6 +41,24 @@ def write(folder, name, tumour, values):
         nib.save(nib.Nifti1Image(data, LPS_AFFINE), folder / name / f"{name}_{suffix}.nii.gz")
 
 
+def test_those_in_doubt_are_pictured_first_and_of_the_others_evenly_many(monkeypatch, tmp_path):
+    drawn = {}
+    monkeypatch.setattr(segmentation_cohort, "draw_subjects", lambda path, subjects, **words: drawn.update(subjects))
+    subjects = [Subject(f"s{number:02}", {}) for number in range(30)]
+    segmentation_cohort.draw(tmp_path, subjects, {"s03", "s04"}, synthetic=False)
+    doubted, others = list(drawn)[:2], list(drawn)[2:]
+    assert doubted == ["s03: contrasts exchanged?", "s04: contrasts exchanged?"]
+    assert (others[0], others[-1], len(others)) == ("s00", "s29", segmentation_cohort.DRAWN - 2)
+    apart = np.diff([int(name[1:]) for name in others])
+    assert apart.max() - apart.min() <= 2
+    drawn.clear()
+    segmentation_cohort.draw(tmp_path, subjects, {subject.id for subject in subjects}, synthetic=False)
+    assert len(drawn) == segmentation_cohort.DRAWN // 2
+    drawn.clear()
+    segmentation_cohort.draw(tmp_path, subjects[:1], (), synthetic=False)
+    assert list(drawn) == ["s00"]
+
+
 def test_claims_are_what_one_counts_by_hand(run_module, tmp_path):
     data = tmp_path / "data"
     block = slice(80, 120), slice(80, 120)
@@ -50,6 +69,7 @@ def test_claims_are_what_one_counts_by_hand(run_module, tmp_path):
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs" / "cohort").iterdir()
     found = {line["key"].partition(".")[2]: line for line in json.loads((folder / "summary.json").read_text())}
+    assert (folder / "figures" / "subjects.png").stat().st_size > 10_000
     grid = np.prod(SHAPE)
     value = {name: line["value"] for name, line in found.items()}
     assert value["background_fraction"] == pytest.approx(1 - np.mean([32000, 32000, 500]) / grid)
