@@ -12,6 +12,7 @@ import numpy as np
 import scipy  # its parts when they are first used: stats alone takes half a second
 
 from common.statistics import Interval
+from common.words import p_value
 
 
 class Difference(NamedTuple):
@@ -215,7 +216,7 @@ def verdict(
     sentences = [
         f"{f'Best AUC of {len(cells)}' if several else 'AUC'} {chance.best:.3f} ({100 * (1 - level):g} % interval "
         f"{low:.3f} to {high:.3f}, {labels.size} patients): {finding} at the {100 * level:g} % level "
-        f"(one-sided permutation p = {chance.p:.4f})."
+        f"(one-sided permutation {p_value(chance.p, named=True)})."
     ]
     if several:
         sentences.append(

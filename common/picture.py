@@ -103,8 +103,8 @@ def draw_answer(path: Path, scans: Mapping[str, Scan], labels: np.ndarray, *, ti
             (grey, found), view = cut((scan.data, labels), scan.affine, plane)
             position = _most_crossed(found)
             axis.imshow(window(grey[position]), cmap="gray", aspect=view.spacing_mm[0] / view.spacing_mm[1])
-            for value, name in enumerate(CLASSES):
-                if name in CLASS_COLOURS and (inside := found[position] == value).any():
+            for name in ("ED", "ET", "NCR"):  # the inner ones last, whose outlines would be covered
+                if (inside := found[position] == CLASSES.index(name)).any():
                     axis.contour(inside, levels=[0.5], colors=CLASS_COLOURS[name], linewidths=0.9)
             axis.set_title(f"{first}, {plane}, {position + 1} of {len(found)}")
             axis.text(0.02, 0.98, view.edges[0], color="white", va="top", transform=axis.transAxes)

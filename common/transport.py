@@ -12,6 +12,7 @@ import numpy as np
 
 from common.classification import auc_change, auc_interval, roc_auc, two_sided_p
 from common.statistics import Interval, holm
+from common.words import p_value
 
 Word = Literal["better than chance", "cannot be told from chance", "worse than chance"]
 CHANCE: Word = "cannot be told from chance"
@@ -37,7 +38,8 @@ class Estimate:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"AUC {self.auc:.3f} (95 % interval {low:.3f} to {high:.3f}, {self.n} patients, p = {self.p:.4f})"
+        p = p_value(self.p, named=True)
+        return f"AUC {self.auc:.3f} (95 % interval {low:.3f} to {high:.3f}, {self.n} patients, {p})"
 
 
 @dataclass(frozen=True)

@@ -24,3 +24,11 @@ def gathered(notes: Mapping[str, Collection[str]], who: str = "subject") -> list
         for note in own:
             owners.setdefault(note, []).append(name)
     return [f"{note}: {len(names)} of {plural(len(notes), who)} ({listed(names)})" for note, names in owners.items()]
+
+
+def p_value(p: float, *, named: bool = False) -> str:
+    """A p value in a sentence or a cell, never 0: ``0.012`` and ``< 0.001``; named: ``p = 0.012`` and ``p < 0.001``."""
+    said = "< 0.001" if p < 0.001 else f"{p:.3f}"
+    if not named:
+        return said
+    return f"p {said}" if p < 0.001 else f"p = {said}"

@@ -13,7 +13,7 @@ import pandas as pd
 from common.files import read_json, typed
 from common.runs import RunError
 from common.statistics import FEWEST_CASES
-from common.words import plural
+from common.words import p_value, plural
 
 OF_VIEWS = ("mean_dice", "dice_NCR", "dice_ED", "dice_ET", "dice_TC", "dice_WT", "false_positive_voxels_WT")
 LESIONS_IN_TABLE = tuple(
@@ -221,11 +221,6 @@ def short(value: float | int | str | None) -> str:
 
 def _is_p(result: Result) -> bool:
     return result.key.endswith("_p") and isinstance(result.value, float)
-
-
-def p_value(p: float) -> str:
-    """A p value in a sentence or a cell: ``0.012``, and never 0."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def p_note(tests: pd.DataFrame) -> str:

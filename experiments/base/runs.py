@@ -20,7 +20,15 @@ PINS = "shown.json"
 ATTEMPT = ("experiment", "command", "state", "reason", "seconds")
 
 
-OTHER_PATIENTS = {"max_subjects": None, "max_patients": None, "split_seed": 0, "synthetic": 0}
+OTHER_PATIENTS = {
+    "max_subjects": None,
+    "max_patients": None,
+    "split_seed": 0,
+    "synthetic": 0,
+    "effect": 1.0,
+    "confounder": 0.0,
+    "phantom_seed": 2021,
+}
 """Options that choose other patients than a preset's result is meant for, and what they are when not given."""
 ORDER = "patients before phantoms, paper before demo, the last before earlier ones"
 OWN = ("beyond",)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from common.files import write_csv, write_json
-from common.words import plural
+from common.words import p_value, plural
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.base.trainings import state
@@ -87,7 +87,7 @@ def _against_unet3d(pairs: pd.DataFrame, costs: pd.DataFrame) -> tuple[str, int]
     if pd.isna(row["p_holm"]):
         return f"{size}; {too_few(int(row['n']))}", int(row["n"])
     verdict = ("better" if row["difference"] > 0 else "worse") if row["p_holm"] < LEVEL else "not told apart"
-    return f"{size} (p = {row['p_holm']:.2g}): {verdict}", int(row["n"])
+    return f"{size} ({p_value(row['p_holm'], named=True)}): {verdict}", int(row["n"])
 
 
 def _better_on(pairs: pd.DataFrame, costs: pd.DataFrame) -> tuple[str, int]:

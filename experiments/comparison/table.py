@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from common.words import p_value
 from experiments.base import results
 from experiments.base.ending import unfinished
 from experiments.base.results import Result
@@ -74,7 +75,7 @@ def _differences(comparisons: pd.DataFrame) -> str:
         if not row["n"]:
             return "-"
         interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
-        p = "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g}"
+        p = "" if pd.isna(row["p_holm"]) else f", p {p_value(row['p_holm'])}"
         return f"{row['difference']:+.3f}{interval}{p}"
 
     head = ("difference (95 % interval)", *(f"{MODELS[model]} - {MODELS[against]}" for model, against in columns))

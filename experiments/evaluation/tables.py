@@ -8,6 +8,7 @@ import pandas as pd
 
 from common.files import write_csv, write_text
 from common.statistics import FEWEST_CASES
+from common.words import p_value
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.evaluation.ranking import RANKS, RESAMPLES
@@ -116,7 +117,7 @@ def differences_table(comparisons: pd.DataFrame) -> Table:
         if not row["n"]:
             return "-"
         interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
-        p = "" if pd.isna(row["p_holm"]) else f", p {results.p_value(row['p_holm'])}"
+        p = "" if pd.isna(row["p_holm"]) else f", p {p_value(row['p_holm'])}"
         return f"{row['difference']:+.3f}{interval}{p}"
 
     pairs = comparisons.groupby(["method", "against"], sort=False)

@@ -5,6 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.picture import View, window
+from common.words import p_value
 from experiments.base import results
 from experiments.drawing.scans import show, turn
 from experiments.drawing.style import WIDTH, heading, styled
@@ -36,14 +37,15 @@ def grid(sources: Sources) -> Drawing:
         n = found["best_of_all__auc"]["n"]
     text = (
         f"{n} test patients. Best AUC of {len(cells)}: {best:.3f}; expected without any signal: {chance:.3f} "
-        f"(permutation p = {p:.2g})"
+        f"(permutation {p_value(p, named=True)})"
     )
     figure = grid_table(cells, text=text, synthetic=run.synthetic)
     caption = (
         f"Best threshold, loss and ROC AUC of {len(cells)} models by contrast, number of central images N and batch "
         f"size, on {n} test patients; each contrast's best AUC in bold, 95 % intervals in brackets, and in grey the "
         f"report's AUC, which is not a result of this run. The best of {len(cells)} AUCs, {best:.3f}, stands beside "
-        f"{chance:.3f}, which is expected of the best without any signal (permutation p = {p:.2g}). {run.origin}"
+        f"{chance:.3f}, which is expected of the best without any signal (permutation {p_value(p, named=True)}). "
+        f"{run.origin}"
     )
     return Drawing(figure, caption, run.synthetic)
 

@@ -55,3 +55,18 @@ class MgmtOptions(FromPreset, Placement):
     def planted(self) -> str:
         """What the embedded phantoms hold, as part of names."""
         return f"effect{self.effect:g}" + (f"_confounder{self.confounder:g}" if self.confounder else "")
+
+    @property
+    def planted_in_words(self) -> str:
+        """What there is to be found in the embedded phantoms."""
+        if not self.effect:
+            link = "No link between tumour and status was planted in these phantoms (--effect 0)"
+        else:
+            link = (
+                "The link was planted in these phantoms: a methylated tumour holds less water, so FLAIR and T2w are "
+                "darker there, T1w and T1wCE brighter; --effect 0 plants none"
+            )
+        field = (
+            "; methylated patients were scanned with a wider field of view (--confounder)" if self.confounder else ""
+        )
+        return f"{link}{field}."

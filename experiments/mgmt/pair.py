@@ -13,7 +13,7 @@ from common.classification import (
     roc_auc,
     verdict,
 )
-from experiments.base.results import p_value
+from common.words import p_value
 from experiments.mgmt.study import MgmtOptions, MgmtStudy, Model, mgmt_study
 from mgmt_classifier.config import Config
 

@@ -40,7 +40,8 @@ MEANINGS = {
     "loss": "cross entropy; lower is better",
     "_under_chance__auc": "what the best of so many models would have on average if none had learned anything",
     "chance__auc": "what a model that has learned nothing would have on average",
-    "permutation_p": "how often models of shuffled labels would come as far",
+    "permutation_p": "how often the same probabilities come as far when the patients' labels are shuffled",
+    "validation_accuracy": "of the validation part at 0.5, mean over all epochs, as the report gives it",
     "saliency_brain": "share of what speaks for methylation that lies on the brain; _expected: of an even one",
     "saliency_bright": "the same on the brightest twentieth of the brain, in FLAIR the tumour",
     "saliency_untrained": "rank correlation with an untrained network's: near 1, nothing was learned",
@@ -150,7 +151,8 @@ class MgmtStudy:
 
     def finish(self, found: Iterable[Result], verdicts: Iterable[str]) -> None:
         """Write verdicts.txt and, last of all, summary.json, which marks the run as finished."""
-        write_text(self.run.folder / "verdicts.txt", "".join(f"{sentence}\n" for sentence in verdicts))
+        planted = [self.options.planted_in_words] if self.synthetic else []
+        write_text(self.run.folder / "verdicts.txt", "".join(f"{sentence}\n" for sentence in (*verdicts, *planted)))
         write_json(self.run.folder / "summary.json", results.as_rows(found))
 
     def show(self, *above: str, only: str = "", command: str | None = None) -> None:

@@ -183,7 +183,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         settings=settings(name, model, parts),
         apart=apart,
         seeds=seeds(config),
-        tested=tuple(split.get("test", ())),
+        tested=() if "ensemble" in data else tuple(split.get("test", ())),  # which explains validation patients
         cases=drawn,
         pictures=[] if found.folder is None else pictures.of_run(found.folder, cases.part(name, found.folder)),
         verdicts=_verdicts(found.folder),

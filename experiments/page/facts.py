@@ -42,7 +42,7 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...]) -> tuple[s
         kind = "embedded synthetic patients" if synthetic else "real patients"
         effect = f", planted effect {options['effect']:g}" if synthetic and "effect" in options else ""
         layout = f" ({described['layout']})" if "layout" in described else ""
-        preset = f"; preset {options['preset']}" if "preset" in options else ""
+        preset = f"; preset {options['preset']}" if options.get("preset") else ""
         said.append(f"Data: {kind} in {described['folder']}{layout}{effect}{preset}.")
     elif "data" in options:  # folds pooled
         said.append(f"Data: {'embedded synthetic patients' if options['data'] is None else options['data']}.")

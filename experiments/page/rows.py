@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from common.words import p_value
 from experiments.base import results
 from experiments.base.results import Result
 
@@ -50,6 +51,13 @@ class Row:
     @property
     def value(self) -> float | str | None:
         return None if self.result is None else self.result.value
+
+    @property
+    def ours(self) -> str:
+        """The value as it is shown."""
+        if self.name.endswith("_p") and isinstance(self.value, float):
+            return p_value(self.value)
+        return number(self.value)
 
     @property
     def interval(self) -> str:

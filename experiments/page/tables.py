@@ -7,7 +7,7 @@ import pandas as pd
 
 from common.files import write_text
 from experiments.page.content import Content, Experiment
-from experiments.page.rows import Row, number
+from experiments.page.rows import Row
 
 HEAD = ("result", "reported", "reproduced", "95 % interval", "n", "verdict")
 
@@ -82,7 +82,7 @@ def _rows(experiment: Experiment) -> list[Row]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return row.name, row.said, number(row.value), row.interval, row.n, row.verdict.text
+    return row.name, row.said, row.ours, row.interval, row.n, row.verdict.text
 
 
 def _about(experiment: Experiment) -> str:

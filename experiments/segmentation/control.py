@@ -8,6 +8,7 @@ import pandas as pd
 
 from common.files import write_csv
 from common.scoring import EmptyPolicy
+from common.words import p_value
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import refusals
@@ -51,7 +52,7 @@ def as_text(table: pd.DataFrame) -> str:
     rows = [("metric", "fine-tuned", "from random", "difference", "95 % interval", "p (Holm)", "n")]
     for row in table.itertuples():
         interval = "" if pd.isna(row.low) else f"{row.low:+.3f} to {row.high:+.3f}"
-        p = "-" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}"
+        p = "-" if pd.isna(row.p_holm) else p_value(row.p_holm)
         cells = (results.short(row.fine_tuned), results.short(row.from_random), f"{row.difference:+.3f}")
         rows.append((row.metric, *cells, interval, p, str(row.n)))
     once = "each was trained once: intervals and tests are over patients, not over trainings"

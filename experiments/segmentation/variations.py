@@ -10,6 +10,7 @@ from common.files import write_csv, write_json
 from common.runs import History, RunError
 from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm, paired_difference
+from common.words import p_value
 from experiments.base import results
 from experiments.base.ending import unfinished
 from experiments.base.engines import run
@@ -199,7 +200,7 @@ def _cells(line: Mapping[str, object]) -> tuple[str, ...]:
         return "-" if pd.isna(line[name]) else results.short(line[name])
 
     def difference(name: str) -> str:
-        p = "-" if pd.isna(line[f"{name}_p"]) else f"{line[f'{name}_p']:.2g}"
+        p = "-" if pd.isna(line[f"{name}_p"]) else p_value(line[f"{name}_p"])
         return "-" if pd.isna(line[name]) else f"{line[name]:+.3f} ({p})"
 
     interval = "" if pd.isna(line["low"]) else f"{cell('low')} to {cell('high')}"

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from common.words import p_value
 from experiments.drawing.style import save_for_screen
 
 MEASURED, REPORTED, COST = "#0072b2", "#d55e00", "#999999"
@@ -95,7 +96,9 @@ def _p_values(axis: Axes, table: pd.DataFrame) -> None:
     for position, p in enumerate(pd.to_numeric(table["from_parent_p"])):
         if np.isfinite(p):
             beside = axis.get_yaxis_transform()
-            axis.text(0.99, position - 0.3, f"p = {p:.2g}", transform=beside, fontsize=8, ha="right", va="center")
+            axis.text(
+                0.99, position - 0.3, p_value(p, named=True), transform=beside, fontsize=8, ha="right", va="center"
+            )
 
 
 def _bars(axis: Axes, table: pd.DataFrame, column: str, digits: int) -> None:

@@ -417,7 +417,7 @@ def test_verdict_in_words():
     low, high = auc_interval(values, labels)
     assert verdict(values, labels, seed=0) == (
         f"AUC {roc_auc(values, labels):.3f} (95 % interval {low:.3f} to {high:.3f}, 70 patients): better than chance "
-        f"at the 5 % level (one-sided permutation p = {permutation_p(values, labels, seed=0):.4f})."
+        f"at the 5 % level (one-sided permutation p = {permutation_p(values, labels, seed=0):.3f})."
     )
     low, high = auc_interval(values, labels, confidence=0.99)
     assert f"(99 % interval {low:.3f} to {high:.3f}, 70 patients)" in verdict(values, labels, seed=0, level=0.01)
@@ -431,7 +431,7 @@ def test_verdict_on_little_none_and_reversed_evidence():
     assert verdict(weak, labels, seed=0).endswith("). The two-sided interval holds 0.5, so the evidence is weak.")
     assert "cannot be told from chance at the 2 % level" in verdict(weak, labels, seed=0, level=0.02)
     assert verdict(np.zeros(70), labels, seed=0).endswith(
-        "cannot be told from chance at the 5 % level (one-sided permutation p = 1.0000)."
+        "cannot be told from chance at the 5 % level (one-sided permutation p = 1.000)."
     )
     reversed_ = verdict(-labels, labels, seed=0)
     assert ": not better than chance at" in reversed_

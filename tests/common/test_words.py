@@ -1,4 +1,4 @@
-from common.words import gathered, listed, plural
+from common.words import gathered, listed, p_value, plural
 
 
 def test_numbers_in_sentences():
@@ -13,3 +13,8 @@ def test_notes_are_gathered_by_what_they_say():
     assert gathered(found) == ["x: 7 of 8 subjects (b0, b1, b2, b3, b4 and 2 more)", "y: 1 of 8 subjects (c)"]
     assert gathered({"a": ("x",)}, "patient") == ["x: 1 of 1 patient (a)"]
     assert gathered({"a": ()}) == gathered({}) == []
+
+
+def test_no_p_value_is_said_to_be_0():
+    assert [p_value(p) for p in (1.0, 0.0123, 0.001, 0.00099, 0.0)] == ["1.000", "0.012", "0.001", "< 0.001", "< 0.001"]
+    assert [p_value(p, named=True) for p in (0.5, 1e-9)] == ["p = 0.500", "p < 0.001"]

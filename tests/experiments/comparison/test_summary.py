@@ -43,7 +43,7 @@ def test_a_metric_without_a_case_that_both_have_a_score_for_is_not_called_better
 @pytest.mark.parametrize(
     ("difference", "p", "n", "words"),
     [
-        (0.021, 0.3, 8, "0.021 higher mean Dice (p = 0.3): not told apart"),
+        (0.021, 0.3, 8, "0.021 higher mean Dice (p = 0.300): not told apart"),
         (-0.1, 0.0123, 80, "0.100 lower mean Dice (p = 0.012): worse"),
         (0.1, 0.049, 80, "0.100 higher mean Dice (p = 0.049): better"),
         (0.1, float("nan"), 1, "0.100 higher mean Dice; no test with 1 test case"),
