@@ -447,7 +447,7 @@ def test_verdict_on_the_best_of_several():
     assert together.startswith("Best AUC of 24 " + alone.split()[1])
     assert alone[alone.index("(") : alone.index(")")] in together
     chance = best_under_chance(cells, labels, seed=0)
-    assert f"p = {chance.p:.4f}). Without any signal the best of 24 is {chance.expected:.3f} on average" in together
+    assert f"p = {chance.p:.3f}). Without any signal the best of 24 is {chance.expected:.3f} on average" in together
     assert f"above {chance.high:.3f} in 5 % of studies" in together
 
 
