@@ -61,6 +61,8 @@ PREPARED_FOR = {
 """Experiments by the option that names their data; mgmt_explain explains mgmt_ensemble's models."""
 PROBLEMS, NOTES, SERIES, SUBJECTS = "problems.json", "notes.json", "mgmt_series.csv", "subjects.csv"
 LEGEND = """subjects_with_the_scan_of_another: subjects that hold the images of one before them
+subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop; subjects_kept: the others
+tumour_in_unet25d_slices: share of the tumour in the slices that the 2.5D U-Net sees; whole_...: subjects with all of it
 label_shares: the largest label's mean share of the tumour over the smallest's
 mgmt_classes: share of the labelled patients that are methylated
 mgmt_black_fraction: share of a patient's images that show a single grey value, mean over patients"""
@@ -271,11 +273,16 @@ def show(folder: Path) -> None:
         print(f"  {problem}")
     if (folder / NOTES).exists():
         print(*json.loads((folder / NOTES).read_text(encoding="utf-8")), sep="\n")
-    if (folder / SUBJECTS).exists() and "grid" in (rows := pd.read_csv(folder / SUBJECTS, keep_default_na=False)):
-        for note, n in rows.loc[rows["grid"] != "", "grid"].value_counts().items():
-            print(f"  {n} of {len(rows)} subjects: {note}")
     summary = results.read_summary(folder / "summary.json")
     synthetic = any(result.synthetic for result in summary)
+    # Phantoms that lie aside are meant to: they are no fault in the files.
+    if (
+        not synthetic
+        and (folder / SUBJECTS).exists()
+        and "grid" in (rows := pd.read_csv(folder / SUBJECTS, keep_default_na=False))
+    ):
+        for note, n in rows.loc[rows["grid"] != "", "grid"].value_counts().items():
+            print(f"  {n} of {len(rows)} subjects: {note}")
     end(
         EXPERIMENT,
         folder,

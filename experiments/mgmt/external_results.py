@@ -15,7 +15,7 @@ from common.transport import Judgement, Sample, judge
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.results import Result
-from experiments.mgmt.study import meanings
+from experiments.mgmt.meanings import meanings
 
 EXPERIMENT = "mgmt_external"
 OLD = 60  # years, the border between the two groups of the table

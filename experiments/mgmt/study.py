@@ -24,6 +24,7 @@ from experiments.base.progress import begin, say_store, step
 from experiments.base.results import Result
 from experiments.base.trainings import Training, given, python, require, shared_by
 from experiments.mgmt.cohort import notes_on_series
+from experiments.mgmt.meanings import meanings
 from experiments.mgmt.options import MgmtOptions
 from experiments.mgmt.phantoms import phantom_patients
 
@@ -32,25 +33,6 @@ if TYPE_CHECKING:
     from mgmt_classifier.data import SliceRecipe
 
 PREDICTIONS = "predictions.csv"
-
-MEANINGS = {
-    "auc": "how often a methylated patient gets a higher probability than another; 0.5 is guessing; higher is better",
-    "accuracy": "share of the patients on the right side of the threshold; higher is better",
-    "threshold": "the probability above which a patient is called methylated",
-    "loss": "cross entropy; lower is better",
-    "_under_chance__auc": "what the best of so many models would have on average if none had learned anything",
-    "chance__auc": "what a model that has learned nothing would have on average",
-    "permutation_p": "how often the same probabilities come as far when the patients' labels are shuffled",
-    "validation_accuracy": "of the validation part at 0.5, mean over all epochs, as the report gives it",
-    "saliency_brain": "share of what speaks for methylation that lies on the brain; _expected: of an even one",
-    "saliency_bright": "the same on the brightest twentieth of the brain, in FLAIR the tumour",
-    "saliency_untrained": "rank correlation with an untrained network's: near 1, nothing was learned",
-    "brier": "mean squared error of the probabilities; lower is better; _of_the_share: of always giving the share",
-    "calibration_slope": "1 where probabilities mean what they say; below 1 they are too sure",
-    "baseline__auc": "of simple features alone, without a network",
-    "shuffled_labels__auc": "of models that learned other patients' labels: a control, which should be 0.5",
-}
-"""Ends of results' names -> what these are, and which way is better."""
 
 # What every demo changes in its models: small images, a quarter of the filters, a strided first convolution (as in the
 # ResNet paper), a learning rate for few steps, and flips, for few patients.
@@ -173,12 +155,6 @@ class MgmtStudy:
         verdicts = (self.run.folder / "verdicts.txt").read_text(encoding="utf-8").rstrip("\n")
         texts = (*above, results.table(found), *meanings(written), verdicts)
         end(command or self.experiment, self.run.folder, *texts, notes=notes, synthetic=self.synthetic)
-
-
-def meanings(found: Iterable[Result]) -> list[str]:
-    """What the rows of a table are, by the ends of their names."""
-    names = [result.key.partition(".")[2] for result in found]
-    return [f"{end}: {said}" for end, said in MEANINGS.items() if any(name.endswith(end) for name in names)]
 
 
 def model_training(

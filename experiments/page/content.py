@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from common.splits import PARTS
 from experiments.base import results, runs
+from experiments.mgmt.meanings import meanings
 from experiments.page import cases, facts, pictures, reading, rows
 from experiments.page.headlines import Headline, headline
 from experiments.page.pictures import Picture, ReportFigure
@@ -38,6 +39,7 @@ class Experiment:
     data: sentences on the data and its split. basis: the preset, patients and changed settings behind the results.
     beside: rows with a reported value; further: the run's other results. apart: settings that are not those of the
     report's preset; None where there is no such preset. seeds: by name. tested: ids of the test part.
+    meanings: of names of its results.
     fine_tuned: whose weights it started from, empty where from random ones. cases: pictures drawn of its test cases.
     """
 
@@ -58,6 +60,7 @@ class Experiment:
     cases: list[Picture]
     pictures: list[Picture]
     verdicts: tuple[str, ...]
+    meanings: list[str]
     environment: list[Environment]
     problems: tuple[str, ...]
 
@@ -187,6 +190,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         cases=drawn,
         pictures=[] if found.folder is None else pictures.of_run(found.folder, cases.part(name, found.folder)),
         verdicts=_verdicts(found.folder),
+        meanings=meanings(found.results) if name.startswith("mgmt") else [],
         environment=[_environment(name, start) for start in starts],
         problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, undrawn))),
     )
