@@ -53,6 +53,7 @@ PENALTY = {
     "rightly has none does not count for it (--empty-masks)",
 }
 """What the empty-mask policies do to a mean."""
+LEVEL = 0.05
 SYNTHETIC_NOTE = "synthetic: measured on the embedded phantoms; it says nothing about patients"
 
 
@@ -230,9 +231,10 @@ def p_note(tests: pd.DataFrame) -> str:
         return "no test: too few cases"
     n = int(made["n"].max())
     least = min(1.0, len(made) * 2 / 2**n)
+    verdict = "" if least < LEVEL else f": too few cases for so many tests to tell anything apart at {100 * LEVEL:g} %"
     return (
         f"p: Wilcoxon's signed-rank test on {n} cases, after Holm over the table's {plural(len(made), 'test')}; with "
-        f"so many of both it cannot fall below {least:.2g}"
+        f"so many of both it cannot fall below {least:.2g}{verdict}"
     )
 
 
