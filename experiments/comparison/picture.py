@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from common.words import plural
+from experiments.base import results
 from experiments.base.results import Result
 from experiments.comparison import MODELS
 from experiments.drawing import style
@@ -29,7 +30,6 @@ COSTS = {
     "seconds_per_case": ("prediction", 1, "s per case"),
 }
 """Column of models.csv -> title, factor and unit of its panel."""
-LEVEL = 0.05
 APART = 0.24
 """Distance of neighbouring models, or pairs, where a metric's place is 1 wide."""
 
@@ -110,7 +110,7 @@ def _differences(axis: Axes, metrics: dict[str, str], comparisons: pd.DataFrame)
         if math.isfinite(row.low):
             axis.plot([x, x], [row.low, row.high], color="0.4", linewidth=1.2, solid_capstyle="butt")
         axis.plot(x, row.difference, **_pair(row.model, row.against))
-        if row.p_holm < LEVEL:
+        if row.p_holm < results.LEVEL:
             axis.annotate("*", (x, max(row.high, row.difference)), (0, 1), textcoords="offset points", ha="center")
     better = "above" if metrics is DICE else "below"
     axis.set_title(f"{better} 0: the first is better", loc="right", color="0.3", fontsize=7)
@@ -147,7 +147,7 @@ def _legends(figure: Figure, costs: pd.DataFrame, comparisons: pd.DataFrame) -> 
         Line2D([], [], **_pair(model, against), label=f"{MODELS[model]} − {MODELS[against]}")
         for model, against in pairs
     ]
-    marks.append(Line2D([], [], marker="$*$", linestyle="", color="black", label=f"p < {LEVEL:g} after Holm"))
+    marks.append(Line2D([], [], marker="$*$", linestyle="", color="black", label=f"p < {results.LEVEL:g} after Holm"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
 
 

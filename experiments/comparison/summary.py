@@ -21,7 +21,6 @@ SHOWN = (
 CEILING = "geometric_ceiling"
 CLAIMS = ("segresnet_against_unet3d", "segresnet_better_on", "unet25d_against_unet3d")
 """What the report claims of its networks."""
-LEVEL = 0.05
 NO_CASE = "not compared: no case that both have a score for"
 SAME = 0.05
 """Share of a cost; what differs by less is called equal."""
@@ -86,7 +85,7 @@ def _against_unet3d(pairs: pd.DataFrame, costs: pd.DataFrame) -> tuple[str, int]
     size = f"{abs(row['difference']):.3f} {'higher' if row['difference'] > 0 else 'lower'} mean Dice"
     if pd.isna(row["p_holm"]):
         return f"{size}; {too_few(int(row['n']))}", int(row["n"])
-    verdict = ("better" if row["difference"] > 0 else "worse") if row["p_holm"] < LEVEL else "not told apart"
+    verdict = ("better" if row["difference"] > 0 else "worse") if row["p_holm"] < results.LEVEL else "not told apart"
     return f"{size} ({p_value(row['p_holm'], named=True)}): {verdict}", int(row["n"])
 
 
@@ -102,7 +101,7 @@ def _better_on(pairs: pd.DataFrame, costs: pd.DataFrame) -> tuple[str, int]:
     n = int(rows["n"].min())
     if better.empty:
         return "none of the five", n
-    told = better[better["p_holm"] < LEVEL]
+    told = better[better["p_holm"] < results.LEVEL]
     sure = too_few(n) if rows["p_holm"].isna().all() else f"told apart: {_listed(told.index) or 'none'}"
     return f"{_listed(better.index)}; {sure}", n
 

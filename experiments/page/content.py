@@ -36,7 +36,8 @@ class Environment:
 class Experiment:
     """One experiment: what it is, what became of it, and its results beside the report's.
 
-    data: sentences on the data and its split. basis: the preset, patients and changed settings behind the results.
+    data: sentences on the data and its split. basis: the preset, patients and changed settings behind the results,
+    and in_short without patients.
     beside: rows with a reported value; further: the run's other results. apart: settings that are not those of the
     report's preset; None where there is no such preset. seeds: by name. tested: ids of the test part.
     meanings: of names of its results.
@@ -51,6 +52,7 @@ class Experiment:
     fine_tuned: str
     data: tuple[str, ...]
     basis: str
+    in_short: str
     beside: list[Row]
     further: list[Row]
     settings: list[Setting]
@@ -181,6 +183,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         fine_tuned=facts.fine_tuned(config),
         data=facts.data(config, data, parts),
         basis=facts.basis(found, config, apart, n=head.row.result.n if head and head.row.result else 0),
+        in_short=facts.in_short(found, config),
         beside=beside,
         further=further,
         settings=settings(name, model, parts),

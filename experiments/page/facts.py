@@ -22,6 +22,15 @@ def basis(found: runs.Found, config: Mapping, apart: Sequence[Difference] | None
     return said if apart is None else f"{said}; other than the report's preset's: {len(apart)}"
 
 
+def in_short(found: runs.Found, config: Mapping) -> str:
+    """The preset behind a finished run's numbers and what was changed of it; empty of a run without a preset."""
+    preset = config.get("options", {}).get("preset")
+    if not found.results or preset is None:
+        return ""
+    changed = ", ".join(runs.changed(found.folder))
+    return f"preset {preset}" + f" but {changed}" * bool(changed)
+
+
 def taking_no_part(n: int) -> str:
     """Why patients whom a method's training has seen are not compared."""
     return f"{plural(n, 'patient takes', 'patients take')} no part, for a network compared here has seen them"

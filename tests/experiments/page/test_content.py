@@ -152,6 +152,8 @@ def test_what_stands_behind_a_table_and_who_was_tested_is_said(tmp_path):
     rows = page.tables["table1_baseline: every setting that is not the report's preset's"]
     assert rows[1:] == [["epochs", "300", "2"], ["seed", "0", "1"]]
     assert found.basis in " ".join(page.text)
+    (headline,) = [row[0] for row in page.tables[HEADLINES] if row[0].startswith("table1_baseline")]
+    assert "; preset demo but epochs=2, split_seed=3" in headline
     assert "2 test patients, and seeds" in html
     assert '<p class="small">e, f</p>' in html
     for kind in ("csv", "latex", "md"):
