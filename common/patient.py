@@ -121,8 +121,8 @@ def seen_by(run: Path) -> frozenset[str]:
     digests: set[str] = set()
     for path in [] if run.is_file() else run.rglob("split.json"):
         split, data = (_said(path.parent, name) for name in (path.name, "data.json"))
-        contents = data.get("contents", {})
-        own = [contents.get(id, {}) for part in ("train", "validation") for id in split.get(part, ())]
+        known = data.get("contents", {})
+        own = [known.get(id, {}) for part in ("train", "validation") for id in split.get(part, ())]
         for each in (*own, *(before["contents"] for before in data.get("seen", ()))):
             digests.update(each.values())
     return frozenset(digests)

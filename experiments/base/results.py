@@ -54,6 +54,7 @@ PENALTY = {
 }
 """What the empty-mask policies do to a mean."""
 LEVEL = 0.05
+"""Below it a p value is called a difference."""
 SYNTHETIC_NOTE = "synthetic: measured on the embedded phantoms; it says nothing about patients"
 
 
