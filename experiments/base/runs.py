@@ -28,6 +28,7 @@ OTHER_PATIENTS = {
     "effect": 1.0,
     "confounder": 0.0,
     "phantom_seed": 2021,
+    "cases": "all",
 }
 """Options that choose other patients than a preset's result is meant for, and what they are when not given."""
 ORDER = "patients before phantoms, paper before demo, the last before earlier ones"

@@ -178,11 +178,11 @@ def chosen(n: int) -> dict[int, str]:
     return {position: places[position] for position in sorted(places) if 0 <= position < n}
 
 
-def which(ranks: Sequence[str], n: int) -> str:
+def which(ranks: Sequence[str], n: int, kind: str = "test") -> str:
     """The cases of these ranks among n, in words: ``The best, median and worst of 8 test cases``."""
     if n == 1:
-        return "The one test case"
-    return f"The {' and '.join(', '.join(ranks).rsplit(', ', 1))} of {n} test cases"
+        return f"The one {kind} case"
+    return f"The {' and '.join(', '.join(ranks).rsplit(', ', 1))} of {n} {kind} cases"
 
 
 def truth_and_prediction(

@@ -9,18 +9,21 @@ import numpy as np
 import pandas as pd
 
 from common import nifti
+from common.answers import RECORD
 from common.files import atomic_path, file_stem, read_json, write_csv, write_json
 from common.labels import CLASSES
+from common.patient import SEEN_NOTE
 from common.runs import Run, configuration_hash
 from common.splits import Split
 from common.subject import Problem
-from common.words import listed, plural
+from common.words import gathered, listed, plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, leave_out
 from experiments.base.progress import step
 from experiments.evaluation import page, scoring, summary, tables
 from experiments.evaluation.inputs import Found, ScoreOptions, find
+from experiments.evaluation.label_maps import Method
 from experiments.evaluation.page import Shown
 from experiments.evaluation.scoring import Work
 from experiments.page.facts import taking_no_part
@@ -95,7 +98,8 @@ def _write(
         cases, together, brought = scoring.frames(works, lesions)
     write_csv(folder / "cases.csv", cases)
     used = tuple(work.subject.id for work in works)
-    data = describe(found) | {"notes": summary.swaps(together), "brought": brought}
+    notes = [*summary.copies(together), *summary.swaps(together), *_of_predictions(found.methods, used)]
+    data = describe(found) | {"notes": notes, "brought": brought}
     data["left_out"] += [str(problem) for problem in problems]
     data["about"] = _about(options, found, used)
     write_json(folder / "data.json", data)
@@ -108,10 +112,23 @@ def _write(
     write_json(folder / "summary.json", results.as_rows(rows))
 
 
+def _of_predictions(methods: Sequence[Method], used: Sequence[str]) -> Iterator[str]:
+    """What was noted of the scored patients' scans when a method's label maps were predicted by the suite."""
+    for method in methods:
+        record = method.source / RECORD
+        if record.is_file():
+            cases = read_json(record, dict).get("cases", {})
+            notes = {case: set(cases.get(case, {}).get("notes", ())) - {SEEN_NOTE} for case in used}
+            yield from (f"{method.name}, when it was predicted: {note}" for note in gathered(notes, "case"))
+
+
 def _about(options: ScoreOptions, found: Found, used: Sequence[str]) -> str:
     """Which cases the numbers are of, in a sentence."""
     n = len(found.wanted)
+    everyone = len(found.cohort.subjects)
     said = f"all {plural(n, 'case')}" if len(used) == n else f"{len(used)} of {plural(n, 'case')}"
+    if len(used) == n < everyone and found.seen:
+        said = f"{n} of {plural(everyone, 'case')}, those that no compared network has seen"
     if options.cases == "intersection":
         said = f"intersection: the {len(found.cases)} of {plural(n, 'case')} of which every method has a label map"
         said += f", {len(used)} of them scored" * (len(used) < len(found.cases))

@@ -15,6 +15,7 @@ from common.runs import RunError
 from common.subject import Subject
 from experiments.base.options import Refused, gathered
 from experiments.base.reading import Reading
+from experiments.base.runs import changed, options_of
 from experiments.evaluation.label_maps import Method
 from experiments.segmentation.fine_tuning import Seen, seen_by
 from experiments.segmentation.finished import FOLDS, SEEN, Finished, read_run, require_finished
@@ -55,6 +56,7 @@ class Runs:
             f"{who} of the suite ({self.members[0].experiment}), trained on {len(trained)} of these patients and "
             f"chosen by {len(chose)}"
             + f", from weights that {len(before)} others had made" * bool(before)
+            + f"; {' / '.join(dict.fromkeys(filter(None, map(_preset, self.members))))}".removesuffix("; ")
             + "; each label map is of a patient whom its network has not seen"
         )
 
@@ -71,6 +73,12 @@ class Runs:
         conventions = {case: subjects[case].convention for case in self.files}
         ground = "the cohort's masks, by its run"
         return Method(self.name, self.folder, self.files, conventions, ground, training=self.training)
+
+
+def _preset(run: Finished) -> str:
+    """The preset that a run was made with and what was changed of it; empty where it does not say."""
+    preset = options_of(run.folder).get("preset")
+    return f"preset {preset}" + "".join(f", {each}" for each in changed(run.folder)) if preset else ""
 
 
 def with_seen(method: Method, subjects: Sequence[Subject], *, n_jobs: int) -> Method:

@@ -53,7 +53,7 @@ def write(folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: S
         said=said,
         pictures=[(_caption(path.stem), data_address(path)) for path in sorted((folder / "figures").glob("*.png"))],
         best=best,
-        which=which([each.rank for each in shown], n),
+        which=which([each.rank for each in shown], n, "compared"),
         viewers=[
             (each.rank, each.subject.id, slices.draw(each.subject, each.truth, each.predicted[best])) for each in shown
         ],

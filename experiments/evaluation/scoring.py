@@ -137,7 +137,10 @@ def score_case(work: Work) -> list[Problem]:
         try:
             predicted, brought = read(each.file, each.convention, truth, affine)
             if not work.cavity and (predicted >= len(CLASSES)).any():
-                raise ScanError("holds a resection cavity (RC), which the truths do not: --cavity background drops it")
+                raise ScanError(
+                    "holds a resection cavity (RC), which the truths do not: where its 4 is ET, it is of brats2018 "
+                    "(--convention); --cavity background drops RC"
+                )
         except (ScanError, OSError) as error:
             problems.append(Problem(each.case, each.file, f"{each.method}: {error}"))
             continue

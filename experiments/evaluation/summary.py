@@ -90,6 +90,15 @@ def compare(cases: pd.DataFrame, methods: Sequence[str], policy: EmptyPolicy) ->
     return table.assign(p_holm=holm(table["p"].to_numpy(float)), higher_is_better=better)
 
 
+def copies(together: Mapping[str, np.ndarray]) -> list[str]:
+    """Methods whose label maps are the truth in every voxel. together: as of :func:`swaps`."""
+    return [
+        f"{method}: its label maps equal the truth in every voxel: are they the masks themselves?"
+        for method, pairs in together.items()
+        if np.count_nonzero(pairs) == np.count_nonzero(np.diag(pairs))
+    ]
+
+
 def swaps(together: Mapping[str, np.ndarray]) -> list[str]:
     """What says that a method's values mean other classes than they are read as.
 

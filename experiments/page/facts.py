@@ -64,7 +64,7 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...]) -> tuple[s
     if seen := described.get("seen") if methods else ():
         said.append(f"{taking_no_part(len(seen))}: {', '.join(seen)}.")
     if methods and parts:
-        said.append(f"Cases compared: {parts[2]}.")
+        said.append(f"Cases compared: {described.get('about', parts[2])}.")
     elif parts:
         said.append(f"Split: {parts[0]} training, {parts[1]} validation, {parts[2]} test patients.")
     for what, ids in (
@@ -72,10 +72,11 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...]) -> tuple[s
         ("left out as doubtful", described.get("left_out_doubtful", ())),
         ("with a label but no images", described.get("without_images", ())),
         ("with images but no label", described.get("without_label", ())),
+        ("in no part, having no row in the file of the split", described.get("without_part", ())),
     ):
         if ids:
             said.append(f"{len(ids)} {what}: {'; '.join(ids)}.")
-    if parts and not methods and not described.get("left_out"):
+    if parts and not methods and not described.get("left_out") and not described.get("without_part"):
         said.append("Nobody was left out.")
     if minimum := described.get("excluded", {}).get("minimum_mask_fraction"):
         excluded = described["excluded"]["labelled_fraction"]

@@ -20,6 +20,8 @@ WIDEST = 1600
 KNOWN = {
     "overlays": "Scans, truth and prediction of the best, median and worst case by mean Dice of NCR, ED and ET",
     "subjects": "Subjects of the cohort, each contrast under the name that its file has, and the mask",
+    "patient": "One patient, every contrast under its name, and the truth's outlines",
+    "cases": "The best, median and worst case: scans, truth and each method's label map",
     "label_size": "Label size against its Dice, class by class, and what was missed",
     "validation": "One fixed validation case as the last validation saw it: above the truth, below the prediction",
     "lesions": "Lesions by volume: Dice of each and the share found, by the BraTS organisers' definition of 2023; "
@@ -101,10 +103,15 @@ def of_run(folder: Path, part: Path) -> list[Picture]:
     over seeds the first one's learning curves are shown too."""
     places = dict.fromkeys((folder, folder / "seed0", part))
     paths = [path for place in places for path in sorted((place / "figures").glob("*.png"))]
-    return [
-        Picture(KNOWN.get(path.stem, path.stem.replace("_", " ")), data_address(path), path.stem in FIRST)
-        for path in paths
-    ]
+    return [Picture(_caption(path.stem), data_address(path), path.stem in FIRST) for path in paths]
+
+
+def _caption(stem: str) -> str:
+    """Of a picture by its file's name, which may end in that of a method or a model: ``lesions_ours``."""
+    if stem in KNOWN:
+        return KNOWN[stem]
+    known = max((name for name in KNOWN if stem.startswith(f"{name}_")), key=len, default="")
+    return f"{stem.removeprefix(f'{known}_')}: {KNOWN[known]}" if known else stem.replace("_", " ")
 
 
 def of_report(folder: Path) -> tuple[list[ReportFigure], str]:

@@ -19,7 +19,7 @@ from common.processes import check_alone
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.subject import Subject
-from common.words import gathered
+from common.words import gathered, listed
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, absolute, leave_out, options_in, refusals, refuse_phantoms
@@ -146,6 +146,12 @@ class Study:
             notes.append(f"trained on {n} randomised synthetic patients too (data.json); none of them is tested")
         return notes
 
+    @property
+    def without_part(self) -> tuple[str, ...]:
+        """Ids of the subjects that the user's own split does not name."""
+        named = {id for part in splits.PARTS for id in getattr(self.split, part)}
+        return tuple(subject.id for subject in self.subjects if subject.id not in named)
+
     def measured_on(self) -> Iterator[str]:
         """What a table's numbers were measured on, line by line."""
         if self.synthetic:
@@ -153,10 +159,12 @@ class Study:
         parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         yield self.source
         yield f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}"
+        if self.without_part:
+            yield f"without a row in {self.options.subjects}: {listed(self.without_part)}"
         yield from (*self.trained_with(), *self.cohort.notes)
         if self.equal:
-            listed = "; ".join(" = ".join(group) for group in self.equal)
-            yield f"equal scans under several ids, each group on one side of the split: {listed}"
+            groups = "; ".join(" = ".join(group) for group in self.equal)
+            yield f"equal scans under several ids, each group on one side of the split: {groups}"
         if self.minimum_mask_fraction:
             minimum = f"{100 * self.minimum_mask_fraction:g} %"
             yield f"excluded with less than {minimum} labelled: {len(self.excluded)} (data.json)"
@@ -305,6 +313,7 @@ def _open(
         "randomised": {"folder": others.folder, "subjects": others.fingerprints},
         "seen": seen,
         "left_out": [str(problem) for problem in problems],
+        "without_part": [id for id in fingerprints if id not in {*split.train, *split.validation, *split.test}],
         "brought_to_grid": brought,
         "exchanged": {id: what for id, what in doubted.items() if what},
         "masks": cohort.notes,

@@ -44,7 +44,7 @@ def test_two_runs_are_compared_by_their_own_scores_and_folds_are_pooled(data, op
         wanted = frame.drop(columns="view").reset_index(drop=True)
         pd.testing.assert_frame_equal(found[wanted.columns], wanted, check_exact=True)
     printed = capsys.readouterr().out
-    assert "all 4 cases" in printed  # the fifth was not tested
+    assert "4 of 5 cases, those that no compared network has seen" in printed
     assert "folds - a-whole" in printed
     assert "a run of the suite (table1_baseline), trained on 1 of these patients and chosen by 0; each label" in printed
     assert "2 folds of the suite (table1_baseline), trained on 5 of these patients" in printed

@@ -18,6 +18,7 @@ from benchmarks.lesions import plain
 from common.cohort import find_subjects
 from common.identity import contents
 from common.labels import BRATS_2018, BRATS_2023, MSD
+from common.patient import SEEN_NOTE
 from common.runs import RunError
 from common.scoring import summarise
 from experiments.base.options import Refused
@@ -311,6 +312,20 @@ def test_a_network_that_has_seen_everybody_is_refused_and_of_one_that_is_gone_it
         inputs.find(options(predictions=(f"own={answers}",), convention=()))
 
 
+def test_what_was_noted_when_a_method_was_predicted_is_said_with_its_scores(options, sets, tmp_path, capsys):
+    answers = tmp_path / "answers"
+    shutil.copytree(sets / "nnunet", answers)
+    noted = {"BraTS_001": ["an odd scan", SEEN_NOTE], "BraTS_003": ["an odd scan"], "Stranger": ["another"]}
+    cases = {case: {"notes": notes} for case, notes in noted.items()}
+    (answers / "predictions.json").write_text(json.dumps({"run": str(tmp_path / "gone"), "cases": cases}))
+    folder = evaluate(options(predictions=(f"own={answers}",), convention=()))
+    said = "own, when it was predicted: an odd scan: 2 of 4 cases (BraTS_001, BraTS_003)"
+    assert said in json.loads((folder / "data.json").read_text())["notes"]
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert SEEN_NOTE not in printed
+
+
 def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, tmp_path, capsys):
     few = tmp_path / "few"
     few.mkdir()
@@ -327,6 +342,7 @@ def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, 
     assert printed.count(said) == 3  # under each table
     assert "1 missing: BraTS_003" in printed
     assert "1 surplus, which take no part: stranger_seg.nii.gz" in printed
+    assert "truth: its label maps equal the truth in every voxel" in printed
     tables = list((folder / "tables").iterdir())
     assert len(tables) == 16
     assert all(said in table.read_text() for table in tables)

@@ -136,6 +136,22 @@ def test_data_split_and_who_was_left_out_are_said(tmp_path):
     )
 
 
+def test_who_is_in_no_part_of_the_users_split_is_not_nobody(tmp_path):
+    data = {"folder": "scans", "layout": "MSD", "without_part": ["D"]}
+    write_run(tmp_path, "unet3d", everything("unet3d", synthetic=False), data=data)
+    said = " ".join(content.experiment(tmp_path, "unet3d", None).data)
+    assert "1 in no part, having no row in the file of the split: D." in said
+    assert "Nobody" not in said
+
+
+def test_pictures_of_methods_and_models_have_their_kinds_captions(tmp_path):
+    for name in ("lesions_ours", "history_FLAIR", "mine_own"):
+        (tmp_path / "figures").mkdir(exist_ok=True)
+        (tmp_path / "figures" / f"{name}.png").write_bytes(b"")
+    captions = [picture.caption for picture in pictures.of_run(tmp_path, tmp_path)]
+    assert captions == [pictures.KNOWN["history_FLAIR"], f"ours: {pictures.KNOWN['lesions']}", "mine own"]
+
+
 def test_what_stands_behind_a_table_and_who_was_tested_is_said(tmp_path):
     options = {"preset": "demo", "split_seed": 3, "changed": ["epochs=2"]}
     config = {"options": options, "model": plain(asdict(replace(PAPER, epochs=2, seed=1)))}

@@ -251,6 +251,19 @@ def test_a_rule_that_leaves_too_few_is_named_beside_what_they_are_too_few_for(un
     assert stopped.value.code.endswith(f"(4 subjects are excluded with less than {100 * fourth:g} % labelled)")
 
 
+def test_who_has_no_row_in_the_users_own_split_is_named(cohort, tmp_path):
+    table = tmp_path / "own.csv"
+    rows = [f"BraTS_{number:03},{part}" for number, part in enumerate(["train", "train", "validation", "test"])]
+    table.write_text("\n".join(["id,part", *rows]))
+    with study("stub", options_for(cohort, tmp_path, subjects=table), Stub()) as opened:
+        assert opened.without_part == ("BraTS_004", "BraTS_005")
+        assert f"without a row in {table}: BraTS_004, BraTS_005" in list(opened.measured_on())
+        kept = json.loads((opened.run.folder / "data.json").read_text())["without_part"]
+    assert kept == ["BraTS_004", "BraTS_005"]
+    with study("stub", options_for(cohort, tmp_path), Stub()) as opened:
+        assert opened.without_part == ()
+
+
 def test_embedded_phantoms_are_not_taken_for_patients(cohort, tmp_path, capsys):
     """Not even through a link: their results would not be marked as synthetic."""
     phantoms = tmp_path / "phantoms"
