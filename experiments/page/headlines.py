@@ -20,8 +20,8 @@ NAMED = {
     "mgmt_explain": ("FLAIR__attention", "where the FLAIR model looks"),
     "beyond": ("mean_dice", "mean Dice of NCR, ED, ET"),
 }
-"""Experiment -> name of its headline, and what that is in words. Of others, :func:`headline` takes the first with an
-interval."""
+"""Experiment -> name of its headline, and what that is in words. Of others, :func:`headline` takes the first
+difference of mean Dice, or the first with an interval."""
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,9 @@ def headline(experiment: str, rows: Sequence[Row]) -> Headline | None:
         if row.name == name:
             return Headline(row, measure)
     known = [row for row in rows if row.result is not None]
+    for row in known:  # of methods that were compared, how far they are apart says more than what one of them has
+        pair, _, metric = row.name.rpartition("__")
+        if metric == "mean_dice" and "__minus_" in pair:
+            return Headline(row, f"mean Dice, {pair.replace('__minus_', ' minus ')}")
     first = next((row for row in known if row.result.low is not None), next(iter(known or rows), None))
     return None if first is None else Headline(first, first.name)

@@ -14,7 +14,7 @@ from common.files import plain, write_json, write_text
 from experiments.base import runs
 from experiments.base.results import reported
 from experiments.page import cases, content, pictures, reading, rows, tables
-from experiments.page.headlines import NAMED
+from experiments.page.headlines import NAMED, headline
 from experiments.table1_baseline import PAPER
 from tests.experiments.conftest import ROOT
 from tests.experiments.page.report_runs import everything, page_of, result, write_picture, write_predictions, write_run
@@ -142,6 +142,16 @@ def test_who_is_in_no_part_of_the_users_split_is_not_nobody(tmp_path):
     said = " ".join(content.experiment(tmp_path, "unet3d", None).data)
     assert "1 in no part, having no row in the file of the split: D." in said
     assert "Nobody" not in said
+
+
+def test_of_compared_methods_the_headline_is_their_difference():
+    named = [
+        result(key=f"score.{name}", value=0.5, low=0.4, high=0.6) for name in ("a__mean_dice", "b__minus_a__dice_WT")
+    ]
+    beside, further = rows.rows("score", named, "")
+    assert headline("score", [*beside, *further]).measure == "a__mean_dice"
+    beside, further = rows.rows("score", [*named, result(key="score.b__minus_a__mean_dice", value=0.1)], "")
+    assert headline("score", [*beside, *further]).measure == "mean Dice, b minus a"
 
 
 def test_pictures_of_methods_and_models_have_their_kinds_captions(tmp_path):
