@@ -65,7 +65,7 @@ subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-
 tumour_in_unet25d_slices: share of the tumour in the slices that the 2.5D U-Net sees; whole_...: subjects with all of it
 label_shares: the largest label's mean share of the tumour over the smallest's
 mgmt_classes: share of the labelled patients that are methylated
-mgmt_black_fraction: share of a patient's images that show a single grey value, mean over patients"""
+mgmt_black_images: share of a patient's images that show a single grey value, mean over patients"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,7 +141,7 @@ def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> Table:
     few = bool(ranks["first"].isna().any())
     head = (f"place (value{'' if few else ', share of resamples'})", *methods)
     rows = [(criterion, *(cell(criterion, method) for method in methods)) for criterion in ranks["criterion"].unique()]
-    first = f"first: of the cases drawn anew {RESAMPLES} times"
+    first = f"first: of the cases drawn anew {RESAMPLES} times, which knows of no other patients than these"
     if few:
         first = f"how often each would be first with other patients is not said of fewer than {FEWEST_CASES} cases"
     note = (

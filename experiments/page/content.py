@@ -165,6 +165,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
     split, split_wrong = runs.read(found.folder, "split.json", dict)
     config, config_wrong = runs.read(found.folder, "config.json", dict)
     starts, starts_wrong = runs.read(found.folder, "environment.json", list)
+    noted, noted_wrong = runs.read(found.folder, "notes.json", list)
     known = (files("experiments") / f"{name}.py").is_file()
     attempted = rows.command(name) if attempt is None else str(attempt["command"])
     command = _command(starts[-1]) if starts else attempted
@@ -181,7 +182,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         found=found,
         synthetic=any(result.synthetic for result in found.results),
         fine_tuned=facts.fine_tuned(config),
-        data=facts.data(config, data, parts),
+        data=facts.data(config, data, parts, noted),
         basis=facts.basis(found, config, apart, n=head.row.result.n if head and head.row.result else 0),
         in_short=facts.in_short(found, config),
         beside=beside,
@@ -195,7 +196,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         verdicts=_verdicts(found.folder),
         meanings=meanings(found.results) if name.startswith("mgmt") else [],
         environment=[_environment(name, start) for start in starts],
-        problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, undrawn))),
+        problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, noted_wrong, undrawn))),
     )
 
 

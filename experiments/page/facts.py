@@ -1,8 +1,8 @@
 """What a run was made from, in sentences: its data, whose weights it started from, and the preset behind its table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from common.words import plural
+from common.words import gathered, plural
 from experiments.base import runs
 from experiments.page.settings import Difference
 
@@ -42,8 +42,8 @@ def fine_tuned(config: Mapping) -> str:
     return "" if start is None else f"{start['run']} (weights {start['digest']})"
 
 
-def data(config: Mapping, described: Mapping, parts: tuple[int, ...]) -> tuple[str, ...]:
-    """Sentences: which data, how it was split, who was left out."""
+def data(config: Mapping, described: Mapping, parts: tuple[int, ...], noted: Iterable[str] = ()) -> tuple[str, ...]:
+    """Sentences: which data, how it was split, who was left out, what is odd. noted: by an audit."""
     options = config.get("options", {})
     said = []
     if "folder" in described:
@@ -76,6 +76,10 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...]) -> tuple[s
     ):
         if ids:
             said.append(f"{len(ids)} {what}: {'; '.join(ids)}.")
+    odd = described.get("exchanged", {})
+    doubted = {id: tuple(odd.get(id, ())) for id in {**described.get("subjects", {}), **odd}}
+    of_methods = described.get("notes", ()) if methods else ()
+    said += [f"Note: {note}." for note in (*gathered(doubted), *of_methods, *noted)]
     if parts and not methods and not described.get("left_out") and not described.get("without_part"):
         said.append("Nobody was left out.")
     if minimum := described.get("excluded", {}).get("minimum_mask_fraction"):

@@ -136,6 +136,26 @@ def test_data_split_and_who_was_left_out_are_said(tmp_path):
     )
 
 
+def test_what_is_odd_in_scans_and_label_maps_is_said_with_the_data(tmp_path):
+    data = {
+        "folder": "scans",
+        "layout": "MSD",
+        "exchanged": {"A": ["T1 looks odd"], "B": ["T1 looks odd"]},
+        "subjects": dict.fromkeys("ABC", "digest"),
+        "notes": ["no"],
+    }
+    write_run(tmp_path, "unet3d", everything("unet3d", synthetic=False), data=data)
+    said = content.experiment(tmp_path, "unet3d", None).data
+    assert "Note: T1 looks odd: 2 of 3 subjects (A, B)." in said
+    assert not any("Note: no." in each for each in said)
+    folder = write_run(tmp_path, "cohort", everything("cohort", synthetic=False), data={"folder": "scans"})
+    write_json(folder / "notes.json", ["seen by the audit"])
+    assert "Note: seen by the audit." in content.experiment(tmp_path, "cohort", None).data
+    of_methods = {"folder": "scans", "notes": ["a holds the truth"], "methods": {"a": {}}}
+    write_run(tmp_path, "score", [result(key="score.a__mean_dice")], data=of_methods)
+    assert "Note: a holds the truth." in content.experiment(tmp_path, "score", None).data
+
+
 def test_who_is_in_no_part_of_the_users_split_is_not_nobody(tmp_path):
     data = {"folder": "scans", "layout": "MSD", "without_part": ["D"]}
     write_run(tmp_path, "unet3d", everything("unet3d", synthetic=False), data=data)
