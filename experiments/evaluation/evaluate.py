@@ -118,7 +118,8 @@ def _of_predictions(methods: Sequence[Method], used: Sequence[str]) -> Iterator[
         record = method.source / RECORD
         if record.is_file():
             cases = read_json(record, dict).get("cases", {})
-            notes = {case: set(cases.get(case, {}).get("notes", ())) - {SEEN_NOTE} for case in used}
+            noted = {case: cases.get(case, {}).get("notes", ()) for case in used}
+            notes = {case: [note for note in own if note != SEEN_NOTE] for case, own in noted.items()}
             yield from (f"{method.name}, when it was predicted: {note}" for note in gathered(notes, "case"))
 
 
