@@ -13,11 +13,11 @@ from common.arguments import PatientArguments
 from common.cohort import find_subjects
 from common.files import file_stem, read_json, write_csv, write_json
 from common.labels import CONVENTIONS
-from common.patient import Trained, answer_for, in_words, run_notes, seen_by, seen_note, synthetic_mark
+from common.patient import Trained, answer_for, in_words, run_notes, seen_note, seen_scans, synthetic_mark
 from common.picture import draw_answer
 from common.progress import counted
 from common.subject import Problem
-from common.words import gathered
+from common.words import by_note
 
 RECORD = "predictions.json"
 VOLUMES = "volumes.csv"
@@ -70,7 +70,7 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
     cohort = find_subjects(data, layout=arguments.layout, masks=False)
     for note in (*run_notes(arguments.run, trained.recipe), *cohort.notes):
         print(f"note: {note}", file=sys.stderr)
-    mark, seen = synthetic_mark(arguments.run), seen_by(arguments.run)
+    mark, seen = synthetic_mark(arguments.run), seen_scans(arguments.run)
     record = {
         "run": str(arguments.run.resolve()),
         "network": _fingerprint(arguments.run),
@@ -100,7 +100,7 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
         notes = (*answer.notes, *seen_note(seen, answer.scans))
         record["cases"][subject.id] = {"scans": content, "volumes_ml": answer.volumes_ml, "notes": notes}
         _write(output, record)
-    said = gathered({subject: each["notes"] for subject, each in record["cases"].items()}, "patient")
+    said = by_note({subject: each["notes"] for subject, each in record["cases"].items()}, "patient")
     for note in said[:MOST_NOTES]:
         print(f"note: {note}", file=sys.stderr)
     if len(said) > MOST_NOTES:

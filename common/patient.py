@@ -112,7 +112,7 @@ def synthetic_mark(run: Path) -> str:
     return SYNTHETIC_MARK if _said(run, "data.json").get("synthetic") else ""
 
 
-def seen_by(run: Path) -> frozenset[str]:
+def seen_scans(run: Path) -> frozenset[str]:
     """Content digests (`common.identity`) of the scans that a run's networks were trained on or chosen by.
 
     Those of all its trainings, and of the runs that it started from; none of an exported file or an older run, which do
@@ -129,7 +129,7 @@ def seen_by(run: Path) -> frozenset[str]:
 
 
 def seen_note(seen: Collection[str], scans: Mapping[str, nifti.Scan]) -> tuple[str, ...]:
-    """That a network has seen a patient's scans. seen: as :func:`seen_by` tells."""
+    """That a network has seen a patient's scans. seen: as :func:`seen_scans` tells."""
     return (SEEN_NOTE,) if seen and not set(contents(scans).values()).isdisjoint(seen) else ()
 
 
@@ -157,7 +157,7 @@ def segment(
     about = run_notes(arguments.run, recipe)
     images = {name: arguments.scans[name] for name in recipe.contrasts}
     answer = answer_for(Subject(id="patient", images=images), Trained(recipe, predict))
-    for note in (*about, *answer.notes, *seen_note(seen_by(arguments.run), answer.scans)):
+    for note in (*about, *answer.notes, *seen_note(seen_scans(arguments.run), answer.scans)):
         print(f"note: {note}", file=sys.stderr)
     if picture is not None:
         mark = synthetic_mark(arguments.run)

@@ -14,7 +14,7 @@ def plural(n: int, one: str, several: str = "") -> str:
     return f"{n} {one if n == 1 else several or f'{one}s'}"
 
 
-def gathered(notes: Mapping[str, Collection[str]], who: str = "subject") -> list[str]:
+def by_note(notes: Mapping[str, Collection[str]], who: str = "subject") -> list[str]:
     """Each note once, with how many it is of and the first five: ``what: 6 of 8 subjects (a, b, c, d, e and 1 more)``.
 
     notes: by the id of those who are meant, all of them.

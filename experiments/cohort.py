@@ -239,7 +239,8 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
     rows = cohort_segmentation.measure_all(cohort, found.problems, n_jobs=options.jobs)
     write_json(folder / NOTES, [*cohort.notes, *cohort_segmentation.cavity_note(rows), *found.notes, *equal])
     write_csv(folder / SUBJECTS, rows)
-    measured = [subject for subject in cohort.subjects if subject.id in set(rows["subject"])]
+    ids = set(rows["subject"])
+    measured = [subject for subject in cohort.subjects if subject.id in ids]
     cohort_segmentation.draw(folder / "figures" / "subjects.png", measured, found.exchanged, synthetic=synthetic)
     n_bad, n_copies = len({problem.subject for problem in found.problems}), sum(len(ids) - 1 for ids in found.equal)
     return cohort_segmentation.claims(rows, n_bad, n_copies, synthetic=synthetic)

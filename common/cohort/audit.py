@@ -12,7 +12,7 @@ from common.labels import BY_FILE_NAMES, infer_convention
 from common.plausibility import absences, doubts
 from common.progress import counted
 from common.subject import Problem, examine
-from common.words import gathered
+from common.words import by_note
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,6 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         for one, other, contrast in nearly_equal(sketches)
         if not any({one, other} <= set(group) for group in equal)
     ]
-    notes += [*gathered(doubted), *absences(classes), *doubts(masks)]
+    notes += [*by_note(doubted), *absences(classes), *doubts(masks)]
     odd = tuple(subject for subject, said in doubted.items() if said)
     return Audit(tuple(problems), tuple(equal), tuple(notes), odd)

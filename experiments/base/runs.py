@@ -108,6 +108,13 @@ def changed(run: Path) -> tuple[str, ...]:
     return *options.get("changed", ()), *others
 
 
+def preset_of(run: Path) -> str:
+    """The preset that a run was made with and what was changed of it; empty where it does not say."""
+    preset = options_of(run).get("preset")
+    others = ", ".join(changed(run))
+    return f"preset {preset}{f' but {others}' * bool(others)}" if preset else ""
+
+
 def patients_of(run: Path) -> str:
     """Of which patients a run is: ``phantoms``, or the name of the folder of scans; a dash where it does not say."""
     data, options = read(run, "data.json", dict)[0], options_of(run)

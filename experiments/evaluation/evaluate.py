@@ -16,7 +16,7 @@ from common.patient import SEEN_NOTE
 from common.runs import Run, configuration_hash
 from common.splits import Split
 from common.subject import Problem
-from common.words import gathered, listed, plural
+from common.words import by_note, listed, plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, leave_out
@@ -120,7 +120,7 @@ def _of_predictions(methods: Sequence[Method], used: Sequence[str]) -> Iterator[
             cases = read_json(record, dict).get("cases", {})
             noted = {case: cases.get(case, {}).get("notes", ()) for case in used}
             notes = {case: [note for note in own if note != SEEN_NOTE] for case, own in noted.items()}
-            yield from (f"{method.name}, when it was predicted: {note}" for note in gathered(notes, "case"))
+            yield from (f"{method.name}, when it was predicted: {note}" for note in by_note(notes, "case"))
 
 
 def _about(options: ScoreOptions, found: Found, used: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from common.runs import RunError
 from common.subject import Subject
 from experiments.base.options import Refused, gathered
 from experiments.base.reading import Reading
-from experiments.base.runs import changed, options_of
+from experiments.base.runs import preset_of
 from experiments.evaluation.label_maps import Method
 from experiments.segmentation.fine_tuning import Seen, seen_by
 from experiments.segmentation.finished import FOLDS, SEEN, Finished, read_run, require_finished
@@ -51,12 +51,13 @@ class Runs:
         """What its networks were made from, in a sentence."""
         trained, chose = ({id for run in self.members for id in run.split[part]} for part in SEEN)
         before = {str(each["id"]) for run in self.members for each in run.data.get("seen", [])}
+        presets = " / ".join(dict.fromkeys(filter(None, (preset_of(run.folder) for run in self.members))))
         who = "a run" if len(self.members) == 1 else f"{len(self.members)} folds"
         return (
             f"{who} of the suite ({self.members[0].experiment}), trained on {len(trained)} of these patients and "
             f"chosen by {len(chose)}"
             + f", from weights that {len(before)} others had made" * bool(before)
-            + f"; {' / '.join(dict.fromkeys(filter(None, map(_preset, self.members))))}".removesuffix("; ")
+            + f"; {presets}" * bool(presets)
             + "; each label map is of a patient whom its network has not seen"
         )
 
@@ -75,12 +76,6 @@ class Runs:
         return Method(self.name, self.folder, self.files, conventions, ground, training=self.training)
 
 
-def _preset(run: Finished) -> str:
-    """The preset that a run was made with and what was changed of it; empty where it does not say."""
-    preset = options_of(run.folder).get("preset")
-    return f"preset {preset}" + "".join(f", {each}" for each in changed(run.folder)) if preset else ""
-
-
 def with_seen(method: Method, subjects: Sequence[Subject], *, n_jobs: int) -> Method:
     """The method, and whom of the subjects its network has seen, where a run of the suite has predicted (it is told by
     files, scans and patients' names). Raises Refused when scans cannot be read, RunError when the run is damaged."""
@@ -97,7 +92,8 @@ def with_seen(method: Method, subjects: Sequence[Subject], *, n_jobs: int) -> Me
     told = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(delayed(why)(each) for each in subjects)
     reasons = counted(told, f"whom {method.name} has seen", total=len(subjects), unit="patient")
     known = frozenset(subject.id for subject, reason in zip(subjects, reasons, strict=True) if reason)
-    training = f"predicted by {method.run}, whose network was trained on, or chosen by, {len(known)} of these patients"
+    own = f"{method.run} ({preset})" if (preset := preset_of(method.run)) else method.run
+    training = f"predicted by {own}, whose network was trained on, or chosen by, {len(known)} of these patients"
     return replace(method, seen=known, training=method.training if method.of_phantoms else training)
 
 

@@ -184,7 +184,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         fine_tuned=facts.fine_tuned(config),
         data=facts.data(config, data, parts, noted),
         basis=facts.basis(found, config, apart, n=head.row.result.n if head and head.row.result else 0),
-        in_short=facts.in_short(found, config),
+        in_short=runs.preset_of(found.folder) if found.results else "",
         beside=beside,
         further=further,
         settings=settings(name, model, parts),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from common.words import gathered, plural
+from common.words import by_note, plural
 from experiments.base import runs
 from experiments.page.settings import Difference
 
@@ -20,15 +20,6 @@ def basis(found: runs.Found, config: Mapping, apart: Sequence[Difference] | None
     changed = ", ".join(runs.changed(found.folder)) or ("none" if "changed" in options else "not known")
     said = f"Preset {options['preset']}, {plural(n, kind)}; settings other than the preset's: {changed}"
     return said if apart is None else f"{said}; other than the report's preset's: {len(apart)}"
-
-
-def in_short(found: runs.Found, config: Mapping) -> str:
-    """The preset behind a finished run's numbers and what was changed of it; empty of a run without a preset."""
-    preset = config.get("options", {}).get("preset")
-    if not found.results or preset is None:
-        return ""
-    changed = ", ".join(runs.changed(found.folder))
-    return f"preset {preset}" + f" but {changed}" * bool(changed)
 
 
 def taking_no_part(n: int) -> str:
@@ -79,7 +70,7 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...], noted: Ite
     odd = described.get("exchanged", {})
     doubted = {id: tuple(odd.get(id, ())) for id in {**described.get("subjects", {}), **odd}}
     of_methods = described.get("notes", ()) if methods else ()
-    said += [f"Note: {note}." for note in (*gathered(doubted), *of_methods, *noted)]
+    said += [f"Note: {note}." for note in (*by_note(doubted), *of_methods, *noted)]
     if parts and not methods and not described.get("left_out") and not described.get("without_part"):
         said.append("Nobody was left out.")
     if minimum := described.get("excluded", {}).get("minimum_mask_fraction"):

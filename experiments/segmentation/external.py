@@ -21,7 +21,7 @@ from common.scoring import apply_empty_policy
 from common.splits import Split
 from common.statistics import bootstrap_interval, unpaired_difference
 from common.subject import Problem, Subject
-from common.words import gathered, plural
+from common.words import by_note, plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, at_least, leave_out
@@ -106,7 +106,7 @@ def check(run: Finished, options: CohortOptions) -> Checked:
         raise Refused(f"{cohort.folder}: expected subjects that can be scored, found none")
     for group in equal_content({subject: store.entries[subject].contents for subject in ids}):
         print(f"note: equal scans under several ids, each of them scored: {' = '.join(group)}", file=sys.stderr)
-    for doubt in gathered({subject: store.entries[subject].exchanged for subject in ids}):
+    for doubt in by_note({subject: store.entries[subject].exchanged for subject in ids}):
         print(f"note: {doubt}", file=sys.stderr)
     synthetic = embedded_cohort(next(iter(cohort.subjects[0].images.values()))) is not None
     return Checked(cohort, store, ids, problems, tuple(sorted(set(shares) - set(ids))), synthetic)
@@ -169,6 +169,7 @@ def score(run: Finished, checked: Checked, options: CohortOptions) -> Path:
                 "fingerprint": hashlib.sha256(repr(sorted(prints.items())).encode()).hexdigest()[:16],
                 "subjects": prints,
                 "left_out": [str(problem) for problem in checked.problems],
+                "exchanged": {id: what for id in checked.ids if (what := checked.store.entries[id].exchanged)},
                 "masks": checked.cohort.notes,
                 "left_out_for_their_cavity": checked.cohort.cavities,
                 "excluded": checked.excluded,

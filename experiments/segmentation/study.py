@@ -19,7 +19,7 @@ from common.processes import check_alone
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.subject import Subject
-from common.words import gathered, listed
+from common.words import by_note, listed
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, absolute, leave_out, options_in, refusals, refuse_phantoms
@@ -268,7 +268,7 @@ def _open(
     for done, n in Counter(brought.values()).items():
         print(f"note: {n} of {len(good)} subjects were {done}", file=sys.stderr)
     doubted = {subject.id: store.entries[subject.id].exchanged for subject in good}
-    for doubt in gathered(doubted):
+    for doubt in by_note(doubted):
         print(f"note: {doubt}", file=sys.stderr)
     equal = equal_content({s.id: ChainMap(*(each.entries[s.id].contents for each in stores)) for s in good})
     good = as_one_patient(good, equal)
@@ -313,7 +313,7 @@ def _open(
         "randomised": {"folder": others.folder, "subjects": others.fingerprints},
         "seen": seen,
         "left_out": [str(problem) for problem in problems],
-        "without_part": [id for id in fingerprints if id not in {*split.train, *split.validation, *split.test}],
+        "without_part": sorted(fingerprints.keys() - {*split.train, *split.validation, *split.test}),
         "brought_to_grid": brought,
         "exchanged": {id: what for id, what in doubted.items() if what},
         "masks": cohort.notes,

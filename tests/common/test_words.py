@@ -1,4 +1,4 @@
-from common.words import gathered, listed, p_value, plural
+from common.words import by_note, listed, p_value, plural
 
 
 def test_numbers_in_sentences():
@@ -10,9 +10,9 @@ def test_numbers_in_sentences():
 
 def test_notes_are_gathered_by_what_they_say():
     found = {"a": (), **{f"b{n}": ("x",) for n in range(6)}, "c": ("y", "x")}
-    assert gathered(found) == ["x: 7 of 8 subjects (b0, b1, b2, b3, b4 and 2 more)", "y: 1 of 8 subjects (c)"]
-    assert gathered({"a": ("x",)}, "patient") == ["x: 1 of 1 patient (a)"]
-    assert gathered({"a": ()}) == gathered({}) == []
+    assert by_note(found) == ["x: 7 of 8 subjects (b0, b1, b2, b3, b4 and 2 more)", "y: 1 of 8 subjects (c)"]
+    assert by_note({"a": ("x",)}, "patient") == ["x: 1 of 1 patient (a)"]
+    assert by_note({"a": ()}) == by_note({}) == []
 
 
 def test_no_p_value_is_said_to_be_0():

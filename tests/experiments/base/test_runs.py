@@ -1,12 +1,15 @@
 """What the runs folder holds of an experiment: the run that finished last, and how far the others have come."""
 
 import os
+from dataclasses import asdict
 
 import pytest
 
-from common.files import write_json, write_text
+from common.files import plain, write_json, write_text
 from common.runs import Run, RunError
-from experiments.base.runs import ORDER, Found, changed, find, pin, shown, state
+from experiments.base.runs import ORDER, Found, changed, find, pin, preset_of, shown, state
+from experiments.evaluation.inputs import ScoreOptions
+from experiments.mgmt.options import MgmtOptions
 from tests.experiments.page.report_runs import everything, result, write_run
 
 
@@ -19,6 +22,17 @@ def test_the_run_that_finished_last_is_shown(tmp_path):
     with Run(tmp_path / "table" / "started"):
         pass
     assert shown(tmp_path, "table") == tmp_path / "table" / "a"
+
+
+def test_options_that_choose_other_patients_are_told_from_their_defaults(tmp_path):
+    for defaults in (asdict(MgmtOptions()), asdict(ScoreOptions(predictions=("a=b",), data=tmp_path))):
+        write_json(tmp_path / "config.json", {"options": {**plain(defaults), "preset": "demo"}})
+        assert changed(tmp_path) == ()
+        assert preset_of(tmp_path) == "preset demo"
+    write_json(tmp_path / "config.json", {"options": {"preset": "demo", "effect": 0.0, "changed": ["epochs=3"]}})
+    assert preset_of(tmp_path) == "preset demo but epochs=3, effect=0.0"
+    write_json(tmp_path / "config.json", {"options": {"effect": 0.0}})
+    assert preset_of(tmp_path) == ""
 
 
 def test_state_of_a_run_made_of_several_trainings(tmp_path):
