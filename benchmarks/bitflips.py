@@ -10,7 +10,9 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import nibabel as nib
@@ -81,7 +83,8 @@ def slices(folder: Path) -> Iterator[Kind]:
     (entry,) = prepare([patient], recipe, folder / "store", n_jobs=1).entries.values()
 
     def again() -> str | list[np.ndarray]:
-        store = prepare([patient], recipe, folder / "store", n_jobs=1)
+        with redirect_stderr(StringIO()):  # a line of progress per flip
+            store = prepare([patient], recipe, folder / "store", n_jobs=1)
         (found,) = store.entries.values()
         values = [np.array(found.open()), np.array(repr(found.geometry))]
         return "mended" if store.remade and same(values, intact) else values

@@ -25,7 +25,7 @@ from common.recipe import Recipe, Volume, misfit, transform
 from common.scoring import MEMBERS
 from common.subject import Subject, examine_arrays
 
-SEEN_NOTE = "the network was trained on these scans or chosen by them, so its answer does not say how good it is"
+SEEN_NOTE = "the network was trained or validated on these scans, so its answer does not say how good it is"
 SYNTHETIC_MARK = "this network has seen synthetic phantoms only; what it makes of a patient is no result"
 
 
@@ -113,7 +113,7 @@ def synthetic_mark(run: Path) -> str:
 
 
 def seen_scans(run: Path) -> frozenset[str]:
-    """Content digests (`common.identity`) of the scans that a run's networks were trained on or chosen by.
+    """Content digests (`common.identity`) of the scans that a run's networks were trained or validated on.
 
     Those of all its trainings, and of the runs that it started from; none of an exported file or an older run, which do
     not say so.

@@ -54,6 +54,8 @@ from experiments.segmentation import shards as segmentation_shards
 from experiments.segmentation.phantoms import phantom_cohort
 
 EXPERIMENT = "cohort"
+STEPS = (1, 5)
+"""Of experiments.base.progress.STEPS: nothing is trained or predicted."""
 PREPARED_FOR = {
     "--data": ("table1_baseline", "table1_variations", "table2_final", "unet25d", "unet3d", "compare_frameworks"),
     "--mgmt-data": ("mgmt_backbones", "mgmt_grid", "mgmt_slice_choice", "mgmt_ensemble"),
@@ -61,6 +63,7 @@ PREPARED_FOR = {
 """Experiments by the option that names their data; mgmt_explain explains mgmt_ensemble's models."""
 PROBLEMS, NOTES, SERIES, SUBJECTS = "problems.json", "notes.json", "mgmt_series.csv", "subjects.csv"
 LEGEND = """subjects_with_the_scan_of_another: subjects that hold the images of one before them
+subjects_with_exchanged_contrasts: whose scans do not look like their contrasts: figures/subjects.png
 subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop; subjects_kept: the others
 tumour_in_unet25d_slices: share of the tumour in the slices that the 2.5D U-Net sees; whole_...: subjects with all of it
 label_shares: the largest label's mean share of the tumour over the smallest's
@@ -124,7 +127,7 @@ def refuse_contradictions(options: Options) -> None:
 
 def check(options: Options) -> None:
     """Audit, measure, write the run's folder and print the table. Raises CohortError when no subject is good."""
-    with step(1):
+    with step(1, among=STEPS):
         subjects, patients, synthetic = cohorts(options)
         place = options.runs / EXPERIMENT / _name(subjects, patients, synthetic)
         with Run(place, fresh=options.fresh) as run:
@@ -243,7 +246,7 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
     measured = [subject for subject in cohort.subjects if subject.id in ids]
     cohort_segmentation.draw(folder / "figures" / "subjects.png", measured, found.exchanged, synthetic=synthetic)
     n_bad, n_copies = len({problem.subject for problem in found.problems}), sum(len(ids) - 1 for ids in found.equal)
-    return cohort_segmentation.claims(rows, n_bad, n_copies, synthetic=synthetic)
+    return cohort_segmentation.claims(rows, n_bad, n_copies, len(found.exchanged), synthetic=synthetic)
 
 
 def mgmt(cohort: MgmtCohort | None, folder: Path, options: Options, *, synthetic: bool) -> list[results.Result]:
@@ -292,6 +295,7 @@ def show(folder: Path) -> None:
         notes=[*([results.SYNTHETIC_NOTE] if synthetic else []), f"patients: {patients_of(folder)}"],
         synthetic=synthetic,
         missing=[f"{len(problems)} problem{'s' * (len(problems) > 1)} of files, listed above"] if problems else [],
+        steps=STEPS,
     )
 
 

@@ -1,11 +1,11 @@
 """How every experiment ends: its table and how to read it, what is missing, where its files are, what to try next."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import quote
 
 from common.runs import RunError
-from experiments.base.progress import begin
+from experiments.base.progress import ALL_STEPS, begin
 from experiments.base.runs import shown
 
 
@@ -17,14 +17,16 @@ def end(
     notes: Iterable[str] = (),
     below: bool = False,
     synthetic: bool = False,
+    steps: Sequence[int] = ALL_STEPS,
 ) -> None:
     """Print what an experiment has come to.
 
     command: the experiment's, as typed. folder: of the run. texts: the table, and what its rows mean. notes: what it
     was measured on. missing: what failed or was left out. below: the folder lies below that of another run.
-    synthetic: of phantoms, in whose place the command takes patients with ``--data``.
+    synthetic: of phantoms, in whose place the command takes patients with ``--data``. steps: that the command has, of
+    which this is the last.
     """
-    begin(5)
+    begin(5, among=steps)
     print(*texts, *notes, sep="\n")
     print(f"failed or missing: {'; '.join(missing) or 'nothing'}")
     print(f"run folder: {folder}")

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,15 +45,18 @@ def _epochs(folder: Path) -> tuple[list[dict[str, str]] | None, int | None]:
 STEPS = ("find and check the patients", "prepare their scans", "train", "predict and score", "results")
 
 
-def begin(number: int) -> None:
-    """Says which of STEPS begins."""
-    print(f"{number}/{len(STEPS)} {STEPS[number - 1]}", file=sys.stderr, flush=True)
+ALL_STEPS = tuple(range(1, len(STEPS) + 1))
+
+
+def begin(number: int, *, among: Sequence[int] = ALL_STEPS) -> None:
+    """Says which of STEPS begins. among: those that the command has, which are counted."""
+    print(f"{among.index(number) + 1}/{len(among)} {STEPS[number - 1]}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def step(number: int) -> Iterator[None]:
-    """Says which of STEPS begins, and afterwards how long it took; on standard error, as plain lines anywhere."""
-    begin(number)
+def step(number: int, *, among: Sequence[int] = ALL_STEPS) -> Iterator[None]:
+    """As :func:`begin`, and afterwards how long it took; on standard error, as plain lines anywhere."""
+    begin(number, among=among)
     began = time.monotonic()
     yield
     print(f"    {duration(time.monotonic() - began)}", file=sys.stderr, flush=True)

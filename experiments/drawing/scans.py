@@ -1,6 +1,7 @@
 """Scans as a radiologist looks at them: the patient's left on the right, the front or the head above, voxels true to
 scale. Every picture takes its orientation from the files' own directions, and writes it at its edges."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from common.subject import CONTRASTS, Subject
 from experiments.drawing.style import CLASS_COLOURS, WIDTH, bare, class_legend, heading, save_for_screen, styled
 
 MARGIN = 4
+LETTER = 0.075
+"""Width of one in the labels below pictures, in inches."""
 SHOWN_CONTRASTS = ("FLAIR", "T1ce")
 RANK_BY = ("NCR", "ED", "ET")
 """Cases are ranked by the mean Dice of these, of those that a case has."""
@@ -102,7 +105,7 @@ def draw_rows(rows: Sequence[Row], names: Sequence[str], *, text: str, synthetic
         line[0].set_title(row.title, loc="left", parse_math=False)
         line[-1].set_title(row.note, loc="right", parse_math=False)
     for axis, name in zip(axes[-1], names, strict=True):
-        axis.set_xlabel(name)
+        axis.set_xlabel(textwrap.fill(name, int(WIDTH / len(names) / LETTER)), parse_math=False)
     class_legend(figure)
     heading(figure, text, synthetic=synthetic)
     return figure

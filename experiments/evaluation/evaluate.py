@@ -26,9 +26,11 @@ from experiments.evaluation.inputs import Found, ScoreOptions, find
 from experiments.evaluation.label_maps import Method
 from experiments.evaluation.page import Shown
 from experiments.evaluation.scoring import Work
-from experiments.page.facts import taking_no_part
+from experiments.page import facts
 
 EXPERIMENT = summary.EXPERIMENT
+STEPS = (1, 4, 5)
+"""Of experiments.base.progress.STEPS: nothing is trained."""
 STORE = "scored"
 """Folder, beside the results', of every label map's scores."""
 
@@ -39,7 +41,7 @@ def evaluate(options: ScoreOptions) -> Path:
     Raises Refused, CohortError, ScanError or RunError for what the user can mend, before anything is scored where
     names and headers tell.
     """
-    with step(1):
+    with step(1, among=STEPS):
         found = find(options)
     works = scoring.label_maps(found.methods, found.subjects, options.runs / EXPERIMENT / STORE)
     keys = [[each.method, each.case, each.kept.stem] for work in works for each in work.label_maps]
@@ -51,7 +53,7 @@ def evaluate(options: ScoreOptions) -> Path:
         if not opened.is_finished:
             split = Split(EXPERIMENT, (), (), found.cases).as_dict()
             opened.describe(config=_settings(options), data=describe(found), split=split)
-            with step(4):
+            with step(4, among=STEPS):
                 problems = scoring.score(works, cores=options.cores, fresh=options.fresh)
                 bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="case")
                 _write(opened, options, found, [work for work in works if work.subject.id not in bad], problems)
@@ -99,7 +101,7 @@ def _write(
     write_csv(folder / "cases.csv", cases)
     used = tuple(work.subject.id for work in works)
     notes = [*summary.copies(together), *summary.swaps(together), *_of_predictions(found.methods, used)]
-    data = describe(found) | {"notes": notes, "brought": brought}
+    data = describe(found) | {"notes": notes, "brought": brought, "content": scoring.digests(works)}
     data["left_out"] += [str(problem) for problem in problems]
     data["about"] = _about(options, found, used)
     write_json(folder / "data.json", data)
@@ -108,7 +110,8 @@ def _write(
     tables.write(folder, tables.read_table(folder / "scores.csv"), methods, about=data["about"])
     shown = _draw(folder, found, works, cases)
     made = tables.of_comparison(folder, rows, methods, about=data["about"])
-    page.write(folder, made, shown, list(said(read_json(folder / "data.json", dict))), n=len(used))
+    start = facts.environment(EXPERIMENT, read_json(folder / "environment.json", list)[-1])
+    page.write(folder, made, shown, list(said(read_json(folder / "data.json", dict))), start, n=len(used))
     write_json(folder / "summary.json", results.as_rows(rows))
 
 
@@ -153,7 +156,7 @@ def _draw(folder: Path, found: Found, works: Sequence[Work], cases: pd.DataFrame
     lesions = tables.read_table(folder / "lesions.csv")
     sizes = {}
     for method in (each.name for each in found.methods):
-        sizes[method] = sizes_of(cases[cases["method"] == method], "test")
+        sizes[method] = sizes_of(cases[cases["method"] == method], "compared")
         own = lesions[lesions["method"] == method]
         pictures.draw_method(folder / "figures", method, sizes[method], own, synthetic=found.synthetic)
     write_csv(folder / "label_size.csv", pd.concat(frame.assign(method=name) for name, frame in sizes.items()))
@@ -179,8 +182,10 @@ def show(folder: Path) -> None:
     found = results.read_summary(folder / "summary.json")
     made = tables.of_comparison(folder, found, list(methods), about=data["about"])
     missing = [f"label maps of {name}: {len(each['missing'])}" for name, each in methods.items() if each["missing"]]
-    shown = f"page: {folder / page.FILE}"
-    end(EXPERIMENT, folder, *(f"{table}\n" for table in made), missing=missing, notes=[*said(data), shown])
+    if bad := data["left_out"]:
+        missing.append(f"{plural(len(bad), 'problem')} of files, listed above")
+    notes = [*said(data), f"page: {folder / page.FILE}"]
+    end(EXPERIMENT, folder, *(f"{table}\n" for table in made), missing=missing, notes=notes, steps=STEPS)
 
 
 def said(data: Mapping[str, Any]) -> Iterator[str]:
@@ -199,6 +204,6 @@ def said(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {words}: {n} of its label maps"
     yield from (*data["notes"], *data["masks"])
     if seen := data["seen"]:
-        yield f"{taking_no_part(len(seen))}: {listed(seen)}"
+        yield f"{facts.taking_no_part(len(seen))}: {listed(seen)}"
     yield f"left out because they cannot be used: {len(data['left_out'])}{':' if data['left_out'] else ''}"
     yield from (f"  {problem}" for problem in data["left_out"])

@@ -43,7 +43,7 @@ class Runs:
 
     @property
     def seen(self) -> set[str]:
-        """Ids of the subjects that one of its networks was trained on, or chosen by."""
+        """Ids of the subjects that one of its networks was trained or validated on."""
         return {subject for run in self.members for subject in run.seen}
 
     @property
@@ -55,7 +55,7 @@ class Runs:
         who = "a run" if len(self.members) == 1 else f"{len(self.members)} folds"
         return (
             f"{who} of the suite ({self.members[0].experiment}), trained on {len(trained)} of these patients and "
-            f"chosen by {len(chose)}"
+            f"validated on {len(chose)}"
             + f", from weights that {len(before)} others had made" * bool(before)
             + f"; {presets}" * bool(presets)
             + "; each label map is of a patient whom its network has not seen"
@@ -93,7 +93,7 @@ def with_seen(method: Method, subjects: Sequence[Subject], *, n_jobs: int) -> Me
     reasons = counted(told, f"whom {method.name} has seen", total=len(subjects), unit="patient")
     known = frozenset(subject.id for subject, reason in zip(subjects, reasons, strict=True) if reason)
     own = f"{method.run} ({preset})" if (preset := preset_of(method.run)) else method.run
-    training = f"predicted by {own}, whose network was trained on, or chosen by, {len(known)} of these patients"
+    training = f"predicted by {own}, whose network was trained or validated on {len(known)} of these patients"
     return replace(method, seen=known, training=method.training if method.of_phantoms else training)
 
 

@@ -37,7 +37,7 @@ class Method:
 
     surplus: label maps of other cases, by file name. scans: further files that take no part. training: what made its
     networks, in a sentence. of_phantoms: these have seen synthetic phantoms only, as its predictions.json says. run:
-    the folder or file of its network, as that says. seen: cases that it was trained on or chosen by.
+    the folder or file of its network, as that says. seen: cases that it was trained or validated on.
     """
 
     name: str

@@ -14,6 +14,7 @@ from experiments.drawing.scans import which
 from experiments.evaluation.ranking import RANKS
 from experiments.evaluation.tables import Table, read_table
 from experiments.page import slices
+from experiments.page.facts import Environment
 from experiments.page.pictures import data_address
 from experiments.page.template import render
 
@@ -35,11 +36,14 @@ class Shown(NamedTuple):
     predicted: Mapping[str, np.ndarray]
 
 
-def write(folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: Sequence[str], *, n: int) -> None:
+def write(
+    folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: Sequence[str], start: Environment, *, n: int
+) -> None:
     """Write the page, which opens without a network, into the folder of a comparison.
 
     shown: cases for the viewers, in which truth and the method with the best mean rank can be switched between.
-    said: what the numbers were measured on, line by line. n: cases that were scored.
+    said: what the numbers were measured on, line by line, indented what belongs to the line before. start: of the
+    command. n: cases that were scored.
     """
     ranks = read_table(folder / "ranking.csv")
     own = ranks[ranks["criterion"] == RANKS]
@@ -50,7 +54,8 @@ def write(folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: S
         made=f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC",
         style=(files("experiments.page") / "templates" / "page.css").read_text(encoding="utf-8"),
         tables=tables,
-        said=said,
+        said=_nested(said),
+        start=start,
         pictures=[(_caption(path.stem), data_address(path)) for path in sorted((folder / "figures").glob("*.png"))],
         best=best,
         which=which([each.rank for each in shown], n, "compared"),
@@ -59,6 +64,17 @@ def write(folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: S
         ],
     )
     write_text(folder / FILE, page)
+
+
+def _nested(lines: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Lines, each with those that are indented after it."""
+    found: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if line.startswith(" "):
+            found[-1][1].append(line.strip())
+        else:
+            found.append((line, []))
+    return found
 
 
 def _caption(stem: str) -> str:

@@ -37,20 +37,25 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class LabelMap:
-    """One method's label map of one case. kept: file of its scores."""
+    """One method's label map of one case. content: its fingerprint. kept: file of its scores."""
 
     method: str
     case: str
     file: Path
+    content: str
     convention: LabelConvention
     kept: Path
 
 
 @dataclass(frozen=True)
 class Work:
-    """A case's truth and the label maps that are still to be scored against it. cavity: whether RC is scored."""
+    """A case's truth and the label maps that are still to be scored against it.
+
+    content: the truth's fingerprint. cavity: whether RC is scored.
+    """
 
     subject: Subject
+    content: str
     label_maps: tuple[LabelMap, ...]
     cavity: bool = False
 
@@ -64,15 +69,27 @@ def label_maps(methods: Sequence[Method], subjects: Sequence[Subject], store: Pa
     works = []
     cavity = any(subject.convention.has_cavity for subject in subjects)
     for subject in subjects:
-        truth = [nifti.content_fingerprint(subject.label), str(subject.convention), DEFINITIONS, METRICS, cavity]
+        content = nifti.content_fingerprint(subject.label)
+        truth = [content, str(subject.convention), DEFINITIONS, METRICS, cavity]
         found = []
         for method in methods:
             file, convention = method.files[subject.id], method.conventions[subject.id]
-            parts = [truth, nifti.content_fingerprint(file), str(convention)]
-            key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-            found.append(LabelMap(method.name, subject.id, file, convention, store / key[:2] / f"{key}.json"))
-        works.append(Work(subject, tuple(found), cavity))
+            own = nifti.content_fingerprint(file)
+            key = hashlib.sha256(json.dumps([truth, own, str(convention)]).encode()).hexdigest()[:32]
+            found.append(LabelMap(method.name, subject.id, file, own, convention, store / key[:2] / f"{key}.json"))
+        works.append(Work(subject, content, tuple(found), cavity))
     return works
+
+
+def digests(works: Sequence[Work]) -> dict[str, dict[str, object]]:
+    """By case, the fingerprints of what was compared: of the truth's content, and of each method's label map's."""
+    return {
+        work.subject.id: {
+            "truth": work.content,
+            "label_maps": {each.method: each.content for each in work.label_maps},
+        }
+        for work in works
+    }
 
 
 def score(works: Sequence[Work], *, cores: int, fresh: bool) -> list[Problem]:
@@ -136,6 +153,9 @@ def score_case(work: Work) -> list[Problem]:
     for each in work.label_maps:
         try:
             predicted, brought = read(each.file, each.convention, truth, affine)
+            whole = predicted  # with the resection cavity, which may be another class under a wrong convention
+            if each.convention.rc_is_background:
+                whole, _ = read(each.file, replace(each.convention, rc_is_background=False), truth, affine)
             if not work.cavity and (predicted >= len(CLASSES)).any():
                 raise ScanError(
                     "holds a resection cavity (RC), which the truths do not: where its 4 is ET, it is of brats2018 "
@@ -150,7 +170,7 @@ def score_case(work: Work) -> list[Problem]:
             "scores": scores.cases.drop(columns="case").iloc[0].to_dict(),
             "lesions": scores.lesions.drop(columns="case").to_numpy(object).tolist(),
             "brought": brought,
-            "pairs": pairs(predicted, truth),
+            "pairs": pairs(whole, truth),
         }
         write_text(each.kept, json.dumps(kept), flush=False)  # with NaN and infinities, which a strict JSON lacks
     return problems

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from common.files import write_csv
-from common.labels import CLASSES
+from common.labels import CLASSES, CLASSES_WITH_CAVITY
 from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better, summarise
 from common.statistics import holm
 from experiments.base.results import Result
@@ -106,11 +106,15 @@ def swaps(together: Mapping[str, np.ndarray]) -> list[str]:
     """
     notes = []
     for method, pairs in together.items():
-        orders = {order: _mean_dice(pairs[[0, *order, 4]]) for order in itertools.permutations((1, 2, 3))}
-        read = orders.pop((1, 2, 3))
+        orders = {order: _mean_dice(pairs[[0, *order]]) for order in itertools.permutations((1, 2, 3, 4))}
+        read = orders.pop((1, 2, 3, 4))
         best = max(orders, key=orders.get)
         if orders[best] > read + SWAP_GAIN:
-            other = [f"its {CLASSES[own]} as {CLASSES[place]}" for place, own in enumerate(best, 1) if own != place]
+            other = [
+                f"its {CLASSES_WITH_CAVITY[own]} as {name}"
+                for name, own in zip(CLASSES[1:], best[: len(CLASSES) - 1], strict=True)
+                if CLASSES_WITH_CAVITY[own] != name
+            ]
             notes.append(
                 f"{method}: its labels would agree better with the truth, by mean Dice over all voxels "
                 f"{orders[best]:.2f} in place of {read:.2f}, with {', '.join(other)}: check what its values mean"

@@ -21,18 +21,6 @@ VERDICTS = "verdicts.txt"
 
 
 @dataclass(frozen=True)
-class Environment:
-    """One start of a run, as environment.json has it."""
-
-    experiment: str
-    command: str
-    started: str
-    commit: str
-    machine: str
-    versions: str
-
-
-@dataclass(frozen=True)
 class Experiment:
     """One experiment: what it is, what became of it, and its results beside the report's.
 
@@ -63,7 +51,7 @@ class Experiment:
     pictures: list[Picture]
     verdicts: tuple[str, ...]
     meanings: list[str]
-    environment: list[Environment]
+    environment: list[facts.Environment]
     problems: tuple[str, ...]
 
     @property
@@ -168,7 +156,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
     noted, noted_wrong = runs.read(found.folder, "notes.json", list)
     known = (files("experiments") / f"{name}.py").is_file()
     attempted = rows.command(name) if attempt is None else str(attempt["command"])
-    command = _command(starts[-1]) if starts else attempted
+    command = facts.command(starts[-1]) if starts else attempted
     beside, further = rows.rows(name, found.results, command)
     head = headline(name, [*beside, *further])
     drawn, undrawn = cases.of_run(name, found)
@@ -195,7 +183,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         pictures=[] if found.folder is None else pictures.of_run(found.folder, cases.part(name, found.folder)),
         verdicts=_verdicts(found.folder),
         meanings=meanings(found.results) if name.startswith("mgmt") else [],
-        environment=[_environment(name, start) for start in starts],
+        environment=[facts.environment(name, start) for start in starts],
         problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, noted_wrong, undrawn))),
     )
 
@@ -203,25 +191,3 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
 def _verdicts(folder: Path | None) -> tuple[str, ...]:
     path = None if folder is None else folder / VERDICTS
     return tuple(path.read_text(encoding="utf-8").splitlines()) if path is not None and path.exists() else ()
-
-
-def _command(start: Mapping) -> str:
-    program, *arguments = start.get("command", ["unknown"])
-    return " ".join(["python -m", f"experiments.{Path(program).stem}", *arguments])
-
-
-def _environment(name: str, start: Mapping) -> Environment:
-    gpus = start.get("gpus") or ["no GPU"]
-    machine = (
-        f"{start.get('processor', 'unknown processor')}, {start.get('cores', '?')} cores, "
-        f"{start.get('memory_gib', '?')} GiB of memory, {', '.join(gpus)}; {start.get('system', 'unknown system')}"
-    )
-    versions = {"python": start.get("python", "?"), **start.get("packages", {})}
-    return Environment(
-        experiment=name,
-        command=_command(start),
-        started=str(start.get("started", "unknown"))[:16].replace("T", " "),
-        commit=start.get("git_commit") or "not known",
-        machine=machine,
-        versions=", ".join(f"{package} {version}" for package, version in versions.items()),
-    )

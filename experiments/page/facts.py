@@ -1,10 +1,24 @@
 """What a run was made from, in sentences: its data, whose weights it started from, and the preset behind its table."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from common.words import by_note, plural
 from experiments.base import runs
 from experiments.page.settings import Difference
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One start of a run, as environment.json has it."""
+
+    experiment: str
+    command: str
+    started: str
+    commit: str
+    machine: str
+    versions: str
 
 
 def basis(found: runs.Found, config: Mapping, apart: Sequence[Difference] | None, *, n: int) -> str:
@@ -80,3 +94,27 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...], noted: Ite
     if "empty_masks" in options:
         said.append(f"Empty masks are scored by the policy “{options['empty_masks']}”.")
     return tuple(said)
+
+
+def command(start: Mapping) -> str:
+    """As it was typed, of one start in environment.json."""
+    program, *arguments = start.get("command", ["unknown"])
+    return " ".join(["python -m", f"experiments.{Path(program).stem}", *arguments])
+
+
+def environment(name: str, start: Mapping) -> Environment:
+    """One start of an experiment, as environment.json has it."""
+    gpus = start.get("gpus") or ["no GPU"]
+    machine = (
+        f"{start.get('processor', 'unknown processor')}, {start.get('cores', '?')} cores, "
+        f"{start.get('memory_gib', '?')} GiB of memory, {', '.join(gpus)}; {start.get('system', 'unknown system')}"
+    )
+    versions = {"python": start.get("python", "?"), **start.get("packages", {})}
+    return Environment(
+        experiment=name,
+        command=command(start),
+        started=str(start.get("started", "unknown"))[:16].replace("T", " "),
+        commit=start.get("git_commit") or "not known",
+        machine=machine,
+        versions=", ".join(f"{package} {version}" for package, version in versions.items()),
+    )

@@ -107,10 +107,11 @@ def cavity_note(rows: pd.DataFrame) -> list[str]:
     return [f"{len(there)} of {len(own)} masks that may hold the resection cavity (RC) do{size}"]
 
 
-def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) -> list[Result]:
+def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, n_exchanged: int, *, synthetic: bool) -> list[Result]:
     """The report's claims about its segmentation data beside the same quantity in this cohort.
 
-    rows: of the good subjects, n_copies of which hold the scan of another; n_bad: how many others there are.
+    rows: of the good subjects, n_copies of which hold the scan of another, and of n_exchanged of which the contrasts do
+    not look like their names; n_bad: how many others there are.
     """
     voxels = rows[[f"voxels_{name}" for name in CLASSES]].set_axis(CLASSES, axis=1)
     labelled = voxels[list(CLASSES[1:])]
@@ -132,6 +133,7 @@ def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, *, synthetic: bool) ->
         count("subjects", len(rows)),
         count("subjects_with_problems", n_bad, len(rows) + n_bad),
         count("subjects_with_the_scan_of_another", n_copies),
+        count("subjects_with_exchanged_contrasts", n_exchanged),
         mean("background_fraction", voxels["background"] / voxels.sum(axis=1)),
         count("label_shares", shares.mean().max() / shares.mean().min() if shares.mean().min() > 0 else np.nan),
         *(mean(f"share_{name}", shares[name]) for name in labelled),

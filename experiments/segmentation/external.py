@@ -34,6 +34,8 @@ from experiments.segmentation.options import NetworkOptions, Options
 from experiments.segmentation.study import Study
 
 FOLDER = "external"
+STEPS = (1, 2, 4, 5)
+"""Of experiments.base.progress.STEPS: nothing is trained."""
 SHOWN = (
     *("mean_dice", "mean_dice_with_background"),
     *(f"{score}_{name}" for score in ("dice", "hd95") for name in ("NCR", "ED", "ET", "TC", "WT")),
@@ -90,11 +92,11 @@ def check(run: Finished, options: CohortOptions) -> Checked:
 
     Raises Refused when there are bad subjects, or such that the networks are trained on, unless they may be left out.
     """
-    with step(1):
+    with step(1, among=STEPS):
         cohort = options.find(options.data, max_subjects=options.max_subjects)
     refuse_unlabelled(cohort)
     refuse_cavity(cohort)
-    with step(2):
+    with step(2, among=STEPS):
         say_store(options.prepared, prepared.expected_bytes(cohort.subjects, run.recipe))
         store = prepared.prepare(cohort.subjects, run.recipe, options.prepared, n_jobs=options.jobs)
     good = [subject for subject in cohort.subjects if subject.id in store.entries]
@@ -176,7 +178,7 @@ def score(run: Finished, checked: Checked, options: CohortOptions) -> Path:
             }
             settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": asdict(options)}
             opened.describe(config=settings, data=data, split=study.split.as_dict())
-            with step(4):
+            with step(4, among=STEPS):
                 _score(run, study, opened)
         show(run, checked, folder)
     return folder
@@ -282,6 +284,7 @@ def show(run: Finished, checked: Checked, folder: Path) -> None:
         "difference: of other patients, so not paired; each group of cases resampled by itself",
         notes=notes,
         below=True,
+        steps=STEPS,
     )
 
 

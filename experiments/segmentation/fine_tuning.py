@@ -105,6 +105,6 @@ def refuse_seen(
     if found:
         raise Refused(
             f"{run}: expected weights that have seen nobody of the test part, found {len(found)} of its subjects among "
-            f"those that they were trained on or chosen by: {', '.join(found)}; start from other weights, or test on "
+            f"those that they were trained or validated on: {', '.join(found)}; start from other weights, or test on "
             "others (--subjects, --split-seed)"
         )

@@ -24,7 +24,7 @@ SMALL = "small_labels"
 PREFIXES = ("missed_", "size_correlation_")
 CLASS_NAMES = CLASSES[1:]
 """Without the background."""
-PART_MARKS = {"validation": "o", "test": "^"}
+PART_MARKS = {"validation": "o", "test": "^", "compared": "o"}
 
 
 def label_sizes(parts: Mapping[str, Path]) -> pd.DataFrame:
@@ -126,6 +126,7 @@ def draw_label_sizes(sizes: pd.DataFrame, *, text: str, synthetic: bool) -> Figu
     handles = [
         Line2D([], [], marker=mark, linestyle="", color="white", markersize=5, markeredgecolor="0.25", label=part)
         for part, mark in PART_MARKS.items()
+        if (sizes["part"] == part).any()
     ]
     handles.append(Line2D([], [], marker="x", linestyle="", color="black", markersize=6, label="missed"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

@@ -26,6 +26,8 @@ from experiments.base.results import Result
 from experiments.segmentation.finished import Finished, Networks, load, read_scores
 
 FOLDER = "robustness"
+STEPS = (1, 4, 5)
+"""Of experiments.base.progress.STEPS: nothing is trained."""
 UNTOUCHED = Change("untouched", 0.0, "untouched")
 KEPT_SECONDS = 60.0
 """After which scores are written though their case has changes left: as much as a killed call loses."""
@@ -51,7 +53,7 @@ class ChangeOptions:
 
 def measure(run: Finished, options: ChangeOptions) -> Path:
     """Predict and score every change of every case, go on where a killed call stopped, and print the table."""
-    with step(1):
+    with step(1, among=STEPS):
         subjects = _subjects(run, options)
     changes = (UNTOUCHED, *changes_of(run.recipe.contrasts))
     digest = configuration_hash(changes, [subject.id for subject in subjects], options.seed)
@@ -61,7 +63,7 @@ def measure(run: Finished, options: ChangeOptions) -> Path:
             settings = {"experiment": run.experiment, "run": run.folder.resolve(), "options": asdict(options)}
             write_json(folder / "config.json", settings | {"changes": changes})
             opened.note_start()
-            with step(4):
+            with step(4, among=STEPS):
                 cases = _cases(run, subjects, changes, options.seed, folder / "cases.csv")
                 costs = costs_of(cases, run, changes)
             write_csv(folder / "costs.csv", costs)
@@ -201,6 +203,7 @@ def show(run: Finished, folder: Path, changes: tuple[Change, ...]) -> None:
             f"cases: {n}; empty masks: {run.policy}; costs of every label: costs.csv; every score: cases.csv",
         ],
         below=True,
+        steps=STEPS,
     )
 
 

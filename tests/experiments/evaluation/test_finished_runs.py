@@ -46,7 +46,9 @@ def test_two_runs_are_compared_by_their_own_scores_and_folds_are_pooled(data, op
     printed = capsys.readouterr().out
     assert "4 of 5 cases, those that no compared network has seen" in printed
     assert "folds - a-whole" in printed
-    assert "a run of the suite (table1_baseline), trained on 1 of these patients and chosen by 0; each label" in printed
+    assert (
+        "a run of the suite (table1_baseline), trained on 1 of these patients and validated on 0; each label" in printed
+    )
     assert "2 folds of the suite (table1_baseline), trained on 5 of these patients" in printed
     assert "1 patient takes no part, for a network compared here has seen them: BraTS_004" in printed
 

@@ -293,7 +293,7 @@ def test_whom_the_predicting_run_has_seen_is_left_out_of_every_method(options, s
     folder = evaluate(options(predictions=given, convention=()))
     assert set(pd.read_csv(folder / "cases.csv")["case"]) == {"BraTS_000", "BraTS_001", "BraTS_003"}
     printed = capsys.readouterr().out
-    assert f"predicted by {run}, whose network was trained on, or chosen by, 1 of these patients" in printed
+    assert f"predicted by {run}, whose network was trained or validated on 1 of these patients" in printed
     assert "1 patient takes no part, for a network compared here has seen them: BraTS_002" in printed
 
 
@@ -615,3 +615,25 @@ def test_the_cavity_is_a_class_of_its_own_or_background_as_the_user_says(tmp_pat
     folder = evaluate(replace(asked, cavity="background"))
     assert "score.maps__dice_RC" not in values(folder)
     assert values(folder)["score.three__mean_dice"]["value"] == 1
+
+
+def test_an_enhancing_tumour_that_is_dropped_as_a_cavity_is_noted(data, sets, options):
+    """4 is ET in masks of 2018 to 2021, RC in those of 2024, under which the ET of the first is dropped."""
+    given = {"predictions": (f"truth={sets / 'truth'}", f"nnunet={sets / 'nnunet'}"), "cavity": "background"}
+    noted = {
+        convention: json.loads((evaluate(options(**given, convention=told)) / "data.json").read_text())["notes"]
+        for convention, told in (("brats2018", ()), ("brats2024", ("truth=brats2024",)))
+    }
+    assert not any("its RC as ET" in note for note in noted["brats2018"])
+    assert any(note.startswith("truth: its labels would agree better") and "its RC as ET:" in note
+               for note in noted["brats2024"])  # fmt: skip
+
+
+def test_what_was_compared_is_told_by_its_content(finished, sets, data):
+    content = json.loads((finished / "data.json").read_text())["content"]
+    assert sorted(content) == sorted(subject.id for subject in find_subjects(data).subjects)
+    for case, digests in content.items():
+        files = {"nnunet": sets / "nnunet" / f"{case}.nii.gz", "other": sets / "other" / case / f"{case}-seg.nii.gz"}
+        for method, file in files.items():
+            assert digests["label_maps"][method].endswith(file.read_bytes()[-8:].hex())  # gzip's checksum and length
+        assert digests["truth"].endswith((data / case / f"{case}_seg.nii.gz").read_bytes()[-8:].hex())

@@ -135,7 +135,7 @@ def test_nobody_is_tested_whom_the_weights_have_seen(seen, tmp_path, subject, fi
         return
     with pytest.raises(Refused) as refused:
         refuse_seen(*arguments)
-    assert f"chosen by: {said};" in str(refused.value)
+    assert f"validated on: {said};" in str(refused.value)
     assert "found 1 of its subjects" in str(refused.value)
 
 
@@ -204,7 +204,7 @@ def test_a_run_is_fine_tuned_beside_its_control(run_module, cohort, tmp_path):
 
     options = replace(options, start_from=source)
     leaking = replace(options, subjects=tmp_path / "second.csv")
-    with pytest.raises(SystemExit, match="chosen by: BraTS_000;"), study("stub", leaking, network):
+    with pytest.raises(SystemExit, match="validated on: BraTS_000;"), study("stub", leaking, network):
         pass
     unread = replace(options, data=tmp_path / "nowhere")
     other = replace(network, initial_filters=16)
