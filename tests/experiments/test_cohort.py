@@ -256,6 +256,6 @@ def test_slices_are_counted_on_the_grid_of_brats_or_not_at_all(tmp_path):
     )
     assert all(np.isnan(c[name]) for name in counted)
     assert c["grid"].startswith("not checked: its brain measures 120 x 120 x 200 voxels")
-    line = {each.key: each.value for each in segmentation_cohort.claims(pd.DataFrame([c]), 0, 0, synthetic=True)}
+    line = {each.key: each.value for each in segmentation_cohort.claims(pd.DataFrame([c]), 0, 0, 0, synthetic=True)}
     assert line["cohort.slices_with_brain"] == "not checked: no scan could be brought to BraTS's grid"
     assert line["cohort.subjects_kept"] == line["cohort.slices_with_brain"]
