@@ -47,6 +47,7 @@ from experiments.base.shards import counts
 from experiments.base.trainings import Placement, require
 from experiments.mgmt import cohort as cohort_mgmt
 from experiments.mgmt import shards as mgmt_shards
+from experiments.mgmt.meanings import meanings
 from experiments.mgmt.options import MgmtOptions
 from experiments.mgmt.phantoms import phantom_patients
 from experiments.segmentation import cohort as cohort_segmentation
@@ -62,13 +63,6 @@ PREPARED_FOR = {
 }
 """Experiments by the option that names their data; mgmt_explain explains mgmt_ensemble's models."""
 PROBLEMS, NOTES, SERIES, SUBJECTS = "problems.json", "notes.json", "mgmt_series.csv", "subjects.csv"
-LEGEND = """subjects_with_the_scan_of_another: subjects that hold the images of one before them
-subjects_with_exchanged_contrasts: whose scans do not look like their contrasts: figures/subjects.png
-subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop; subjects_kept: the others
-tumour_in_unet25d_slices: share of the tumour in the slices that the 2.5D U-Net sees; whole_...: subjects with all of it
-label_shares: the largest label's mean share of the tumour over the smallest's
-mgmt_classes: share of the labelled patients that are methylated
-mgmt_black_images: share of a patient's images that show a single grey value, mean over patients"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +285,8 @@ def show(folder: Path) -> None:
         EXPERIMENT,
         folder,
         results.table(summary),
-        LEGEND,
+        *cohort_segmentation.LEGEND,
+        *meanings(summary),
         notes=[*([results.SYNTHETIC_NOTE] if synthetic else []), f"patients: {patients_of(folder)}"],
         synthetic=synthetic,
         missing=[f"{len(problems)} problem{'s' * (len(problems) > 1)} of files, listed above"] if problems else [],

@@ -23,6 +23,7 @@ ATTEMPT = ("experiment", "command", "state", "reason", "seconds")
 OTHER_PATIENTS = {
     "max_subjects": None,
     "max_patients": None,
+    "subjects": None,
     "split_seed": 0,
     "synthetic": 0,
     "effect": 1.0,

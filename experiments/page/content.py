@@ -16,6 +16,7 @@ from experiments.page.headlines import Headline, headline
 from experiments.page.pictures import Picture, ReportFigure
 from experiments.page.rows import Row
 from experiments.page.settings import Difference, Setting, differences, seeds, settings
+from experiments.segmentation import cohort
 
 VERDICTS = "verdicts.txt"
 
@@ -182,10 +183,16 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         cases=drawn,
         pictures=[] if found.folder is None else pictures.of_run(found.folder, cases.part(name, found.folder)),
         verdicts=_verdicts(found.folder),
-        meanings=meanings(found.results) if name.startswith("mgmt") else [],
+        meanings=_meanings(name, found),
         environment=[facts.environment(name, start) for start in starts],
         problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, noted_wrong, undrawn))),
     )
+
+
+def _meanings(name: str, found: runs.Found) -> list[str]:
+    if name == cohort.EXPERIMENT:
+        return [*cohort.LEGEND, *meanings(found.results)]
+    return meanings(found.results) if name.startswith("mgmt") else []
 
 
 def _verdicts(folder: Path | None) -> tuple[str, ...]:

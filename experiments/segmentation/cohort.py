@@ -31,6 +31,16 @@ CAVITY = f"voxels_{RC}"
 DRAWN = 8
 """So many subjects are pictured."""
 COUNTED = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")  # on BraTS's grid
+LEGEND = (
+    "subjects_with_the_scan_of_another: subjects that hold the images of one before them",
+    "subjects_with_exchanged_contrasts: whose scans do not look like their contrasts: figures/subjects.png",
+    "subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop",
+    "subjects_kept: the others",
+    "tumour_in_unet25d_slices: share of the tumour in the slices that the 2.5D U-Net sees",
+    "whole_tumour_in_unet25d_slices: subjects with all of it there",
+    "label_shares: the largest label's mean share of the tumour over the smallest's",
+)
+"""What the audit's rows are."""
 
 
 def measure_all(cohort: Cohort, problems: Iterable[Problem], *, n_jobs: int) -> pd.DataFrame:
