@@ -107,7 +107,7 @@ def _write(
     write_json(folder / "data.json", data)
     write_json(folder / "split.json", Split(EXPERIMENT, (), (), used).as_dict())
     rows = summary.write(folder, methods, cases, options.empty_masks, synthetic=found.synthetic)
-    tables.write(folder, tables.read_table(folder / "scores.csv"), methods, about=data["about"])
+    tables.write(folder, tables.read_table(folder / "scores.csv"), methods, about=data["about"], notes=notes)
     shown = _draw(folder, found, works, cases)
     made = tables.of_comparison(folder, rows, methods, about=data["about"])
     start = facts.environment(EXPERIMENT, read_json(folder / "environment.json", list)[-1])

@@ -35,10 +35,11 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
 
 
-def write(folder: Path, scores: pd.DataFrame, methods: Sequence[str], *, about: str) -> None:
+def write(folder: Path, scores: pd.DataFrame, methods: Sequence[str], *, about: str, notes: Sequence[str] = ()) -> None:
     """tables/<measure>.csv and .tex: methods as rows, regions as columns, means with 95 % intervals.
 
-    scores: as in scores.csv. about: which cases, in a sentence, which stands in every table.
+    scores: as in scores.csv. about: which cases, in a sentence, which stands in every table. notes: what is odd in the
+    label maps, which ends the captions.
     """
     found = scores.set_index(["method", "metric"])
     regions = [region for region in COLUMNS if (methods[0], f"dice_{region}") in found.index]
@@ -53,7 +54,8 @@ def write(folder: Path, scores: pd.DataFrame, methods: Sequence[str], *, about: 
             lines.append(line)
             cells.append({"method": method} | {region: _cell(row) for region, row in rows.items()})
         write_csv(folder / "tables" / f"{measure}.csv", pd.DataFrame(lines))
-        write_text(folder / "tables" / f"{measure}.tex", latex(pd.DataFrame(cells), f"{words}: {about}", measure))
+        caption = ". ".join((f"{words}: {about}", *(f"Note: {note}" for note in notes)))
+        write_text(folder / "tables" / f"{measure}.tex", latex(pd.DataFrame(cells), caption, measure))
 
 
 def latex(cells: pd.DataFrame, caption: str, label: str) -> str:
