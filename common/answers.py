@@ -95,7 +95,7 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
                 picture.unlink(missing_ok=True)
             continue
         title = f"{subject.id}: {in_words(answer.volumes_ml)}"
-        draw_answer(picture, answer.scans, answer.labels, title=title, mark=mark)
+        draw_answer(picture, answer.scans, answer.labels, title=title, marks=(mark, *answer.exchanged))
         nifti.write(file, CONVENTIONS[arguments.labels].from_classes(answer.labels), like=answer.scan)
         notes = (*answer.notes, *seen_note(seen, answer.scans))
         record["cases"][subject.id] = {"scans": content, "volumes_ml": answer.volumes_ml, "notes": notes}

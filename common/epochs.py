@@ -60,6 +60,8 @@ class Epochs:
         self.done, self.starts = done, time.monotonic()
         if self.run.writes:
             self.run.checkpoints.mkdir(exist_ok=True)
+            if done:
+                print(f"{self.description}: goes on after epoch {done} of {self.total}", file=sys.stderr, flush=True)
         self.bar = tqdm(
             total=self.total * steps,
             initial=done * steps,

@@ -45,12 +45,13 @@ class Answer:
     """What a network says of one patient.
 
     labels: classes uint8 (x, y, z) on the scans' grid. volumes_ml: of each label and region. notes: what is odd in the
-    scans. scans: by contrast, for a look at both.
+    scans; exchanged: those of them that say which contrasts look exchanged. scans: by contrast, for a look at both.
     """
 
     labels: np.ndarray
     volumes_ml: dict[str, float]
     notes: tuple[str, ...]
+    exchanged: tuple[str, ...]
     scans: Mapping[str, nifti.Scan]
 
     @property
@@ -160,8 +161,8 @@ def segment(
     for note in (*about, *answer.notes, *seen_note(seen_scans(arguments.run), answer.scans)):
         print(f"note: {note}", file=sys.stderr)
     if picture is not None:
-        mark = synthetic_mark(arguments.run)
-        draw_answer(picture, answer.scans, answer.labels, title=in_words(answer.volumes_ml), mark=mark)
+        marks = (synthetic_mark(arguments.run), *answer.exchanged)
+        draw_answer(picture, answer.scans, answer.labels, title=in_words(answer.volumes_ml), marks=marks)
     nifti.write(arguments.output, CONVENTIONS[arguments.labels].from_classes(answer.labels), like=answer.scan)
     return answer.volumes_ml
 
@@ -196,13 +197,15 @@ def answer_for(subject: Subject, trained: Trained) -> Answer:
         odd = [*geometry.notes(scans[name]), *background.notes(data), background.brain_note(data, spacing_mm=spacing)]
         notes += [f"{name}: {note}" for note in odd if note]
     images = {name: one.data for name, one in scans.items()}
-    notes += [background.coverage_note(images), *exchanged(images)]
+    doubts = exchanged(images)
+    notes += [background.coverage_note(images), *doubts]
     notes.append(str(brought.placement) and f"the scans were {brought.placement}; the answer lies on their own grid")
     labels = trained.predict(transform(subject.id, brought, recipe))
     volumes_ml = {
         name: volume_ml(np.isin(labels, values), spacing_mm=scan.spacing_mm) for name, values in MEMBERS.items()
     }
-    return Answer(labels, volumes_ml, tuple(filter(None, notes)), {name: scans[name] for name in recipe.contrasts})
+    shown = {name: scans[name] for name in recipe.contrasts}
+    return Answer(labels, volumes_ml, tuple(filter(None, notes)), doubts, shown)
 
 
 def in_words(volumes_ml: Mapping[str, float]) -> str:

@@ -87,17 +87,20 @@ def overlay(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return rgb
 
 
-def draw_answer(path: Path, scans: Mapping[str, Scan], labels: np.ndarray, *, title: str, mark: str = "") -> None:
+def draw_answer(
+    path: Path, scans: Mapping[str, Scan], labels: np.ndarray, *, title: str, marks: Sequence[str] = ()
+) -> None:
     """Write a PNG: in each plane the slice that crosses most of the tumour, the labels' outlines over the first scan;
     of several contrasts below it each one's axial slice under its name, by which exchanged files are seen.
 
     scans: by contrast, on one grid. labels: classes uint8 (x, y, z) there; where all are background, the slices are
-    those in the middle. mark: what nobody who sees the picture must miss.
+    those in the middle. marks: what nobody who sees the picture must miss; empty ones are none.
     """
+    marks = list(filter(None, marks))
     (first, scan), *_ = scans.items()
     several = len(scans) > 1
     with matplotlib.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(8, (5.4 if several else 3.2) + 0.2 * bool(mark)), layout="constrained")
+        figure = Figure(figsize=(8, (5.4 if several else 3.2) + 0.2 * len(marks)), layout="constrained")
         upper, *lower = figure.subfigures(1 + several, 1, squeeze=False, height_ratios=(3, 2)[: 1 + several])[:, 0]
         for axis, plane in zip(upper.subplots(1, len(THROUGH)), THROUGH, strict=True):
             (grey, found), view = cut((scan.data, labels), scan.affine, plane)
@@ -118,8 +121,8 @@ def draw_answer(path: Path, scans: Mapping[str, Scan], labels: np.ndarray, *, ti
                 axis.axis("off")
         handles = [Line2D([], [], color=colour, label=name) for name, colour in CLASS_COLOURS.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-        if mark:
-            figure.suptitle(f"{title}\n{mark}", parse_math=False, color="#b00020")
+        if marks:
+            figure.suptitle("\n".join([title, *marks]), parse_math=False, color="#b00020")
         else:
             figure.suptitle(title, parse_math=False)
         with atomic_path(path) as temporary:

@@ -184,6 +184,15 @@ def read_model_config(folder: Path, config: type[Config]) -> Config:
         raise RunError(f"{path}: expected settings of {config.__module__}, found: {error}") from None
 
 
+def require_weights(folder: Path, weights: Path) -> None:
+    """Raises ValueError where a run has no trained weights there, with how far its training has come."""
+    if weights.exists():
+        return
+    done = History(folder / "history.csv").rows()
+    why = f"it has {len(done)} epochs, and the command that began it goes on" if done else "has the run finished?"
+    raise ValueError(f"{folder}: expected trained weights at {weights}, found none; {why}")
+
+
 class Run:
     """An opened run folder, locked for this process until ``close`` or the end of the ``with`` block."""
 

@@ -4,6 +4,7 @@ python -m experiments [--runs FOLDER]      the experiments, and the tools around
 python -m experiments --all                every run: its patients, state, score, and settings that are not its preset's
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,9 @@ class Options:
 
 
 def main() -> None:
+    if sys.argv[1:] and sys.argv[1].replace("-", "_") in commands():
+        name = sys.argv[1].replace("-", "_")
+        sys.exit(f"error: a command is named after a dot: python -m experiments.{name}")
     options = parse(Options, prog="python -m experiments", description=wrapped(__doc__))
     with refusals():
         print(aligned(every_run(options.runs)) if options.all else "\n".join(listing(options.runs)))

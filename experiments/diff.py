@@ -3,6 +3,7 @@
 python -m experiments.diff RUN RUN
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -12,9 +13,10 @@ import tyro
 
 from common.command_line import parse
 from common.splits import PARTS
+from common.words import listed
 from experiments.base.options import Refused, refusals, settings_in, wrapped
 from experiments.base.results import aligned, short
-from experiments.base.runs import options_of, patients_of, read
+from experiments.base.runs import OTHER_PATIENTS, options_of, patients_of, read
 
 RESULT = "result "
 
@@ -38,19 +40,38 @@ def main() -> None:
         both = f"{quote(str(options.first))} {quote(str(options.second))}"
         label_maps = all((run / "predictions").is_dir() for run in (options.first, options.second))
         how = f": python -m experiments.score --runs-of {both}" if label_maps else ""
-        print(
-            "(n): cases that a result is of. One recipe trained with two seeds gives two results, too:\n"
-            f"whether a difference is more than chance is said by paired tests on the same cases{how}"
-        )
+        print("(n): cases that a result is of; _p: after Holm over all tests of its run, so more tests make it larger")
+        if any("model" in read(run, "config.json", dict)[0] for run in (options.first, options.second)):
+            print(
+                "One recipe trained with two seeds gives two results, too:\n"
+                f"whether a difference is more than chance is said by paired tests on the same cases{how}"
+            )
 
 
 def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:
     """What differs, in words, of both. Raises Refused where one is no run's folder."""
     sides = [_facts(first), _facts(second)]
     names = [*sides[0], *(name for name in sides[1] if name not in sides[0])]
-    return [
-        (name, *(_said(side.get(name)) for side in sides)) for name in names if sides[0].get(name) != sides[1].get(name)
+    alone = [
+        [name for name in side if name.startswith(RESULT) and name not in other] for side, other in (sides, sides[::-1])
     ]
+    rows = []
+    for name in names:
+        values = [side.get(name) for side in sides]
+        if values[0] == values[1] or name in alone[0] or name in alone[1]:
+            continue
+        if all(isinstance(value, Mapping) for value in values):
+            values = [f"{len(value)}{of}" for value, of in zip(values, ("", _other(*values)), strict=True)]
+        rows.append((name, *map(_said, values)))
+    if any(alone):
+        rows.append(("results that the other lacks", *(str(len(names)) for names in alone)))
+    return rows
+
+
+def _other(first: Mapping[str, str], second: Mapping[str, str]) -> str:
+    """Which label maps of the second have another content."""
+    changed = [case for case, digest in second.items() if first.get(case, digest) != digest]
+    return f", other content: {listed(changed)}" if changed else ""
 
 
 def _facts(run: Path) -> dict[str, Any]:
@@ -58,11 +79,14 @@ def _facts(run: Path) -> dict[str, Any]:
     if wrong or not config:
         found = "no config.json in it" if run.is_dir() else "no such folder"
         raise Refused(wrong or f"{run}: expected the folder of a run, found {found}")
-    facts: dict[str, Any] = {"experiment": config.get("experiment")}
+    finished = (run / "summary.json").exists()
+    facts: dict[str, Any] = {"experiment": config.get("experiment"), "finished": "yes" if finished else "no"}
     facts |= settings_in(config.get("model", {}))
     options, data, split = options_of(run), read(run, "data.json", dict)[0], read(run, "split.json", dict)[0]
     facts |= {"preset": options.get("preset"), "backend": config.get("backend")}
     facts["empty masks"] = options.get("empty_masks")
+    facts |= {name.replace("_", " "): options[name] for name in OTHER_PATIENTS if name in options}
+    facts |= _compared(data)
     patients = patients_of(run)
     facts["of"] = {"phantoms": "synthetic phantoms", "-": "patients"}.get(patients, f"patients of {patients}")
     facts |= {f"{part} cases": len(split[part]) for part in PARTS if isinstance(split.get(part), list)}
@@ -73,6 +97,20 @@ def _facts(run: Path) -> dict[str, Any]:
         facts |= {name: starts[-1].get(name) for name in ("python", "git_commit", "processor", "gpus")}
     for line in read(run, "summary.json", list)[0]:
         facts[RESULT + line["key"].partition(".")[2]] = f"{short(line['value'])} ({line['n']})"
+    return facts
+
+
+def _compared(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a comparison of methods: each one's label maps, how they are read, and the truths, by their content."""
+    facts: dict[str, Any] = {}
+    content = data.get("content", {})
+    for method, each in data.get("methods", {}).items():
+        facts |= {f"{method}: {name}": each.get(name) for name in ("folder", "values", "training")}
+        facts[f"{method}: missing"] = len(each.get("missing", ()))
+        maps = {case: digests["label_maps"].get(method) for case, digests in content.items()}
+        facts[f"{method}: label maps"] = maps
+    if content:
+        facts["truths"] = {case: digests["truth"] for case, digests in content.items()}
     return facts
 
 

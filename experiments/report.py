@@ -54,7 +54,7 @@ def main() -> None:
     else:
         for path in tables.write(found, options.output, options.format):
             print(path)
-    print(f"{len(found.finished)} of {len(found.experiments)} experiments finished in {options.runs}")
+    print(f"{sum(each.finished for each in found.own)} of {len(found.own)} experiments finished in {options.runs}")
 
 
 def presets() -> dict[str, Any]:

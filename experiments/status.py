@@ -65,7 +65,7 @@ def lines(runs: Path) -> Iterator[Line]:
         except (OSError, ValueError) as error:
             yield Line(training=str(path.parent.relative_to(runs)), state=f"damaged: {error}")
             continue
-        if "kind" in config or (path.parent / "history.csv").exists() or _alone(path.parent):
+        if "kind" in config or (path.parent / "history.csv").exists() or ("model" in config and _alone(path.parent)):
             yield line(path.parent, str(path.parent.relative_to(runs)), config)
 
 

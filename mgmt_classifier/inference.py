@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from common.files import check_archive
 from common.precision import resolve_for_prediction
-from common.runs import RunError, read_model_config
+from common.runs import RunError, read_model_config, require_weights
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Entry, network_input
 from mgmt_classifier.model import build_classifier
@@ -49,8 +49,7 @@ def load_run(folder: str | Path, *, device: str | torch.device | None = None) ->
     folder = Path(folder)
     config = read_model_config(folder, Config)
     weights = folder / "checkpoints" / f"{config.keep}.pt"
-    if not weights.exists():
-        raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
+    require_weights(folder, weights)
     return load(config, weights, device), config
 
 

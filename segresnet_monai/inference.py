@@ -15,7 +15,7 @@ from common.precision import resolve_for_prediction
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Decision, decode_labels, decode_regions
-from common.runs import RunError, read_model_config
+from common.runs import RunError, read_model_config, require_weights
 from segresnet_monai.config import DECISION, NETWORKS, Config
 from segresnet_monai.model import build_pocket, build_segresnet, build_segresnet_ds
 
@@ -172,8 +172,7 @@ def load_run(folder: str | Path, *, device: str | torch.device | None = None) ->
     folder = Path(folder)
     config = read_model_config(folder, Config)
     weights = folder / "checkpoints" / f"{config.checkpoint}.pt"
-    if not weights.exists():
-        raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
+    require_weights(folder, weights)
     return load(config, weights, device), config
 
 

@@ -17,7 +17,7 @@ from common.labels import CLASSES, REGIONS
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Decision, decode_regions
-from common.runs import RunError, read_model_config
+from common.runs import RunError, read_model_config, require_weights
 from common.volumes import Box
 from unet_tf.config import Config
 from unet_tf.data import as_input, network_input, network_labels
@@ -195,8 +195,7 @@ def load_run(folder: str | Path) -> tuple[keras.Model, Config]:
     folder = Path(folder)
     config = read_model_config(folder, Config)
     weights = folder / "checkpoints" / f"{config.checkpoint}.weights.h5"
-    if not weights.exists():
-        raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
+    require_weights(folder, weights)
     return load(config, weights), config
 
 

@@ -100,8 +100,10 @@ def _write(
         cases, together, brought = scoring.frames(works, lesions)
     write_csv(folder / "cases.csv", cases)
     used = tuple(work.subject.id for work in works)
-    notes = [*summary.copies(together), *summary.swaps(together), *_of_predictions(found.methods, used)]
-    data = describe(found) | {"notes": notes, "brought": brought, "content": scoring.digests(works)}
+    content = scoring.digests(works)
+    odd = (*summary.copies(content), *summary.truths(together), *summary.swaps(together))
+    notes = [*odd, *_of_predictions(found.methods, used)]
+    data = describe(found) | {"notes": notes, "brought": brought, "content": content}
     data["left_out"] += [str(problem) for problem in problems]
     data["about"] = _about(options, found, used)
     write_json(folder / "data.json", data)
@@ -111,7 +113,8 @@ def _write(
     shown = _draw(folder, found, works, cases)
     made = tables.of_comparison(folder, rows, methods, about=data["about"])
     start = facts.environment(EXPERIMENT, read_json(folder / "environment.json", list)[-1])
-    page.write(folder, made, shown, list(said(read_json(folder / "data.json", dict))), start, n=len(used))
+    told = list(said(read_json(folder / "data.json", dict)))
+    page.write(folder, made, shown, told, start, doubts=notes, n=len(used))
     write_json(folder / "summary.json", results.as_rows(rows))
 
 
@@ -184,8 +187,10 @@ def show(folder: Path) -> None:
     missing = [f"label maps of {name}: {len(each['missing'])}" for name, each in methods.items() if each["missing"]]
     if bad := data["left_out"]:
         missing.append(f"{plural(len(bad), 'problem')} of files, listed above")
+    doubts = [f"read with care: {note}" for note in data["notes"]]
+    tables_ = (f"{table}\n" for table in made)
     notes = [*said(data), f"page: {folder / page.FILE}"]
-    end(EXPERIMENT, folder, *(f"{table}\n" for table in made), missing=missing, notes=notes, steps=STEPS)
+    end(EXPERIMENT, folder, *doubts, *tables_, missing=missing, notes=notes, steps=STEPS)
 
 
 def said(data: Mapping[str, Any]) -> Iterator[str]:
@@ -202,7 +207,7 @@ def said(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"  further files, which take no part: {each['scans']}"
         for words, n in data["brought"].get(name, {}).items():
             yield f"  {words}: {n} of its label maps"
-    yield from (*data["notes"], *data["masks"])
+    yield from data["masks"]
     if seen := data["seen"]:
         yield f"{facts.taking_no_part(len(seen))}: {listed(seen)}"
     yield f"left out because they cannot be used: {len(data['left_out'])}{':' if data['left_out'] else ''}"

@@ -136,7 +136,8 @@ def find(
     conventions, ground = _conventions(name, folder, files, layouts, convention, option)
     found = Method(name, folder, files, conventions, ground, tuple(surplus), scans)
     record = read_json(folder / RECORD, dict) if (folder / RECORD).is_file() else {}
-    found = replace(found, run=Path(record["run"]) if "run" in record else None)
+    of_run = folder.parent if (folder.parent / "split.json").is_file() else None  # its test part's
+    found = replace(found, run=Path(record["run"]) if "run" in record else of_run)
     return replace(found, of_phantoms=True, training=OF_PHANTOMS) if record.get("synthetic") else found
 
 

@@ -37,13 +37,20 @@ class Shown(NamedTuple):
 
 
 def write(
-    folder: Path, tables: Sequence[Table], shown: Sequence[Shown], said: Sequence[str], start: Environment, *, n: int
+    folder: Path,
+    tables: Sequence[Table],
+    shown: Sequence[Shown],
+    said: Sequence[str],
+    start: Environment,
+    *,
+    doubts: Sequence[str],
+    n: int,
 ) -> None:
     """Write the page, which opens without a network, into the folder of a comparison.
 
     shown: cases for the viewers, in which truth and the method with the best mean rank can be switched between.
     said: what the numbers were measured on, line by line, indented what belongs to the line before. start: of the
-    command. n: cases that were scored.
+    command. doubts: what is odd in the label maps. n: cases that were scored.
     """
     ranks = read_table(folder / "ranking.csv")
     own = ranks[ranks["criterion"] == RANKS]
@@ -55,6 +62,7 @@ def write(
         style=(files("experiments.page") / "templates" / "page.css").read_text(encoding="utf-8"),
         tables=tables,
         said=_nested(said),
+        doubts=doubts,
         start=start,
         pictures=[(_caption(path.stem), data_address(path)) for path in sorted((folder / "figures").glob("*.png"))],
         best=best,

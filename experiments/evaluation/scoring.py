@@ -209,9 +209,11 @@ def kept(works: Sequence[Work]) -> Iterator[tuple[LabelMap, dict]]:
                 raise RunError(f"{error}; --fresh scores it again") from error
 
 
-def frames(works: Sequence[Work], lesions_file: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, dict]]:
-    """Scores of all (method, case and the metrics, a row each); pairs of classes by method; by method and words the
-    number of cases that were brought to the truth's grid so. Every lesion is written to the file on the way."""
+def frames(
+    works: Sequence[Work], lesions_file: Path
+) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], dict[str, dict]]:
+    """Scores of all (method, case and the metrics, a row each); pairs of classes by method and case; by method and how,
+    in words, the cases that were brought to the truth's grid so. Every lesion is written to the file on the way."""
     rows, together, brought = [], {}, {}
     columns = ["method", "case", "definition", "region", *Lesion._fields]
     with lesions_file.open("w", encoding="utf-8") as file:
@@ -219,7 +221,7 @@ def frames(works: Sequence[Work], lesions_file: Path) -> tuple[pd.DataFrame, dic
         for each, found in kept(works):
             rows.append({"method": each.method, "case": each.case, **found["scores"]})
             matrix = np.array(found["pairs"]).reshape(len(CLASSES_WITH_CAVITY), len(CLASSES_WITH_CAVITY))
-            together[each.method] = together.get(each.method, 0) + matrix
+            together.setdefault(each.method, {})[each.case] = matrix
             if found["brought"]:
                 counts = brought.setdefault(each.method, {})
                 counts[found["brought"]] = counts.get(found["brought"], 0) + 1

@@ -1,8 +1,9 @@
 """What a comparison of methods comes to: summaries, paired differences, ranking, and doubts about labels' meaning."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from common.files import write_csv
 from common.labels import CLASSES, CLASSES_WITH_CAVITY
 from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better, summarise
 from common.statistics import holm
+from common.words import listed, plural
 from experiments.base.results import Result
 from experiments.evaluation.ranking import RANKS, ranking
 from experiments.segmentation.paired import differences
@@ -33,6 +35,8 @@ OF_CAVITY = ("dice_RC", "hd95_RC", "lesion_dice_brats2024_RC")
 SWAP_GAIN = 0.1
 """Mean Dice of the classes, all cases' voxels together, that another reading of a method's values must gain for a
 note."""
+SWAP_GAIN_OF_CASE = 0.3
+"""The same in one case, where a network that takes a class for another gains, too."""
 
 
 def write(
@@ -90,36 +94,83 @@ def compare(cases: pd.DataFrame, methods: Sequence[str], policy: EmptyPolicy) ->
     return table.assign(p_holm=holm(table["p"].to_numpy(float)), higher_is_better=better)
 
 
-def copies(together: Mapping[str, np.ndarray]) -> list[str]:
-    """Methods whose label maps are the truth in every voxel. together: as of :func:`swaps`."""
-    return [
-        f"{method}: its label maps equal the truth in every voxel: are they the masks themselves?"
-        for method, pairs in together.items()
-        if np.count_nonzero(pairs) == np.count_nonzero(np.diag(pairs))
-    ]
+def copies(content: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Methods with equal label maps; label maps that are equal for several cases, or the mask of another case.
+
+    content: by case, the fingerprints of its truth and of each method's label map, as in data.json.
+    """
+    maps = {case: digests["label_maps"] for case, digests in content.items()}
+    notes = []
+    for one, other in itertools.combinations(next(iter(maps.values()), {}), 2):
+        if equal := [case for case, own in maps.items() if own[one] == own[other]]:
+            twice = ": is it one method twice?" * (len(equal) == len(maps))
+            notes.append(f"{one} and {other}: equal label maps for {_of(equal, maps)}{twice}")
+    for method in next(iter(maps.values()), {}):
+        cases: dict[str, list[str]] = {}
+        for case, own in maps.items():
+            cases.setdefault(own[method], []).append(case)
+        if several := [case for group in cases.values() if len(group) > 1 for case in group]:
+            notes.append(f"{method}: one and the same label map for several cases, {_of(several, maps)}")
+        masks = {digests["truth"]: case for case, digests in content.items()}
+        if others := [case for case, own in maps.items() if masks.get(own[method], case) != case]:
+            notes.append(f"{method}: its label maps are the masks of other cases for {_of(others, maps)}")
+    return notes
 
 
-def swaps(together: Mapping[str, np.ndarray]) -> list[str]:
-    """What says that a method's values mean other classes than they are read as.
+def truths(pairs: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    """Methods of which label maps are the truth in every voxel.
 
-    together: by method the voxels per pair of classes (predicted, true) over all cases.
+    pairs: by method and case, the voxels per pair of classes (predicted, true). A case without any tumour in its truth
+    says nothing.
     """
     notes = []
-    for method, pairs in together.items():
-        orders = {order: _mean_dice(pairs[[0, *order]]) for order in itertools.permutations((1, 2, 3, 4))}
-        read = orders.pop((1, 2, 3, 4))
-        best = max(orders, key=orders.get)
-        if orders[best] > read + SWAP_GAIN:
-            other = [
-                f"its {CLASSES_WITH_CAVITY[own]} as {name}"
-                for name, own in zip(CLASSES[1:], best[: len(CLASSES) - 1], strict=True)
-                if CLASSES_WITH_CAVITY[own] != name
-            ]
+    for method, own in pairs.items():
+        whole = [case for case, found in own.items() if found.any() and not np.any(found - np.diag(np.diag(found)))]
+        if equal := [case for case in whole if own[case][1:].any()]:
             notes.append(
-                f"{method}: its labels would agree better with the truth, by mean Dice over all voxels "
-                f"{orders[best]:.2f} in place of {read:.2f}, with {', '.join(other)}: check what its values mean"
+                f"{method}: equal to the truth in every voxel for {_of(equal, own)}: are these the masks themselves?"
             )
     return notes
+
+
+def swaps(pairs: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    """What says that a method's values mean other classes than they are read as, in all cases or in some.
+
+    pairs: as of :func:`truths`.
+    """
+    notes = []
+    for method, own in pairs.items():
+        if said := _swapped(sum(own.values()), SWAP_GAIN):
+            notes.append(f"{method}: its labels would agree better with the truth, by mean Dice over all voxels {said}")
+            continue
+        cases: dict[str, list[str]] = {}
+        for case, found in own.items():
+            if said := _swapped(found, SWAP_GAIN_OF_CASE):
+                cases.setdefault(said.partition("with ")[2], []).append(case)
+        notes += [
+            f"{method}: in {_of(those, own)} its labels would agree much better with the truth with {said}"
+            for said, those in cases.items()
+        ]
+    return notes
+
+
+def _swapped(pairs: np.ndarray, least_gain: float) -> str:
+    """Under which other reading of the values mean Dice gains so much, in words; empty where under none."""
+    orders = {order: _mean_dice(pairs[[0, *order]]) for order in itertools.permutations((1, 2, 3, 4))}
+    read = orders.pop((1, 2, 3, 4))
+    best = max(orders, key=orders.get)
+    if orders[best] <= read + least_gain:
+        return ""
+    other = [
+        f"its {CLASSES_WITH_CAVITY[own]} as {name}"
+        for name, own in zip(CLASSES[1:], best[: len(CLASSES) - 1], strict=True)
+        if CLASSES_WITH_CAVITY[own] != name
+    ]
+    return f"{orders[best]:.2f} in place of {read:.2f}, with {', '.join(other)}: check what its values mean"
+
+
+def _of(cases: Sequence[str], everyone: Sized) -> str:
+    return f"{len(cases)} of {plural(len(everyone), 'case')} ({listed(cases)})"
 
 
 def _mean_dice(pairs: np.ndarray) -> float:

@@ -108,8 +108,10 @@ def scores_table(summary: Mapping[str, Result], methods: Sequence[str]) -> Table
 
     shown = [metric for metric in (*SHOWN, *OF_CAVITY) if f"{methods[0]}__{metric}" in summary]
     rows = [(metric, *(cell(summary[f"{method}__{metric}"]) for method in methods)) for metric in shown]
-    rows.append(("cases", *(str(summary[f"{method}__{SHOWN[0]}"].n) for method in methods)))
-    return Table("Scores", ("metric (95 % interval)", *methods), rows, results.LESION_NOTE)
+    n = [summary[f"{method}__{SHOWN[0]}"].n for method in methods]
+    rows.append(("cases", *map(str, n)))
+    few = f"no interval of fewer than {FEWEST_CASES} cases, nor any conclusion\n" * (max(n) < FEWEST_CASES)
+    return Table("Scores", ("metric (95 % interval)", *methods), rows, few + results.LESION_NOTE)
 
 
 def differences_table(comparisons: pd.DataFrame) -> Table:
@@ -124,7 +126,7 @@ def differences_table(comparisons: pd.DataFrame) -> Table:
 
     pairs = comparisons.groupby(["method", "against"], sort=False)
     columns = {pair: rows.set_index("metric") for pair, rows in pairs}
-    head = ("difference (95 % interval)", *(f"{method} - {against}" for method, against in columns))
+    head = ("difference (95 % interval), p after Holm", *(f"{method} - {against}" for method, against in columns))
     metrics = comparisons["metric"].unique()
     rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in metrics]
     return Table("Paired differences", head, rows, results.p_note(comparisons))

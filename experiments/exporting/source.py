@@ -9,7 +9,7 @@ from typing import Any
 from common.files import read_json
 from common.labels import CLASSES, REGIONS
 from common.loading import loading
-from common.runs import RunError, read_model_config, version
+from common.runs import RunError, read_model_config, require_weights, version
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.base.runs import read as run_file
@@ -117,8 +117,7 @@ def _unet(folder: Path) -> tuple[Any, dict]:
 
     config = replace(read_model_config(folder, Config), precision="float32")
     weights = folder / "checkpoints" / f"{config.checkpoint}.weights.h5"
-    if not weights.exists():
-        raise ValueError(f"{folder}: expected trained weights at {weights}, found none; has the run finished?")
+    require_weights(folder, weights)
     network = load(config, weights)
     outputs = [*REGIONS] if config.targets == "regions" else [*CLASSES]
     about = _segmentation(config, outputs, config.grid_voxels) | {

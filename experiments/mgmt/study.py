@@ -16,6 +16,7 @@ from common.processes import check_alone
 from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.store import Store
 from common.subject import Problem
+from common.words import plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.engines import run
@@ -248,6 +249,7 @@ def _open(
     with step(1):
         folder = phantom_patients(options) if options.data is None else options.data
         cohort = find_patients(folder, options.labels)
+        print(f"    {plural(len(cohort.patients), 'patient')} in {cohort.folder}", file=sys.stderr)
     if options.data is not None:
         refuse_phantoms(options.data, cohort.any_series)
     patients, doubtful = labelled(cohort, options)

@@ -87,7 +87,13 @@ class Content:
 
     @property
     def finished(self) -> list[Experiment]:
+        """What can be shown, comparisons of label maps and other tools' results among it."""
         return [experiment for experiment in self.experiments if experiment.finished]
+
+    @property
+    def own(self) -> list[Experiment]:
+        """The suite's experiments, finished or not; the tools around them reproduce nothing."""
+        return [experiment for experiment in self.experiments if experiment.name in runs.available()]
 
     @property
     def tried(self) -> list[Experiment]:

@@ -113,9 +113,10 @@ def draw_label_sizes(sizes: pd.DataFrame, *, text: str, synthetic: bool) -> Figu
         rho, low, high = rank_correlation(true["volume_truth_ml"].to_numpy(), true["dice"].to_numpy())
         interval = f"no interval: n = {len(true)}" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
         rank = "Spearman not defined" if np.isnan(rho) else f"Spearman {rho:.2f} ({interval})"
+        elsewhere = int((true.loc[missed, "volume_predicted_ml"] > 0).sum())
         invented = int((own["state"] == "invented").sum())
         lines = [
-            f"{name}: {missed.sum()} of {len(true)} missed",
+            f"{name}: {missed.sum()} of {len(true)} missed" + f" ({elsewhere} predicted elsewhere)" * bool(elsewhere),
             rank,
             f"not in the truth: {len(own) - len(true)} ({invented} invented)",
         ]

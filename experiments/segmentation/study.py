@@ -19,7 +19,7 @@ from common.processes import check_alone
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.subject import Subject
-from common.words import by_note, listed
+from common.words import by_note, listed, plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, absolute, leave_out, options_in, refusals, refuse_phantoms
@@ -243,6 +243,7 @@ def _open(
         if folder is None:
             folder = phantom_cohort(options.phantoms, jobs=options.jobs, max_subjects=most)
         cohort = options.find(folder, max_subjects=most, patients=options.patients)
+        print(f"    {plural(len(cohort.subjects), 'subject')} in {cohort.folder} ({cohort.layout})", file=sys.stderr)
     if options.data is not None and cohort.subjects:
         refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
     refuse_unlabelled(cohort)

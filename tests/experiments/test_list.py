@@ -70,6 +70,30 @@ def test_two_runs_differ_in_what_was_set_and_found(tmp_path):
         diff.differences(runs[0], tmp_path / "nowhere")
 
 
+def test_two_comparisons_differ_in_methods_cases_and_content(tmp_path, monkeypatch, capsys):
+    runs = [
+        write_run(tmp_path, "score", [result(key=f"score.{method}__mean_dice") for method in methods], name=name)
+        for name, methods in (("a", ("ours", "theirs")), ("b", ("ours",)))
+    ]
+    for run, methods, digest, cases in zip(
+        runs, (("ours", "theirs"), ("ours",)), "xy", ("all", "intersection"), strict=True
+    ):
+        method = {"folder": "maps", "values": "brats2018", "training": "not known", "missing": []}
+        maps = {"label_maps": dict.fromkeys(methods, digest)}
+        write_json(run / "config.json", {"experiment": "score", "options": {"cases": cases}})
+        content = {"one": {"truth": "t", **maps}, "two": {"truth": "t", "label_maps": dict.fromkeys(methods, "same")}}
+        write_json(run / "data.json", {"methods": dict.fromkeys(methods, method), "content": content})
+    rows = {name: values for name, *values in diff.differences(*runs)}
+    assert rows["cases"] == ["all", "intersection"]
+    assert rows["ours: label maps"] == ["2", "2, other content: one"]
+    assert rows["theirs: folder"] == ["maps", "-"]
+    assert rows["results that the other lacks"] == ["1", "0"]
+    assert "truths" not in rows
+    monkeypatch.setattr("sys.argv", ["diff", *map(str, runs)])
+    diff.main()
+    assert "two seeds" not in capsys.readouterr().out  # nothing was trained
+
+
 def test_results_of_two_experiments_are_paired_and_the_test_of_their_difference_is_named(tmp_path, monkeypatch, capsys):
     runs = [
         write_run(tmp_path, name, [result(key=f"{name}.mean_dice", value=value)], name="run")

@@ -70,7 +70,7 @@ def test_runs_beside_a_folder_on_the_cases_that_they_have_tested(data, options, 
     assert pd.read_csv(folder / "cases.csv")["case"].tolist() == ["BraTS_001"] * 2
     described = read_json(folder / "data.json", dict)
     assert described["seen"] == ["BraTS_002", "BraTS_003", "BraTS_004"]
-    assert described["methods"]["theirs"]["training"].startswith("its training is not known to the suite")
+    assert described["methods"]["theirs"]["training"].startswith(f"predicted by {tmp_path / 'b' / 'more'}, whose")
 
 
 def test_other_scans_unfinished_runs_and_equal_names_are_refused(data, options, tmp_path):

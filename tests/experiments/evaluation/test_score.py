@@ -342,7 +342,7 @@ def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, 
     assert printed.count(said) == 3  # under each table
     assert "1 missing: BraTS_003" in printed
     assert "1 surplus, which take no part: stranger_seg.nii.gz" in printed
-    assert "truth: its label maps equal the truth in every voxel" in printed
+    assert "read with care: truth: equal to the truth in every voxel for 3 of 3 cases (BraTS_000, " in printed
     tables = list((folder / "tables").iterdir())
     assert len(tables) == 16
     assert all(said in table.read_text() for table in tables)
@@ -637,3 +637,37 @@ def test_what_was_compared_is_told_by_its_content(finished, sets, data):
         for method, file in files.items():
             assert digests["label_maps"][method].endswith(file.read_bytes()[-8:].hex())  # gzip's checksum and length
         assert digests["truth"].endswith((data / case / f"{case}_seg.nii.gz").read_bytes()[-8:].hex())
+
+
+def test_label_maps_that_are_not_their_methods_are_noted(data, sets, truths, options, tmp_path):
+    """Half of the masks among the answers, the same answers twice, one answer for two, a neighbour's mask, one swap."""
+    cases = sorted(truths)
+    for number, case in enumerate(cases):
+        like = nib.load(data / case / f"{case}_seg.nii.gz")
+        answer = eroded(truths[case])
+        swapped = np.array([0, 2, 1, 3], np.uint8)[answer]
+        made = {
+            "half": truths[case] if number < 2 else answer,
+            "own": answer,
+            "odd": swapped if number == 3 else answer,
+            "one": eroded(truths[cases[0]]) if number < 2 else answer,
+        }
+        for name, labels in made.items():
+            write(tmp_path / name / f"{case}_seg.nii.gz", BRATS_2018.from_classes(labels), like)
+        shutil.copytree(tmp_path / "own", tmp_path / "twice", dirs_exist_ok=True)
+        (tmp_path / "next").mkdir(exist_ok=True)
+        shutil.copy(data / case / f"{case}_seg.nii.gz", tmp_path / "next" / f"{cases[number - 1]}_seg.nii.gz")
+    given = tuple(f"{name}={tmp_path / name}" for name in ("half", "own", "twice", "odd", "one", "next"))
+    folder = evaluate(options(predictions=given, convention=()))
+    notes = json.loads((folder / "data.json").read_text())["notes"]
+    for said in (
+        "half: equal to the truth in every voxel for 2 of 4 cases (BraTS_000, BraTS_001): are these the masks",
+        "own and twice: equal label maps for 4 of 4 cases (BraTS_000, BraTS_001, BraTS_002, BraTS_003): is it one",
+        "half and own: equal label maps for 2 of 4 cases (BraTS_002, BraTS_003)",
+        "one: one and the same label map for several cases, 2 of 4 cases (BraTS_000, BraTS_001)",
+        "next: its label maps are the masks of other cases for 4 of 4 cases",
+        "odd: in 1 of 4 cases (BraTS_003) its labels would agree much better with the truth with its ED as NCR",
+    ):
+        assert sum(note.startswith(said) for note in notes) == 1, (said, notes)
+    assert not any(note.startswith("own:") for note in notes)
+    assert "Read with care" in (folder / "index.html").read_text()
