@@ -225,13 +225,21 @@ def _is_p(result: Result) -> bool:
     return result.key.endswith("_p") and isinstance(result.value, float)
 
 
+def least_p(tests: pd.DataFrame) -> float:
+    """The smallest p after Holm that paired tests can come to, with so many cases and tests; nan where none was made.
+
+    tests: a row of each, with p (nan: not made) and n cases.
+    """
+    made = tests[tests["p"].notna()]
+    return math.nan if made.empty else min(1.0, len(made) * 2 / 2 ** int(made["n"].max()))
+
+
 def p_note(tests: pd.DataFrame) -> str:
-    """What the p values of a table's paired tests are. tests: a row of each, with p (nan: not made) and n cases."""
+    """What the p values of a table's paired tests are. tests: as of :func:`least_p`."""
     made = tests[tests["p"].notna()]
     if made.empty:
         return "no test: too few cases"
-    n = int(made["n"].max())
-    least = min(1.0, len(made) * 2 / 2**n)
+    n, least = int(made["n"].max()), least_p(tests)
     verdict = "" if least < LEVEL else f": too few cases for so many tests to tell anything apart at {100 * LEVEL:g} %"
     return (
         f"p: Wilcoxon's signed-rank test on {n} cases, after Holm over the table's {plural(len(made), 'test')}; with "

@@ -115,18 +115,25 @@ def scores_table(summary: Mapping[str, Result], methods: Sequence[str]) -> Table
 
 
 def differences_table(comparisons: pd.DataFrame) -> Table:
-    """Metrics as rows, pairs of methods as columns: differences with 95 % intervals and p after Holm."""
+    """Metrics as rows, pairs of methods as columns: differences with 95 % intervals and p after Holm.
+
+    Where no p can be small, with so few cases for so many tests, the note says so in place of a p of 1 in every cell.
+    """
 
     def cell(row: pd.Series) -> str:
         if not row["n"]:
             return "-"
         interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
-        p = "" if pd.isna(row["p_holm"]) else f", p {p_value(row['p_holm'])}"
+        p = "" if pd.isna(row["p_holm"]) or not tells else f", p {p_value(row['p_holm'])}"
         return f"{row['difference']:+.3f}{interval}{p}"
 
+    tells = results.least_p(comparisons) < results.LEVEL
     pairs = comparisons.groupby(["method", "against"], sort=False)
     columns = {pair: rows.set_index("metric") for pair, rows in pairs}
-    head = ("difference (95 % interval), p after Holm", *(f"{method} - {against}" for method, against in columns))
+    head = (
+        f"difference (95 % interval){', p after Holm' * tells}",
+        *(f"{method} - {against}" for method, against in columns),
+    )
     metrics = comparisons["metric"].unique()
     rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in metrics]
     return Table("Paired differences", head, rows, results.p_note(comparisons))
