@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from common.signals import until_unread
+
 T = TypeVar("T")
 NEAREST = 3
 """Options that are offered for a misspelt one."""
@@ -23,7 +25,8 @@ def parse(kind: type[T], *, prog: str, **how: Any) -> T:
 
     Ends the program with status 2 and a message where it cannot be followed, as tyro does.
     """
-    found, unknown = tyro.cli(kind, prog=prog, return_unknown_args=True, **how)
+    with until_unread():  # of --help
+        found, unknown = tyro.cli(kind, prog=prog, return_unknown_args=True, **how)
     if not unknown:
         for option, line in _gathered(sys.argv[1:]):
             several = False

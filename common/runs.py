@@ -271,7 +271,11 @@ class Run:
             starts = read_json(path, list) if path.exists() else []
         except ValueError as error:
             raise RunError(f"{error}; --fresh starts over") from error
-        write_json(path, [*starts, environment()])
+        now = environment()
+        if starts and (before := str(starts[-1].get("git_commit"))) != str(now["git_commit"]):
+            print(f"note: goes on with other code than it was begun with: {before}, now {now['git_commit']}; --fresh "
+                  "starts over", file=sys.stderr)  # fmt: skip
+        write_json(path, [*starts, now])
 
     def _empty(self) -> None:
         for lock in self.folder.glob("*/**/run.lock"):
@@ -344,6 +348,18 @@ def environment() -> dict[str, object]:
     }
 
 
+def shown_again(folder: Path) -> str:
+    """Of a run that this process has not made: when it was begun, and by what code if not by this; empty of others."""
+    path = folder / "environment.json"
+    starts = read_json(path, list) if path.exists() else []
+    began = str(starts[-1].get("started", "")) if starts else ""
+    if not began or datetime.fromisoformat(began).timestamp() >= psutil.Process().create_time():
+        return ""
+    code, here = starts[-1].get("git_commit"), _git_commit()
+    other = "" if code == here else f", by other code ({code}, here {here})"
+    return f"shown again, from a run begun on {began[:16].replace('T', ' ')} UTC{other}; --fresh makes it anew"
+
+
 def version() -> str:
     """Of the suite, as it is installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -352,7 +368,8 @@ def version() -> str:
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout this file lies in, ``+changes`` when tracked files differ; None outside a checkout."""
+    """Commit of the checkout this file lies in, when tracked files differ with ``+changes-`` and a digest of what does;
+    None outside a checkout."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -363,7 +380,9 @@ def _git_commit() -> str | None:
     try:
         # A package installed below an unrelated repository is not that repository's code.
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+        changes = git("diff", "HEAD", "--binary")
+        digest = f"+changes-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if changes else ""
+        return git("rev-parse", "HEAD") + digest
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -72,7 +72,7 @@ class Options(BothTasks, Placement):
     mgmt_labels: Path | None = None
     """MGMT label table (BraTS21ID, MGMT_value); by default train_labels.csv beside train."""
     max_subjects: int | None = None
-    """Check at most so many subjects, the first by id."""
+    """Check at most so many subjects of --data, the first by id; MGMT series are all checked."""
     fresh: bool = False
     """Read everything again, in place of showing the finished result."""
     prepare: bool = False

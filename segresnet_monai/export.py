@@ -24,7 +24,10 @@ TRAINING_ONLY = "vae_"
 
 
 def definition(config: Config) -> dict[str, Any]:
-    """MONAI's class and arguments of a network that predicts, as a bundle's configuration has them."""
+    """MONAI's class and arguments of a network that predicts, as a bundle's configuration has them.
+
+    Raises ValueError for a network that is not known here.
+    """
     shared = {"spatial_dims": 3, "in_channels": len(config.contrasts), "out_channels": channels(config)}
     if config.network == "pocket":
         levels = len(config.encoder_blocks)
@@ -44,7 +47,11 @@ def definition(config: Config) -> dict[str, Any]:
     shared |= blocks | {"init_filters": config.initial_filters}
     if config.network == "segresnet_ds":
         return {"_target_": "SegResNetDS", **shared, "norm": "instance", "dsdepth": config.supervised_levels}
-    return {"_target_": "SegResNet", **shared, "dropout_prob": config.dropout}
+    if config.network == "segresnet":
+        return {"_target_": "SegResNet", **shared, "dropout_prob": config.dropout}
+    raise ValueError(
+        f"expected a network whose definition {__name__} knows, found {config.network}: add what MONAI calls it there"
+    )
 
 
 def channels(config: Config) -> int:

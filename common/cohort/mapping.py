@@ -48,6 +48,8 @@ class MappingFile:
 def read_mapping(file: str | Path) -> MappingFile:
     """Raises CohortError, naming the file, what was expected and what was found, for what is no mapping file."""
     file = Path(file)
+    if not file.is_file():
+        raise CohortError(f"{file}: expected a mapping file (TOML), found no such file")
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -55,7 +57,7 @@ def read_mapping(file: str | Path) -> MappingFile:
     try:
         return _checked(file, content)
     except ValueError as error:
-        raise CohortError(f"{file}: {error}") from error
+        raise CohortError(f"{file}: {str(error).removeprefix(f'{file.name}: ')}") from error
 
 
 def _checked(file: Path, content: dict[str, object]) -> MappingFile:

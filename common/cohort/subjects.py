@@ -190,7 +190,9 @@ def _conventions(
                 raise CohortError(f"{folder}: {error}") from error
     if said is not None:
         if chosen is not None and chosen.values != said.values:
-            raise CohortError(f"{folder}: {source} says {said}, which contradicts the named convention {chosen}")
+            raise CohortError(
+                f"{folder}: {source} says {said}, which contradicts the named convention {chosen}: correct one of them"
+            )
         chosen, ground = said, f"by {source}"
     return dict.fromkeys(names, chosen), dict.fromkeys(names, ground), {}
 

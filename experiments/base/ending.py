@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import quote
 
-from common.runs import RunError
+from common.runs import RunError, shown_again
 from experiments.base.progress import ALL_STEPS, begin
 from experiments.base.runs import shown
 
@@ -27,7 +27,7 @@ def end(
     which this is the last.
     """
     begin(5, among=steps)
-    print(*texts, *notes, sep="\n")
+    print(*filter(None, (*texts, *notes, shown_again(folder))), sep="\n")
     print(f"failed or missing: {'; '.join(missing) or 'nothing'}")
     print(f"run folder: {folder}")
     print(f"pictures in it: {pictures(folder)}")

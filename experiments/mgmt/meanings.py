@@ -20,7 +20,8 @@ MEANINGS = {
     "calibration_slope": "1 where probabilities mean what they say; below 1 they are too sure",
     "baseline__auc": "of simple features alone, without a network",
     "mgmt_classes": "share of the labelled patients that are methylated",
-    "mgmt_black_images": "share of a patient's images that show a single grey value, mean over patients",
+    "mgmt_black_images": "share of all images that show a single grey value, and where in their series these lie",
+    "mgmt_black_fraction": "the same share within each patient, mean over patients",
     "shuffled_labels__auc": "of models that learned other patients' labels: a control, which should be 0.5",
 }
 """Ends of results' names -> what these are, and which way is better."""

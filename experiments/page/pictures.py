@@ -33,6 +33,7 @@ KNOWN = {
     "grid": "AUC of every cell of the grid, beside the best of all under chance",
     "saliency": "GradCAM++ of both models beside the image, validation patients",
     "variations": "Mean Dice of every variation with its interval, and its cost",
+    "costs": "What scanner-like changes of the test scans cost, in Dice points, as last measured",
     "comparison": "The frameworks on the same test cases, with intervals",
 }
 """What runs draw, by file name; a name that is not here is its own caption."""
@@ -100,8 +101,9 @@ def drawn(figure: Figure) -> str:
 
 def of_run(folder: Path, part: Path) -> list[Picture]:
     """What a run has drawn, by file name. part: its folder of scored cases, which may be another below it; of a run
-    over seeds the first one's learning curves are shown too."""
-    places = dict.fromkeys((folder, folder / "seed0", part))
+    over seeds the first one's learning curves are shown too, and what changes of its scans cost, as last measured."""
+    measured = sorted((folder / "robustness").glob("*/summary.json"), key=lambda file: file.stat().st_mtime)
+    places = dict.fromkeys((folder, folder / "seed0", part, *(file.parent for file in measured[-1:])))
     paths = [path for place in places for path in sorted((place / "figures").glob("*.png"))]
     return [Picture(_caption(path.stem), data_address(path), path.stem in FIRST) for path in paths]
 

@@ -16,7 +16,7 @@ from common.recipe import Recipe, Volume, transform
 from common.runs import Run, RunError, configuration_hash
 from common.scanner import Change, changes_of
 from common.scoring import MASKS, apply_empty_policy, score_case
-from common.statistics import bootstrap_interval, paired_difference
+from common.statistics import FEWEST_CASES, bootstrap_interval, paired_difference
 from common.subject import Subject
 from experiments.base import results
 from experiments.base.ending import end
@@ -196,7 +196,8 @@ def show(run: Finished, folder: Path, changes: tuple[Change, ...]) -> None:
         FOLDER,
         folder,
         results.aligned(rows),
-        "cost: Dice points (hundredths) that the change takes, of mean_dice and of WT, paired by case",
+        "cost: Dice points (hundredths) that the change takes, of mean_dice and of WT, paired by case; below 0: gains"
+        + f"\nfewer than {FEWEST_CASES} cases: no interval, and no conclusion" * (n < FEWEST_CASES),
         notes=[
             *([results.SYNTHETIC_NOTE] if run.synthetic else []),
             results.patients(run.data["folder"], synthetic=run.synthetic),

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from common.statistics import FEWEST_CASES
 from common.words import plural
 from experiments.drawing.style import WIDTH, heading, save_for_screen, styled
 
@@ -35,7 +36,9 @@ def costs_figure(costs: pd.DataFrame, *, synthetic: bool) -> Figure:
         for shaded in range(1, len(words), 2):
             axis.axhspan(shaded - 0.5, shaded + 0.5, color="0.96", zorder=-1)
     panels[0].set(yticks=range(len(words)), yticklabels=words, ylim=(len(words) - 0.5, -0.5))
-    figure.supxlabel("Dice points lost, mean and 95 % interval over cases", fontsize=8)
     n = int(costs["n"].max())
+    few = f"; no interval of fewer than {FEWEST_CASES} cases"
+    interval = few if n < FEWEST_CASES else " and 95 % interval over cases"
+    figure.supxlabel(f"Dice points lost, mean{interval}", fontsize=8)
     heading(figure, f"What changes of the scans cost, {plural(n, 'test case')}", synthetic=synthetic)
     return figure

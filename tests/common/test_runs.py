@@ -232,7 +232,7 @@ def test_environment_names_the_commit(monkeypatch):
     if git.returncode:
         assert commit is None
     else:
-        assert commit.removesuffix("+changes") == git.stdout.strip()
+        assert commit.partition("+changes-")[0] == git.stdout.strip()
     monkeypatch.setenv("PATH", "")
     without = environment()
     assert without["git_commit"] is None
@@ -258,7 +258,10 @@ def test_a_changed_checkout_is_marked(tmp_path, monkeypatch):
     (tmp_path / "untracked").write_text("")
     assert environment()["git_commit"] == clean
     module.write_text("changed")
-    assert environment()["git_commit"] == f"{clean}+changes"
+    changed = environment()["git_commit"]
+    assert changed.startswith(f"{clean}+changes-")
+    module.write_text("otherwise")
+    assert environment()["git_commit"] not in (clean, changed)
     # installed below an unrelated repository
     stranger = tmp_path / "site-packages" / "runs.py"
     stranger.parent.mkdir()
@@ -389,3 +392,27 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch, number):
     for opened in (Run, is_in_use):
         with pytest.raises(RunError, match=rf"run\.lock: expected .* that keeps locks.*{errno.errorcode[number]}"):
             opened(tmp_path)
+
+
+def test_a_result_of_another_process_or_of_other_code_is_said_to_be_shown_again(tmp_path, monkeypatch):
+    with Run(tmp_path) as run:
+        run.note_start()
+    assert runs.shown_again(tmp_path) == ""  # made by this process
+    (start,) = json.loads((tmp_path / "environment.json").read_text())
+    before = start | {"started": "2020-01-02T03:04:05+00:00"}
+    (tmp_path / "environment.json").write_text(json.dumps([before]))
+    assert runs.shown_again(tmp_path) == "shown again, from a run begun on 2020-01-02 03:04 UTC; --fresh makes it anew"
+    (tmp_path / "environment.json").write_text(json.dumps([before | {"git_commit": "0123"}]))
+    assert f"by other code (0123, here {start['git_commit']})" in runs.shown_again(tmp_path)
+
+
+def test_a_run_that_goes_on_with_other_code_says_so(tmp_path, capsys):
+    with Run(tmp_path) as run:
+        run.note_start()
+        run.note_start()
+        assert capsys.readouterr().err == ""
+        (start, _) = json.loads((tmp_path / "environment.json").read_text())
+        (tmp_path / "environment.json").write_text(json.dumps([start | {"git_commit": "0123"}]))
+        run.note_start()
+    said = f"note: goes on with other code than it was begun with: 0123, now {start['git_commit']}; --fresh starts over"
+    assert capsys.readouterr().err.strip() == said
