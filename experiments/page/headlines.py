@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from experiments.page.rows import Row, number
 
 NAMED = {
-    "cohort": ("subjects", "subjects"),
+    "cohort": ("background_fraction", "share of the voxels that is background"),
     "table1_baseline": ("mean_dice_with_background", "mean Dice, background included"),
     "table1_variations": ("dice_ce_extended__mean_dice_with_background", "mean Dice of Dice + CE, extended"),
     "unet25d": ("mean_dice", "mean Dice of NCR, ED, ET"),

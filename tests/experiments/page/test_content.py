@@ -292,11 +292,11 @@ def test_the_headline_is_the_result_that_says_most_and_what_was_not_run_folds_in
     page = Page(page_of(tmp_path))
     first, second, third = page.tables[HEADLINES][1:]
     assert [row[0].split()[0] for row in (first, second, third)] == [
-        "cohortsubjectsfailed",
+        "cohortshare",
         "table2_finalmean",
         "anotherdice;",
     ]
-    assert first[1:] == ["1000", "–", "–", "–", "not reproduced: python -m experiments.cohort --max-subjects 6"]
+    assert first[1:] == ["0.980", "–", "–", "–", "not reproduced: python -m experiments.cohort --max-subjects 6"]
     assert second[1:] == ["0.809", "0.819", "0.709 to 0.909", "5", "the report's value lies inside our interval"]
     assert third[1:] == ["–", "0.400", "0.300 to 0.600", "9", "not in the report: stands beside it"]
     text = " ".join(" ".join(page.text).split())
