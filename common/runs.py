@@ -273,8 +273,8 @@ class Run:
             raise RunError(f"{error}; --fresh starts over") from error
         now = environment()
         if starts and (before := str(starts[-1].get("git_commit"))) != str(now["git_commit"]):
-            print(f"note: goes on with other code than it was begun with: {before}, now {now['git_commit']}; --fresh "
-                  "starts over", file=sys.stderr)  # fmt: skip
+            code = f"{_short(before)}, now {_short(now['git_commit'])}"
+            print(f"note: goes on with other code than it was begun with: {code}; --fresh starts over", file=sys.stderr)
         write_json(path, [*starts, now])
 
     def _empty(self) -> None:
@@ -356,8 +356,14 @@ def shown_again(folder: Path) -> str:
     if not began or datetime.fromisoformat(began).timestamp() >= psutil.Process().create_time():
         return ""
     code, here = starts[-1].get("git_commit"), _git_commit()
-    other = "" if code == here else f", by other code ({code}, here {here})"
+    other = "" if code == here else f", by other code ({_short(code)}, here {_short(here)})"
     return f"shown again, from a run begun on {began[:16].replace('T', ' ')} UTC{other}; --fresh makes it anew"
+
+
+def _short(commit: object) -> str:
+    """A commit as one reads it, with what is not committed; of None so."""
+    text = str(commit)
+    return text[:8] + text[40:]
 
 
 def version() -> str:

@@ -403,7 +403,8 @@ def test_a_result_of_another_process_or_of_other_code_is_said_to_be_shown_again(
     (tmp_path / "environment.json").write_text(json.dumps([before]))
     assert runs.shown_again(tmp_path) == "shown again, from a run begun on 2020-01-02 03:04 UTC; --fresh makes it anew"
     (tmp_path / "environment.json").write_text(json.dumps([before | {"git_commit": "0123"}]))
-    assert f"by other code (0123, here {start['git_commit']})" in runs.shown_again(tmp_path)
+    here = runs._short(start["git_commit"])
+    assert f"by other code (0123, here {here})" in runs.shown_again(tmp_path)
 
 
 def test_a_run_that_goes_on_with_other_code_says_so(tmp_path, capsys):
@@ -414,5 +415,6 @@ def test_a_run_that_goes_on_with_other_code_says_so(tmp_path, capsys):
         (start, _) = json.loads((tmp_path / "environment.json").read_text())
         (tmp_path / "environment.json").write_text(json.dumps([start | {"git_commit": "0123"}]))
         run.note_start()
-    said = f"note: goes on with other code than it was begun with: 0123, now {start['git_commit']}; --fresh starts over"
+    here = runs._short(start["git_commit"])
+    said = f"note: goes on with other code than it was begun with: 0123, now {here}; --fresh starts over"
     assert capsys.readouterr().err.strip() == said
