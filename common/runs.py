@@ -351,10 +351,13 @@ def environment() -> dict[str, object]:
 def shown_again(folder: Path) -> str:
     """Of a run that this process has not made: when it was begun, and by what code if not by this; empty of others."""
     path = folder / "environment.json"
-    starts = read_json(path, list) if path.exists() else []
-    began = str(starts[-1].get("started", "")) if starts else ""
-    if not began or datetime.fromisoformat(began).timestamp() >= psutil.Process().create_time():
-        return ""
+    try:
+        starts = read_json(path, list) if path.exists() else []
+        began = str(starts[-1].get("started", "")) if starts else ""
+        if not began or datetime.fromisoformat(began).timestamp() >= psutil.Process().create_time():
+            return ""
+    except (ValueError, AttributeError) as error:
+        return f"{path}: expected when the run was begun, found: {error}"
     code, here = starts[-1].get("git_commit"), _git_commit()
     other = "" if code == here else f", by other code ({_short(code)}, here {_short(here)})"
     return f"shown again, from a run begun on {began[:16].replace('T', ' ')} UTC{other}; --fresh makes it anew"
@@ -380,13 +383,13 @@ def _git_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", here, *arguments], capture_output=True, text=True, errors="replace", check=True
         ).stdout.strip()
 
     try:
         # A package installed below an unrelated repository is not that repository's code.
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        changes = git("diff", "HEAD", "--binary")
+        changes = git("diff", "HEAD", "--binary", "--no-ext-diff")
         digest = f"+changes-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if changes else ""
         return git("rev-parse", "HEAD") + digest
     except (OSError, subprocess.CalledProcessError):

@@ -260,7 +260,7 @@ def test_a_changed_checkout_is_marked(tmp_path, monkeypatch):
     module.write_text("changed")
     changed = environment()["git_commit"]
     assert changed.startswith(f"{clean}+changes-")
-    module.write_text("otherwise")
+    module.write_bytes(b"otherwise, \xfc")  # in no encoding that git or Python expect
     assert environment()["git_commit"] not in (clean, changed)
     # installed below an unrelated repository
     stranger = tmp_path / "site-packages" / "runs.py"
@@ -405,6 +405,8 @@ def test_a_result_of_another_process_or_of_other_code_is_said_to_be_shown_again(
     (tmp_path / "environment.json").write_text(json.dumps([before | {"git_commit": "0123"}]))
     here = runs._short(start["git_commit"])
     assert f"by other code (0123, here {here})" in runs.shown_again(tmp_path)
+    (tmp_path / "environment.json").write_text("[1")
+    assert f"{tmp_path / 'environment.json'}: expected when the run was begun, found: " in runs.shown_again(tmp_path)
 
 
 def test_a_run_that_goes_on_with_other_code_says_so(tmp_path, capsys):
