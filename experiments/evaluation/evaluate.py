@@ -188,9 +188,8 @@ def show(folder: Path) -> None:
     if bad := data["left_out"]:
         missing.append(f"{plural(len(bad), 'problem')} of files, listed above")
     doubts = [f"read with care: {note}" for note in data["notes"]]
-    tables_ = (f"{table}\n" for table in made)
     notes = [*said(data), f"page: {folder / page.FILE}"]
-    end(EXPERIMENT, folder, *doubts, *tables_, missing=missing, notes=notes, steps=STEPS)
+    end(EXPERIMENT, folder, *doubts, *(f"{table}\n" for table in made), missing=missing, notes=notes, steps=STEPS)
 
 
 def said(data: Mapping[str, Any]) -> Iterator[str]:

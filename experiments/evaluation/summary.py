@@ -100,18 +100,19 @@ def copies(content: Mapping[str, Mapping[str, Any]]) -> list[str]:
     content: by case, the fingerprints of its truth and of each method's label map, as in data.json.
     """
     maps = {case: digests["label_maps"] for case, digests in content.items()}
+    masks = {digests["truth"]: case for case, digests in content.items()}
+    methods = next(iter(maps.values()), {})
     notes = []
-    for one, other in itertools.combinations(next(iter(maps.values()), {}), 2):
+    for one, other in itertools.combinations(methods, 2):
         if equal := [case for case, own in maps.items() if own[one] == own[other]]:
             twice = ": is it one method twice?" * (len(equal) == len(maps))
             notes.append(f"{one} and {other}: equal label maps for {_of(equal, maps)}{twice}")
-    for method in next(iter(maps.values()), {}):
+    for method in methods:
         cases: dict[str, list[str]] = {}
         for case, own in maps.items():
             cases.setdefault(own[method], []).append(case)
         if several := [case for group in cases.values() if len(group) > 1 for case in group]:
             notes.append(f"{method}: one and the same label map for several cases, {_of(several, maps)}")
-        masks = {digests["truth"]: case for case, digests in content.items()}
         if others := [case for case, own in maps.items() if masks.get(own[method], case) != case]:
             notes.append(f"{method}: its label maps are the masks of other cases for {_of(others, maps)}")
     return notes
