@@ -11,6 +11,7 @@ the operating system drops with the process keeps a second process out.
 ``cases.csv``         one row per scored case
 ``scores.csv``        the summary over cases: mean, interval, counts
 ``summary.json``      [{key, reported, value, low, high, n, synthetic}], what tables and figures read
+``failure.txt``       why it failed last, in one line; gone as soon as it is gone on with
 ``checkpoints/``, ``figures/``, ``tensorboard/``, ``predictions/``
 """
 
@@ -55,7 +56,7 @@ PACKAGES = (
     "keras",
     "jax",
 )
-
+FAILURE = "failure.txt"
 
 Config = TypeVar("Config")
 
@@ -228,12 +229,18 @@ class Run:
         os.register_at_fork(after_in_child=let_go)
         if fresh:
             self._empty()
+        (self.folder / FAILURE).unlink(missing_ok=True)
         remove_leftovers(self.folder, spared=is_in_use)
 
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        # What a user or the system ends has stopped, and what another process holds goes on there.
+        if self.writes and isinstance(error, Exception) and not isinstance(error, (RunInUseError, BrokenPipeError)):
+            said = str(error).strip().partition("\n")[0]
+            with contextlib.suppress(OSError):  # a disk that is full has been said already
+                write_text(self.folder / FAILURE, f"{type(error).__name__}: {said}\n")
         self.close()
 
     def close(self) -> None:

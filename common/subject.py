@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from common.nifti import Scan, ScanError
 from common.plausibility import Layers, layers
 from common.volumes import bounding_box
 from common.walk import shown
+from common.words import listed
 
 CONTRASTS = ("FLAIR", "T1", "T1ce", "T2")
 LABEL = "label"
@@ -54,6 +55,17 @@ class Problem:
 
     def __str__(self) -> str:
         return shown(f"{self.subject}: {self.what}" + ("" if self.file is None else f" [{self.file}]"))
+
+
+def lines(problems: Iterable[Problem]) -> list[str]:
+    """A line for each problem; what several subjects have in the same words stands in one, with the first file."""
+    by_words: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_words.setdefault(problem.what, []).append(problem)
+    return [
+        str(replace(alike[0], subject=listed(list(dict.fromkeys(problem.subject for problem in alike)))))
+        for alike in by_words.values()
+    ]
 
 
 @dataclass(frozen=True)

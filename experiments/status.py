@@ -4,8 +4,9 @@
     python -m experiments.status --watch --html status.html      again and again, and as a page that refreshes
 
 It asks neither Ray nor Slurm, so it works on any machine that sees the folders: one is running if its run's lock is
-held, and stopped if it has begun and nobody works on it. One that nobody has begun is waiting if it has a job's number
-or a command of which it is a part is running, else not started. The command that began it goes on with it.
+held, failed if an error ended it, and stopped if it has begun and nobody works on it. One that nobody has begun is
+waiting if it has a job's number or a command of which it is a part is running, else not started. The command that
+began it goes on with it.
 """
 
 import html

@@ -34,6 +34,17 @@ def run(
     return work_off(trainings, Local(placement.at_once), watch)
 
 
+def check(placement: Placement) -> None:
+    """Raises RunError where what the placement names is not here or takes no such jobs: before anything is prepared.
+
+    A dry run needs nothing.
+    """
+    if placement.on == "slurm" and not placement.dry_run:
+        from experiments.base import on_slurm
+
+        on_slurm.check(placement)
+
+
 def _refuse_several_nodes(trainings: Sequence[Training], placement: Placement) -> None:
     for each in trainings:
         if each.nodes > 1 and not each.is_finished:

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from common.files import read_json, write_text
+from common.runs import FAILURE
 from experiments.base.processes import Process, end, in_use, note_place, outcome
-from experiments.base.trainings import FAILURE, JOB, Training
+from experiments.base.trainings import JOB, Training
 
 POLL_SECONDS = 0.1
 

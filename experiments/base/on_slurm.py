@@ -16,11 +16,11 @@ from itertools import groupby
 from pathlib import Path
 
 from common.files import read_json, write_json
-from common.runs import RunError, is_in_use
+from common.runs import FAILURE, RunError, is_in_use
 from experiments.base.progress import Lines
 from experiments.base.scheduler import Watch, line
 from experiments.base.shared import common_folder, token_file
-from experiments.base.trainings import FAILURE, JOB, WHERE, Placement, State, Training, state
+from experiments.base.trainings import JOB, WHERE, Placement, State, Training, state
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 5.0
@@ -50,9 +50,7 @@ def run(trainings: Sequence[Training], placement: Placement, watch: Watch) -> di
             print(script)
         print("--dry-run: nothing was submitted", file=sys.stderr)
         sys.exit(0)
-    for command in ("sbatch", "squeue", "srun"):
-        if shutil.which(command) is None:
-            raise RunError(f"--on slurm: expected Slurm's {command} on this machine, found none on PATH")
+    _require_commands()
     queue = jobs()
     missing = [each for each in trainings if not (each.is_finished or job_of(each) in queue or is_in_use(each.folder))]
     if missing:
@@ -63,6 +61,19 @@ def run(trainings: Sequence[Training], placement: Placement, watch: Watch) -> di
         sys.exit(0)
     known = {each.name for each in trainings if each in missing or job_of(each) in queue}
     return _Waiting(trainings, placement, watch, known).wait()
+
+
+def check(placement: Placement) -> None:
+    """Raises RunError where Slurm is not here, or would not take a job as it is placed; nothing is submitted."""
+    _require_commands()
+    job = Training(name="a job", argv=("true",), folder=Path.cwd(), memory_gib=0.001)  # trainings need their own
+    _slurm(["sbatch", "--test-only"], script([job], 1, 1, placement.cores, 1, job.memory_gib, placement))
+
+
+def _require_commands() -> None:
+    for command in ("sbatch", "squeue", "srun"):
+        if shutil.which(command) is None:
+            raise RunError(f"--on slurm: expected Slurm's {command} on this machine, found none on PATH")
 
 
 def levels(trainings: Sequence[Training]) -> Iterator[list[Training]]:
@@ -187,7 +198,7 @@ def _slurm(words: Sequence[str], text: str | None = None) -> str:
     found = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
     if found.returncode:
         said = (found.stderr.strip() or f"exit status {found.returncode}").splitlines()[0]
-        raise RunError(f"Slurm: {said.removeprefix(f'{words[0]}: ')}")
+        raise RunError(f"Slurm: {said.removeprefix('allocation failure: ').removeprefix(f'{words[0]}: ')}")
     return found.stdout
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -18,8 +18,9 @@ from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError, gpus
 from common.signals import until_unread
-from common.subject import Problem
+from common.subject import Problem, lines
 from common.words import plural
+from experiments.base import engines
 from experiments.base.progress import duration
 from experiments.base.reading import Reading
 from experiments.base.results import aligned
@@ -94,7 +95,7 @@ def leave_out(problems: Iterable[Problem], place: object, *, allowed: bool, who:
     Raises Refused unless --leave-out-bad is given.
     """
     ids = tuple(sorted({problem.subject for problem in problems}))
-    listing = "\n".join(f"  {problem}" for problem in problems)
+    listing = "\n".join(f"  {line}" for line in lines(problems))
     named = f"{len(ids)} {of}{who}s" if of else plural(len(ids), who)
     if ids and not allowed:
         raise Refused(
@@ -154,9 +155,12 @@ def command_line(
     @dataclass(frozen=True)
     class Choice:
         data: Path | None = None
-        preset: Literal[*presets] | None = None
+        preset: str | None = None
 
     choice, _ = tyro.cli(Choice, return_unknown_args=True, add_help=False)
+    if choice.preset is not None and choice.preset not in presets:
+        print(f"error: expected --preset {' or '.join(presets)}, received {choice.preset}", file=sys.stderr)
+        sys.exit(2)
     preset = choice.preset or list(presets)[0 if choice.data else -1]
     config = presets[preset]
 
@@ -174,6 +178,8 @@ def command_line(
         )
     except ValueError as error:  # tyro words what a model refuses, not what options without a name of their own do
         sys.exit(f"error: {error}")
+    with refusals():
+        engines.check(arguments.options)
     if preset == next(iter(presets)) and len(presets) > 1 and arguments.options.on == "local" and not gpus():
         print(without_gpu(presets, arguments.options, arguments.model), file=sys.stderr)
     return replace(arguments.options, changed=differences(config, arguments.model)), arguments.model

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common.files import write_json, write_text
-from common.runs import PACKAGES, is_in_use
-from experiments.base.trainings import FAILURE, IN_USE, LOG, WHERE, State, Training, why
+from common.runs import FAILURE, PACKAGES, is_in_use
+from experiments.base.trainings import IN_USE, LOG, WHERE, State, Training, why
 
 GRACE_SECONDS = 10.0
 THREADS = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")

@@ -55,6 +55,8 @@ PENALTY = {
 """What the empty-mask policies do to a mean."""
 LEVEL = 0.05
 """Below it a p value is called a difference."""
+TINY = 0.0005
+"""What is nearer to 0 would be printed as 0.000."""
 SYNTHETIC_NOTE = "synthetic: measured on the embedded phantoms; it says nothing about patients"
 
 
@@ -213,11 +215,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def short(value: float | int | str | None) -> str:
-    """A number in a table's cell: three decimals, as the report has them, from 100 on two; not defined: a dash."""
+    """A number in a table's cell: three decimals, as the report has them, from 100 on two; not defined: a dash.
+
+    What would be printed as 0.000 keeps its size.
+    """
     if value is None:
         return "-"
     if isinstance(value, (str, int)):
         return str(value)
+    if 0 < abs(value) < TINY:
+        return f"{value:.0e}"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.2f}"
 
 

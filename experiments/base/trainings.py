@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from common.runs import RunError
+from common.runs import FAILURE, RunError
 
-LOG, FAILURE = "log.txt", "failure.txt"
+LOG = "log.txt"
 IN_USE = 75
 """Exit status of a training that another process is working on (EX_TEMPFAIL of sysexits.h)."""
 JOB = "job.json"

@@ -14,8 +14,8 @@ import pandas as pd
 
 from common import costs
 from common.files import atomic_path, write_json, write_text
-from common.runs import Run, read_model_config
-from experiments.base.trainings import FAILURE, Training, given, state
+from common.runs import FAILURE, Run, read_model_config
+from experiments.base.trainings import Training, given, state
 from experiments.comparison import BACKENDS
 from experiments.comparison.interpreters import NOT_INSTALLED, lacks
 from experiments.segmentation.study import Study, restored

@@ -14,11 +14,11 @@ import pandas as pd
 from common import costs
 from common.files import write_text
 from common.loading import loading
-from common.runs import Run, read_model_config
+from common.runs import FAILURE, Run, read_model_config
 from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better
 from common.statistics import holm, paired_difference
 from experiments.base.options import Refused
-from experiments.base.trainings import FAILURE, Training, given, state
+from experiments.base.trainings import Training, given, state
 from experiments.comparison import MODELS
 from experiments.comparison.interpreters import lacks
 from experiments.segmentation.adopted import adopt_training

@@ -22,7 +22,7 @@ from experiments.base.ending import end
 from experiments.base.options import Refused, leave_out
 from experiments.base.progress import step
 from experiments.evaluation import page, scoring, summary, tables
-from experiments.evaluation.inputs import Found, ScoreOptions, find
+from experiments.evaluation.inputs import FILES, Found, ScoreOptions, find
 from experiments.evaluation.label_maps import Method
 from experiments.evaluation.page import Shown
 from experiments.evaluation.scoring import Work
@@ -55,7 +55,7 @@ def evaluate(options: ScoreOptions) -> Path:
             opened.describe(config=_settings(options), data=describe(found), split=split)
             with step(4, among=STEPS):
                 problems = scoring.score(works, cores=options.cores, fresh=options.fresh)
-                bad = leave_out(problems, found.cohort.folder, allowed=options.leave_out_bad, who="case")
+                bad = leave_out(problems, FILES, allowed=options.leave_out_bad, who="case")
                 _write(opened, options, found, [work for work in works if work.subject.id not in bad], problems)
         show(folder)
     return folder

@@ -23,6 +23,9 @@ from experiments.base.reading import Reading, refuse_unlabelled
 from experiments.evaluation import finished_runs, grids, label_maps
 from experiments.evaluation.label_maps import Method
 
+FILES = "truths and label maps"
+"""Where a problem of a case lies, which the cohort's folder alone need not be."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
@@ -122,7 +125,7 @@ def find(options: ScoreOptions) -> Found:
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases of which every method has a label map, found none")
     problems = [problem for case in cases for problem in _headers(subjects[case], methods)]
-    bad = {*left_out, *leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="case")}
+    bad = {*left_out, *leave_out(problems, FILES, allowed=options.leave_out_bad, who="case")}
     cases = tuple(case for case in cases if case not in bad)
     if not cases:
         raise Refused(f"{cohort.folder}: expected cases that can be scored, found none")
@@ -186,7 +189,7 @@ def require_methods(options: ScoreOptions, subjects: Sequence[Subject], *, taken
     cases = [subject.id for subject in subjects]
     methods, _ = methods_of(options, cases, cases, option="--convention-of")
     problems = [problem for subject in subjects for problem in _headers(subject, methods)]
-    leave_out(problems, options.data, allowed=options.leave_out_bad, who="case")
+    leave_out(problems, FILES, allowed=options.leave_out_bad, who="case")
 
 
 def require_different(names: Sequence[str]) -> None:

@@ -64,9 +64,10 @@ def headline(experiment: str, rows: Sequence[Row]) -> Headline | None:
         if row.name == name:
             return Headline(row, measure)
     known = [row for row in rows if row.result is not None]
-    for row in known:  # of methods that were compared, how far they are apart says more than what one of them has
-        pair, _, metric = row.name.rpartition("__")
-        if metric == "mean_dice" and "__minus_" in pair:
-            return Headline(row, f"mean Dice, {pair.replace('__minus_', ' minus ')}")
+    # Of methods that were compared, how far they are apart says more than what one of them has.
+    pairs = [row for row in known if row.name.endswith("__mean_dice") and "__minus_" in row.name]
+    if pairs:
+        pair = pairs[0].name.removesuffix("__mean_dice").replace("__minus_", " minus ")
+        return Headline(pairs[0], f"mean Dice, {pair}" + (f", the first of {len(pairs)} pairs" if pairs[1:] else ""))
     first = next((row for row in known if row.result.low is not None), next(iter(known or rows), None))
     return None if first is None else Headline(first, first.name)

@@ -17,8 +17,6 @@ RELATIONS = {
     "below": "lies below our interval",
 }
 DASH = "–"
-TINY = 0.0005
-"""What is nearer to 0 would be printed as 0.000."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,5 @@ def command(experiment: str) -> str:
 
 
 def number(value: float | int | str | None) -> str:
-    """As in every table of the suite, but what would be printed as 0.000 keeps its size, and a dash is a dash."""
-    if value is None:
-        return DASH
-    if isinstance(value, float) and 0 < abs(value) < TINY:
-        return f"{value:.0e}"
-    return results.short(value)
+    """As in every table of the suite, but a dash is a dash."""
+    return DASH if value is None else results.short(value)

@@ -18,7 +18,7 @@ from common.labels import CLASSES, RC
 from common.nifti import ScanError
 from common.progress import counted
 from common.statistics import bootstrap_interval
-from common.subject import Problem, Subject
+from common.subject import Problem, Subject, lines
 from common.words import plural
 from experiments.base import results
 from experiments.base.results import Result
@@ -48,7 +48,7 @@ def measure_all(cohort: Cohort, problems: Iterable[Problem], *, n_jobs: int) -> 
     bad = {problem.subject for problem in problems}
     good = [subject for subject in cohort.subjects if subject.id not in bad and subject.label is not None]
     if not good:
-        listing = "".join(f"\n  {problem}" for problem in problems)
+        listing = "".join(f"\n  {line}" for line in lines(problems))
         raise CohortError(f"{cohort.folder}: expected at least one good subject with a mask, found none{listing}")
     jobs = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         joblib.delayed(measure)(subject) for subject in good
@@ -129,7 +129,6 @@ def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, n_exchanged: int, *, s
     minimum = results.reported("settings")["unet3d"]["minimum_mask_fraction"].value
     excluded = (rows["crop_fraction"].dropna() < minimum).astype(float)
     not_counted = None if len(excluded) else "not checked: no scan could be brought to BraTS's grid"
-    said = results.reported()[EXPERIMENT]
 
     def count(name: str, value: float | str, n: int = len(rows)) -> Result:
         return Result.of(EXPERIMENT, name, value, n, synthetic=synthetic)
@@ -149,7 +148,7 @@ def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, n_exchanged: int, *, s
         *(mean(f"share_{name}", shares[name]) for name in labelled),
         count("subjects_excluded", not_counted or int(excluded.sum()), len(excluded)),
         count("subjects_kept", not_counted or int(len(excluded) - excluded.sum()), len(excluded)),
-        replace(mean("excluded_fraction", excluded), reported=said["subjects_excluded"].value / said["subjects"].value),
+        mean("excluded_fraction", excluded),
         mean("slices_with_brain", rows["slices_with_brain"]),
         mean("slices_with_tumour", rows["slices_with_tumour"]),
         mean("tumour_in_unet25d_slices", rows["tumour_in_slices"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import write_csv, write_json
-from common.runs import History, RunError
+from common.runs import FAILURE, History, RunError
 from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm, paired_difference
 from common.words import p_value
@@ -15,7 +15,7 @@ from experiments.base import results
 from experiments.base.ending import unfinished
 from experiments.base.engines import run
 from experiments.base.results import Result
-from experiments.base.trainings import FAILURE, given, state
+from experiments.base.trainings import given, state
 from experiments.segmentation.study import Study
 from segresnet_monai.config import Config
 

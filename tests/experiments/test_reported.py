@@ -119,6 +119,7 @@ def test_unet3d_standard_deviation_is_that_of_the_three_classes():
 def test_unet3d_subjects_and_steps():
     kept = RESULTS["cohort.subjects"] - RESULTS["cohort.subjects_excluded"]
     assert kept == RESULTS["cohort.subjects_kept"]
+    assert RESULTS["cohort.excluded_fraction"] == 79 / 1000
     training = int(SETTINGS["unet3d.split"][0] * kept)
     assert training / SETTINGS["unet3d.batch_size"] == SETTINGS["unet3d.samples_per_epoch"]
 

@@ -69,6 +69,20 @@ def test_what_nobody_works_on_has_stopped_or_was_never_begun(tmp_path):
     assert next(line.score for line in status.lines(tmp_path) if line.state == "stopped" and line.epoch) == "loss 0.75"
 
 
+def test_what_a_training_without_a_scheduler_died_of_is_told_until_it_goes_on(tmp_path):
+    folder = training(tmp_path, "direct")
+    with pytest.raises(ValueError, match="no number"), Run(folder):
+        raise ValueError("the loss is no number\nadvice")
+    assert [line.state for line in status.lines(tmp_path)] == ["failed: ValueError: the loss is no number"]
+    with Run(folder):
+        pass
+    assert [line.state for line in status.lines(tmp_path)] == ["stopped"]
+    for stopped in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(stopped), Run(folder):
+            raise stopped
+        assert [line.state for line in status.lines(tmp_path)] == ["stopped"]
+
+
 def test_the_page_shows_what_a_reason_says_and_runs_none_of_it(tmp_path):
     write_text(training(tmp_path, "a") / "failure.txt", "<script>alert(1)</script>\n")
     page = status.as_page(list(status.lines(tmp_path)))

@@ -1,6 +1,7 @@
 """Options as numbers that make sense, and as a training's folder holds them."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from common.files import plain
 from common.runs import RunError
+from experiments import table1_baseline
 from experiments.base.options import options_in
 from experiments.mgmt.study import MgmtOptions
 from experiments.segmentation.options import Options
@@ -33,3 +35,11 @@ def test_damaged_options_are_said_with_their_file(tmp_path, change, message):
 def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(number):
     with pytest.raises(ValueError, match=f"expected --{next(iter(number)).replace('_', '-')} of [13] or more"):
         Options(**number)
+
+
+def test_a_preset_that_there_is_not_is_answered_with_those_that_there_are(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["table1_baseline", "--preset", "tiny"])
+    with pytest.raises(SystemExit) as ended:
+        table1_baseline.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: expected --preset paper or demo, received tiny\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.runs import RunError
-from experiments.base import on_slurm
+from experiments.base import engines, on_slurm
 from experiments.base.engines import run
 from experiments.base.trainings import Placement, Slurm, Training, python, require
 from tests.clusters import slurm
@@ -96,6 +96,17 @@ def test_the_signal_before_the_time_limit_puts_it_back_into_the_queue(cluster, t
     assert sorted(set(steps(tmp_path / "a"))) == list(range(25))
 
 
+def test_what_slurm_would_not_take_is_told_before_anything_is_prepared(cluster):
+    before = set(on_slurm.jobs())
+    engines.check(ON)
+    with pytest.raises(RunError, match=r"Slurm: .*nvalid partition"):
+        engines.check(replace(ON, slurm=Slurm(partition="nowhere")))
+    with pytest.raises(RunError, match=r"Slurm: .*not available"):
+        engines.check(replace(ON, slurm=Slurm(partition="main", mem="9000G")))
+    engines.check(replace(ON, dry_run=True, slurm=Slurm(partition="nowhere")))
+    assert set(on_slurm.jobs()) <= before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("submit_only", [True, False])
 def test_an_unknown_partition_is_one_error_and_nothing_is_submitted(cluster, tmp_path, submit_only):
@@ -167,6 +178,8 @@ def test_processes_that_share_a_training_are_tasks_of_its_job(tmp_path, capsys):
 
 def test_without_slurm_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/none")
+    with pytest.raises(RunError, match="--on slurm: expected Slurm's sbatch on this machine, found none on PATH"):
+        engines.check(ON)
     with pytest.raises(RunError, match="--on slurm: expected Slurm's sbatch on this machine, found none on PATH"):
         run([training(tmp_path, "a")], ON)
     assert not any(tmp_path.iterdir())

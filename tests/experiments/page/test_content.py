@@ -172,6 +172,8 @@ def test_of_compared_methods_the_headline_is_their_difference():
     assert headline("score", [*beside, *further]).measure == "a__mean_dice"
     beside, further = rows.rows("score", [*named, result(key="score.b__minus_a__mean_dice", value=0.1)], "")
     assert headline("score", [*beside, *further]).measure == "mean Dice, b minus a"
+    another = [result(key=f"score.{pair}__mean_dice", value=0.1) for pair in ("b__minus_a", "c__minus_a")]
+    assert headline("score", rows.rows("score", another, "")[1]).measure == "mean Dice, b minus a, the first of 2 pairs"
 
 
 def test_pictures_of_methods_and_models_have_their_kinds_captions(tmp_path):
