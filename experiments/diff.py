@@ -62,6 +62,7 @@ def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:
             continue
         if all(isinstance(value, Mapping) for value in values):
             values = [f"{len(value)}{of}" for value, of in zip(values, ("", _other(*values)), strict=True)]
+        values = [len(value) if isinstance(value, Mapping) else value for value in values]  # of a method of one only
         rows.append((name, *map(_said, values)))
     if any(alone):
         rows.append(("results that the other lacks", *(str(len(names)) for names in alone)))

@@ -54,7 +54,11 @@ def main() -> None:
     else:
         for path in tables.write(found, options.output, options.format):
             print(path)
-    print(f"{sum(each.finished for each in found.own)} of {len(found.own)} experiments finished in {options.runs}")
+    others = [each.name for each in found.finished if each not in found.own]
+    print(
+        f"{sum(each.finished for each in found.own)} of {len(found.own)} experiments finished in {options.runs}"
+        + (f", and shown beside them: {', '.join(others)}" if others else "")
+    )
 
 
 def presets() -> dict[str, Any]:

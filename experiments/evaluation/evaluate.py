@@ -21,7 +21,7 @@ from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import Refused, leave_out
 from experiments.base.progress import step
-from experiments.evaluation import page, scoring, summary, tables
+from experiments.evaluation import misplaced, page, scoring, summary, tables
 from experiments.evaluation.inputs import FILES, Found, ScoreOptions, find
 from experiments.evaluation.label_maps import Method
 from experiments.evaluation.page import Shown
@@ -97,12 +97,12 @@ def _write(
         raise Refused(f"{found.cohort.folder}: expected cases that can be scored, found none")
     folder, methods = opened.folder, [each.name for each in found.methods]
     with atomic_path(folder / "lesions.csv") as lesions:
-        cases, together, brought = scoring.frames(works, lesions)
+        cases, together, brought, classes = scoring.frames(works, lesions)
     write_csv(folder / "cases.csv", cases)
     used = tuple(work.subject.id for work in works)
     content = scoring.digests(works)
-    odd = (*summary.copies(content), *summary.truths(together), *summary.swaps(together))
-    notes = [*odd, *_of_predictions(found.methods, used)]
+    odd = (*summary.copies(classes), *summary.truths(together), *summary.swaps(together))
+    notes = [*odd, *_misplaced(works, cases), *_of_predictions(found.methods, used)]
     data = describe(found) | {"notes": notes, "brought": brought, "content": content}
     data["left_out"] += [str(problem) for problem in problems]
     data["about"] = _about(options, found, used)
@@ -112,10 +112,24 @@ def _write(
     tables.write(folder, tables.read_table(folder / "scores.csv"), methods, about=data["about"], notes=notes)
     shown = _draw(folder, found, works, cases)
     made = tables.of_comparison(folder, rows, methods, about=data["about"])
+    tables.write_latex(folder, made)
     start = facts.environment(EXPERIMENT, read_json(folder / "environment.json", list)[-1])
     told = list(said(read_json(folder / "data.json", dict)))
     page.write(folder, made, shown, told, start, doubts=notes, n=len(used))
     write_json(folder / "summary.json", results.as_rows(rows))
+
+
+def _misplaced(works: Sequence[Work], cases: pd.DataFrame) -> Iterator[str]:
+    by_case = {work.subject.id: work for work in works}
+    for method, ids in misplaced.suspects(cases).items():
+        found = {case: volumes(by_case[case]) for case in ids}
+        affines = {case: nifti.affine_mm(nifti.read_header(by_case[case].subject.label)) for case in ids}
+        yield from misplaced.notes(
+            method,
+            {case: maps[method] > 0 for case, (_, maps) in found.items()},
+            {case: truth > 0 for case, (truth, _) in found.items()},
+            affines,
+        )
 
 
 def _of_predictions(methods: Sequence[Method], used: Sequence[str]) -> Iterator[str]:

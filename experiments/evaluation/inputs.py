@@ -171,7 +171,9 @@ def methods_of(
     if options.cavity == "background":
         methods = [each.without_cavity() for each in methods]
     missing = {each.name: tuple(case for case in wanted if case not in each.files) for each in methods}
-    if options.cases == "all" and (lines := [f"  {name}: {listed(them)}" for name, them in missing.items() if them]):
+    strangers = {each.name: f"; label maps of no case: {listed(each.surplus)}" for each in methods if each.surplus}
+    lines = [f"  {name}: {listed(them)}{strangers.get(name, '')}" for name, them in missing.items() if them]
+    if options.cases == "all" and lines:
         refused.append(
             f"expected a label map of each of {len(wanted)} cases, missing:\n"
             + "\n".join(lines)

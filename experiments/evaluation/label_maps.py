@@ -195,11 +195,26 @@ def _conventions(
                 f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; "
                 f"{_choice(option, name)}"
             )
+        _require_fitting(name, folder, files, chosen)
         return dict.fromkeys(files, chosen), f"{chosen}, {ground}"
     if missing := [case for case in files if case not in by_name]:
         what = why or _unsettled(files, missing)
         raise Refused(f"{folder}: {what}; {_choice(option, name, what)}")
     return by_name, f"{' or '.join(sorted({str(each) for each in by_name.values()}))}, by their names"
+
+
+def _require_fitting(name: str, folder: Path, files: Mapping[str, Path], chosen: LabelConvention) -> None:
+    """Raises Refused where none of the first label maps has a convention's values, before any is scored."""
+    why = ""
+    for case in list(files)[:LOOKED_AT]:
+        try:
+            chosen.to_classes(nifti.read(files[case]).data)
+            return
+        except (ScanError, OSError):
+            return  # said with the case when it is met
+        except ValueError as error:
+            why = why or f"{files[case].name}: {error}"
+    raise Refused(f"{folder}: expected {name}'s values as in {chosen}, found in {why}")
 
 
 def _table(folder: Path) -> Path | None:
@@ -219,9 +234,10 @@ def _described(table: Path) -> LabelConvention:
 
 
 def _choice(option: str, name: str, said: str = "") -> str:
-    """How to name a method's convention, first one of those that the sentence before names."""
-    first, *others = sorted(CONVENTIONS, key=lambda each: (f"{each} (" not in said, each != "brats2023"))
-    return f"where you know it: {option} {name}={first} (or {', '.join(others)})"
+    """How to name a method's convention, of those that the sentence before names, where it names any."""
+    fitting = [each for each in CONVENTIONS if f"{each} (" in said] or list(CONVENTIONS)
+    first, *others = sorted(fitting, key=lambda each: each != "brats2023")
+    return f"where you know it: {option} {name}={first}" + (f" (or {', '.join(others)})" if others else "")
 
 
 def _unsettled(files: Mapping[str, Path], cases: list[str]) -> str:

@@ -28,9 +28,9 @@ from common.subject import Problem, Subject
 from experiments.evaluation import grids
 from experiments.evaluation.label_maps import Method
 
-DEFINITIONS = 1
-"""Of the metrics: another number where one of them is computed otherwise under its name, so that kept scores are not
-taken for it."""
+DEFINITIONS = 2
+"""Of what is kept: another number where a metric is computed otherwise under its name, or more is kept, so that kept
+scores are not taken for it."""
 AHEAD = 2
 """Cases per process that wait for it, so that memory does not grow with the cohort."""
 
@@ -171,6 +171,7 @@ def score_case(work: Work) -> list[Problem]:
             "lesions": scores.lesions.drop(columns="case").to_numpy(object).tolist(),
             "brought": brought,
             "pairs": pairs(whole, truth),
+            "classes": {"truth": _digest(truth), "label_map": _digest(whole)},
         }
         write_text(each.kept, json.dumps(kept), flush=False)  # with NaN and infinities, which a strict JSON lacks
     return problems
@@ -192,6 +193,13 @@ def read(file: Path, convention: LabelConvention, truth: np.ndarray, affine: np.
     return grids.onto(replace(scan, data=classes), truth, affine)
 
 
+def _digest(classes: np.ndarray) -> str:
+    """Of which voxels are of which class, however a file writes them; empty where all are background."""
+    if not classes.any():
+        return ""
+    return hashlib.sha256(repr(classes.shape).encode() + np.ascontiguousarray(classes, np.uint8).tobytes()).hexdigest()
+
+
 def pairs(predicted: np.ndarray, truth: np.ndarray) -> list[int]:
     """Voxels per pair of classes (predicted, true), row by row, in the box around all that is not background."""
     n = len(CLASSES_WITH_CAVITY)
@@ -211,10 +219,11 @@ def kept(works: Sequence[Work]) -> Iterator[tuple[LabelMap, dict]]:
 
 def frames(
     works: Sequence[Work], lesions_file: Path
-) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], dict[str, dict]]:
+) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], dict[str, dict], dict[str, dict]]:
     """Scores of all (method, case and the metrics, a row each); pairs of classes by method and case; by method and how,
-    in words, the cases that were brought to the truth's grid so. Every lesion is written to the file on the way."""
-    rows, together, brought = [], {}, {}
+    in words, the cases that were brought to the truth's grid so; by case, digests of the classes as :func:`digests` has
+    those of the files. Every lesion is written to the file on the way."""
+    rows, together, brought, classes = [], {}, {}, {}
     columns = ["method", "case", "definition", "region", *Lesion._fields]
     with lesions_file.open("w", encoding="utf-8") as file:
         file.write(",".join(columns) + "\n")
@@ -222,9 +231,11 @@ def frames(
             rows.append({"method": each.method, "case": each.case, **found["scores"]})
             matrix = np.array(found["pairs"]).reshape(len(CLASSES_WITH_CAVITY), len(CLASSES_WITH_CAVITY))
             together.setdefault(each.method, {})[each.case] = matrix
+            own = classes.setdefault(each.case, {"truth": found["classes"]["truth"], "label_maps": {}})
+            own["label_maps"][each.method] = found["classes"]["label_map"]
             if found["brought"]:
                 counts = brought.setdefault(each.method, {})
                 counts[found["brought"]] = counts.get(found["brought"], 0) + 1
             lesions = pd.DataFrame([(each.method, each.case, *row) for row in found["lesions"]], columns=columns)
             lesions.to_csv(file, index=False, header=False)
-    return pd.DataFrame(rows), together, brought
+    return pd.DataFrame(rows), together, brought, classes

@@ -94,23 +94,25 @@ def compare(cases: pd.DataFrame, methods: Sequence[str], policy: EmptyPolicy) ->
     return table.assign(p_holm=holm(table["p"].to_numpy(float)), higher_is_better=better)
 
 
-def copies(content: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def copies(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Methods with equal label maps; label maps that are equal for several cases, or the mask of another case.
 
-    content: by case, the fingerprints of its truth and of each method's label map, as in data.json.
+    classes: by case, digests of the classes of its truth and of each method's label map, empty where there are none,
+    which says nothing.
     """
-    maps = {case: digests["label_maps"] for case, digests in content.items()}
-    masks = {digests["truth"]: case for case, digests in content.items()}
+    maps = {case: digests["label_maps"] for case, digests in classes.items()}
+    masks = {digests["truth"]: case for case, digests in classes.items() if digests["truth"]}
     methods = next(iter(maps.values()), {})
     notes = []
     for one, other in itertools.combinations(methods, 2):
-        if equal := [case for case, own in maps.items() if own[one] == own[other]]:
+        if equal := [case for case, own in maps.items() if own[one] == own[other] != ""]:
             twice = ": is it one method twice?" * (len(equal) == len(maps))
             notes.append(f"{one} and {other}: equal label maps for {_of(equal, maps)}{twice}")
     for method in methods:
         cases: dict[str, list[str]] = {}
         for case, own in maps.items():
-            cases.setdefault(own[method], []).append(case)
+            if own[method]:
+                cases.setdefault(own[method], []).append(case)
         if several := [case for group in cases.values() if len(group) > 1 for case in group]:
             notes.append(f"{method}: one and the same label map for several cases, {_of(several, maps)}")
         if others := [case for case, own in maps.items() if masks.get(own[method], case) != case]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import write_csv, write_text
+from common.scoring import MISSED_HAUSDORFF_MM
 from common.statistics import FEWEST_CASES
-from common.words import p_value
+from common.words import listed, p_value, plural
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.evaluation.ranking import RANKS, RESAMPLES
@@ -54,7 +55,7 @@ def write(folder: Path, scores: pd.DataFrame, methods: Sequence[str], *, about: 
             lines.append(line)
             cells.append({"method": method} | {region: _cell(row) for region, row in rows.items()})
         write_csv(folder / "tables" / f"{measure}.csv", pd.DataFrame(lines))
-        caption = ". ".join((f"{words}: {about}", *(f"Note: {note}" for note in notes)))
+        caption = ". ".join((f"{words}, mean (95 % interval): {about}", *(f"Note: {note}" for note in notes)))
         write_text(folder / "tables" / f"{measure}.tex", latex(pd.DataFrame(cells), caption, measure))
 
 
@@ -88,15 +89,48 @@ class Table:
 def of_comparison(folder: Path, found: Sequence[Result], methods: Sequence[str], *, about: str) -> list[Table]:
     """The scores, and of several methods the paired differences and the ranking.
 
-    folder: with comparisons.csv and ranking.csv. found: the results of summary.json. about: ends every table's note.
+    folder: with cases.csv, comparisons.csv and ranking.csv. found: the results of summary.json. about: ends every
+    table's note.
     """
     summary = {each.key.partition(".")[2]: each for each in found}
-    tables = [scores_table(summary, methods)]
+    scores = scores_table(summary, methods)
+    lost = absent(read_table(folder / "cases.csv"))
+    tables = [replace(scores, note="\n".join((scores.note, *lost)))]
     if len(methods) > 1:
         comparisons = read_table(folder / "comparisons.csv")
         tables.append(differences_table(comparisons))
         tables.append(ranking_table(read_table(folder / "ranking.csv"), methods))
     return [replace(table, note="; ".join(filter(None, (table.note, about)))) for table in tables]
+
+
+def write_latex(folder: Path, made: Sequence[Table]) -> None:
+    """tables/scores.tex, differences.tex and ranking.tex: what the terminal shows."""
+    for table in made:
+        cells = pd.DataFrame(table.rows, columns=pd.Index(table.head))
+        caption = f"{table.title}. {'; '.join(table.note.splitlines())}"
+        name = table.title.split()[-1].lower()
+        write_text(folder / "tables" / f"{name}.tex", latex(cells, caption, name))
+
+
+def absent(cases: pd.DataFrame) -> list[str]:
+    """By method, the cases in which a label is missed altogether or found where the truth has none, which counts as the
+    policy of empty masks says and may rule a mean. cases: as in cases.csv."""
+    notes = []
+    for method, rows in cases.groupby("method", sort=False):
+        said = []
+        for label in (label for label in COLUMNS if f"dice_{label}" in rows):
+            predicted, true = (rows[f"volume_{side}_ml_{label}"] > 0 for side in ("predicted", "truth"))
+            for word, those in (("missed", true & ~predicted), ("invented", predicted & ~true)):
+                if those.any():
+                    said.append(
+                        f"{label} {word} in {plural(int(those.sum()), 'case')} ({listed(list(rows['case'][those]))})"
+                    )
+        if said:
+            notes.append(f"{method}: {', '.join(said)}")
+    return notes and [
+        f"a label missed or invented altogether: Dice 0, and with --empty-masks brats HD95 {MISSED_HAUSDORFF_MM} mm:",
+        *notes,
+    ]
 
 
 def scores_table(summary: Mapping[str, Result], methods: Sequence[str]) -> Table:

@@ -177,7 +177,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         found=found,
         synthetic=any(result.synthetic for result in found.results),
         fine_tuned=facts.fine_tuned(config),
-        data=facts.data(config, data, parts, noted),
+        data=(*facts.data(config, data, parts, noted), *_own_page(found.folder)),
         basis=facts.basis(found, config, apart, n=head.row.result.n if head and head.row.result else 0),
         in_short=runs.preset_of(found.folder) if found.results else "",
         beside=beside,
@@ -193,6 +193,11 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         environment=[facts.environment(name, start) for start in starts],
         problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, noted_wrong, undrawn))),
     )
+
+
+def _own_page(folder: Path | None) -> list[str]:
+    page = None if folder is None else folder / "index.html"
+    return [f"A page of its own, with all tables: {page}."] if page is not None and page.exists() else []
 
 
 def _meanings(name: str, found: runs.Found) -> list[str]:

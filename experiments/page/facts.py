@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.words import by_note, plural
+from common.words import by_note, listed, plural
 from experiments.base import runs
 from experiments.page.settings import Difference
 
@@ -66,6 +66,7 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...], noted: Ite
         said.append(f"Data and models: those of the run {described['ensemble']}.")
     methods = described.get("methods", {})
     said += [f"{method}: {each['training']}." for method, each in methods.items() if "training" in each]
+    said += [f"{method} lacks {listed(each['missing'])}." for method, each in methods.items() if each.get("missing")]
     if seen := described.get("seen") if methods else ():
         said.append(f"{taking_no_part(len(seen))}: {', '.join(seen)}.")
     if methods and parts:

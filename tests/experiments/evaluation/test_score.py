@@ -196,7 +196,7 @@ def test_every_case_lesion_table_and_picture_is_there(finished, capsys):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"convention": ()}, "ids like BraTS_000 do not say which collection.*: --convention other=brats2023 "),
+        ({"convention": ()}, "ids like BraTS_000 do not say which collection.*: --convention other=brats2023$"),
         ({"convention": ("other=msd", "nnunet=brats2023")}, "dataset.json: says msd .* contradicts"),
         ({"convention": ("other=brats",)}, "expected --convention other= one of"),
         ({"convention": ("other=brats2023", "nobody=msd")}, "of a method that --predictions names, received nobody"),
@@ -333,7 +333,10 @@ def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, 
         (few / file.name).symlink_to(file)
     (few / "stranger_seg.nii.gz").symlink_to(file)
     given = (f"few={few}", f"truth={sets / 'truth'}")
-    with pytest.raises(Refused, match=r"of each of 4 cases, missing:\n  few: BraTS_003\n.*--cases intersection"):
+    missing = (
+        r"of each of 4 cases, missing:\n  few: BraTS_003; label maps of no case: stranger_seg.nii.gz\n.*--cases int"
+    )
+    with pytest.raises(Refused, match=missing):
         evaluate(options(predictions=given, convention=()))
     folder = evaluate(options(predictions=given, convention=(), cases="intersection"))
     assert set(pd.read_csv(folder / "cases.csv")["case"]) == {"BraTS_000", "BraTS_001", "BraTS_002"}
@@ -344,7 +347,7 @@ def test_missing_cases_are_refused_by_name_or_leave_every_method(options, sets, 
     assert "1 surplus, which take no part: stranger_seg.nii.gz" in printed
     assert "read with care: truth: equal to the truth in every voxel for 3 of 3 cases (BraTS_000, " in printed
     tables = list((folder / "tables").iterdir())
-    assert len(tables) == 16
+    assert len(tables) == 19
     assert all(said in table.read_text() for table in tables)
 
 
@@ -654,11 +657,11 @@ def test_label_maps_that_are_not_their_methods_are_noted(data, sets, truths, opt
         }
         for name, labels in made.items():
             write(tmp_path / name / f"{case}_seg.nii.gz", BRATS_2018.from_classes(labels), like)
-        shutil.copytree(tmp_path / "own", tmp_path / "twice", dirs_exist_ok=True)
+        write(tmp_path / "twice" / f"{case}_seg.nii.gz", BRATS_2023.from_classes(answer), like)  # in other values
         (tmp_path / "next").mkdir(exist_ok=True)
         shutil.copy(data / case / f"{case}_seg.nii.gz", tmp_path / "next" / f"{cases[number - 1]}_seg.nii.gz")
     given = tuple(f"{name}={tmp_path / name}" for name in ("half", "own", "twice", "odd", "one", "next"))
-    folder = evaluate(options(predictions=given, convention=()))
+    folder = evaluate(options(predictions=given, convention=("twice=brats2023",)))
     notes = json.loads((folder / "data.json").read_text())["notes"]
     for said in (
         "half: equal to the truth in every voxel for 2 of 4 cases (BraTS_000, BraTS_001): are these the masks",
@@ -671,3 +674,22 @@ def test_label_maps_that_are_not_their_methods_are_noted(data, sets, truths, opt
         assert sum(note.startswith(said) for note in notes) == 1, (said, notes)
     assert not any(note.startswith("own:") for note in notes)
     assert "Read with care" in (folder / "index.html").read_text()
+
+
+def test_labels_that_are_missed_or_invented_are_named_below_the_scores(data, sets, truths, options, tmp_path, capsys):
+    cases = sorted(truths)
+    for case, truth in truths.items():
+        found = np.where(truth == 3, 1, truth) if case == cases[2] else truth
+        write(
+            tmp_path / f"{case}_seg.nii.gz",
+            BRATS_2018.from_classes(found),
+            nib.load(sets / "truth" / f"{case}_seg.nii.gz"),
+        )
+    evaluate(options(predictions=(f"few={tmp_path}",), convention=()))
+    assert f"few: ET missed in 1 case ({cases[2]})\n" in capsys.readouterr().out.replace(";", "\n")
+
+
+def test_values_of_another_convention_are_refused_before_anything_is_scored(options, sets, monkeypatch):
+    monkeypatch.setattr(scoring, "score", None)
+    with pytest.raises(Refused, match=r"nnunet's values as in .*BraTS_000_seg.nii.gz: .*could be read as brats2018"):
+        label_maps.find("nnunet", sets / "truth", {f"BraTS_00{n}" for n in range(4)}, "brats2023")

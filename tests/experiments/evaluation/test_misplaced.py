@@ -1,0 +1,51 @@
+"""Label maps that are mirrored or another case's, told by what they would meet."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.evaluation.misplaced import notes, suspects
+
+SHAPE = (20, 24, 16)
+
+
+def box(*starts, size=6):
+    found = np.zeros(SHAPE, bool)
+    found[tuple(slice(start, start + size) for start in starts)] = True
+    return found
+
+
+TRUTHS = {"a": box(1, 2, 3), "b": box(12, 14, 8), "c": box(2, 14, 4)}
+AFFINES = {case: np.diag([-1.0, -1.0, 1.0, 1.0]) for case in TRUTHS}
+
+
+@pytest.mark.parametrize(
+    ("axes", "along"), [((0,), "left to right"), ((1,), "front to back"), ((0, 2), "left to right and top to bottom")]
+)
+def test_a_mirrored_label_map_is_named_with_the_direction(axes, along):
+    (said,) = notes("m", {"a": np.flip(TRUTHS["a"], axes)}, TRUTHS, AFFINES)
+    assert said == f"m: a would meet its truth mirrored {along} (Dice of the whole tumour 1.00 in place of 0.00)"
+
+
+def test_a_direction_is_that_of_the_patient_not_of_the_file():
+    turned = {"a": np.array([[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], float)}
+    (said,) = notes("m", {"a": np.flip(TRUTHS["a"], 0)}, TRUTHS, turned)
+    assert "mirrored top to bottom" in said
+
+
+def test_exchanged_label_maps_are_named_with_the_case_that_they_meet():
+    said = list(notes("m", {"a": TRUTHS["b"], "b": TRUTHS["a"]}, TRUTHS, AFFINES))
+    assert [line.partition(",")[0] for line in said] == ["m: a meets the truth of b", "m: b meets the truth of a"]
+
+
+def test_a_bad_answer_and_another_grid_are_not_taken_for_an_exchange():
+    bad = box(3, 10, 3)  # 6 x 2 x 5 of c and nothing of the others
+    smaller = {**TRUTHS, "d": np.ones((4, 4, 4), bool)}
+    assert list(notes("m", {"a": np.roll(TRUTHS["a"], 3, 0), "c": bad, "d": smaller["d"]}, smaller, AFFINES)) == []
+
+
+def test_only_what_hardly_meets_and_is_not_empty_is_looked_at():
+    rows = [("m", "good", 0.9, 2.0), ("m", "bad", 0.2, 30.0), ("m", "missed", 0.0, np.inf), ("n", "worse", 0.1, 40.0)]
+    rows += [("m", "both empty", np.nan, np.nan)]
+    cases = pd.DataFrame(rows, columns=["method", "case", "dice_WT", "hd95_WT"])
+    assert suspects(cases) == {"n": ["worse"], "m": ["bad"]}
