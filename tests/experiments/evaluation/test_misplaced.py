@@ -41,7 +41,14 @@ def test_exchanged_label_maps_are_named_with_the_case_that_they_meet():
 def test_a_bad_answer_and_another_grid_are_not_taken_for_an_exchange():
     bad = box(3, 10, 3)  # 6 x 2 x 5 of c and nothing of the others
     smaller = {**TRUTHS, "d": np.ones((4, 4, 4), bool)}
-    assert list(notes("m", {"a": np.roll(TRUTHS["a"], 3, 0), "c": bad, "d": smaller["d"]}, smaller, AFFINES)) == []
+    assert (
+        list(
+            notes(
+                "m", {"a": np.roll(TRUTHS["a"], 3, 0), "c": bad, "d": smaller["d"]}, smaller, AFFINES | {"d": np.eye(4)}
+            )
+        )
+        == []
+    )
 
 
 def test_only_what_hardly_meets_and_is_not_empty_is_looked_at():
