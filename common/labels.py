@@ -268,7 +268,7 @@ def _readings(found: Iterable[float]) -> str:
     others = f"; {_OTHERS}" if 4 in found else ""
     if not fitting:
         return f"no known convention allows ({'; '.join(map(str, CONVENTIONS.values()))}){others}"
-    settled = "name the convention to settle it (--convention, or labels of a mapping file)"
+    settled = "name the convention that is meant (--convention, or labels of a mapping file)"
     return f"could be read as {' or '.join(fitting)}: {settled}{others}"
 
 

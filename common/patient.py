@@ -157,6 +157,9 @@ def segment(
         raise ValueError(f"expected {options} for this network, received no {', '.join(missing)}")
     about = run_notes(arguments.run, recipe)
     images = {name: arguments.scans[name] for name in recipe.contrasts}
+    for name, file in images.items():
+        if not file.exists():
+            raise ValueError(f"{file}: expected the {name} scan, found no such file")
     answer = answer_for(Subject(id="patient", images=images), Trained(recipe, predict))
     for note in (*about, *answer.notes, *seen_note(seen_scans(arguments.run), answer.scans)):
         print(f"note: {note}", file=sys.stderr)

@@ -109,7 +109,8 @@ def draw_answer(
             for name in ("ED", "ET", "NCR"):  # the inner ones last, whose outlines would be covered
                 if (inside := found[position] == CLASSES.index(name)).any():
                     axis.contour(inside, levels=[0.5], colors=CLASS_COLOURS[name], linewidths=0.9)
-            axis.set_title(f"{first}, {plane}, {position + 1} of {len(found)}")
+            number, index = _in_file(scan.affine, plane, position, labels.shape)
+            axis.set_title(f"{first}, {plane}, {'ijk'[number]} = {index}")
             axis.text(0.02, 0.98, view.edges[0], color="white", va="top", transform=axis.transAxes)
             axis.axis("off")
         for row in lower:
@@ -127,6 +128,15 @@ def draw_answer(
             figure.suptitle(title, parse_math=False)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
+
+
+def _in_file(affine: np.ndarray, plane: BodyPlane, position: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The axis of the file along which a plane's pictures lie, and the voxel index of one of them there, from 0."""
+    (to,) = nib.orientations.axcodes2ornt(THROUGH[plane])[:, 0].astype(int)
+    orientation = nib.io_orientation(affine)
+    number = int(np.flatnonzero(orientation[:, 0] == to)[0])
+    runs_alike = orientation[number, 1] == nib.orientations.axcodes2ornt(THROUGH[plane])[0, 1]
+    return number, position if runs_alike else shape[number] - 1 - position
 
 
 def _most_crossed(labels: np.ndarray) -> int:

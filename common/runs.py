@@ -216,9 +216,7 @@ class Run:
             raise
         if not taken:
             self._lock.close()
-            raise RunInUseError(
-                f"{self.folder}: another process is working on this run; wait for it, or choose another --runs folder"
-            )
+            raise RunInUseError(f"{self.folder}: another process is working on this run; wait for it")
         # Loader processes outlive a killed run by seconds: they must not hold its lock as long.
         this = weakref.ref(self)
 

@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """``a, b and 3 more``."""
+    """``a, b and 3 more``; the last one is named rather than counted."""
     more = len(names) - most
-    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:most])} and {more} more"
 
 
 def plural(n: int, one: str, several: str = "") -> str:

@@ -12,7 +12,18 @@ from common.command_line import parse
 from experiments.base import results
 from experiments.base.options import refusals, wrapped
 from experiments.base.results import aligned, short
-from experiments.base.runs import available, changed, commands, patients_of, pins, purpose, shown, state, state_of
+from experiments.base.runs import (
+    available,
+    changed,
+    commands,
+    others,
+    patients_of,
+    pins,
+    purpose,
+    shown,
+    state,
+    state_of,
+)
 from experiments.base.runs import read as read_json
 
 MOST_VALUES = 4
@@ -56,7 +67,7 @@ def listing(runs: Path) -> list[str]:
             lines += [
                 f"{experiment}\n    {purpose(experiment)}",
                 f"    reported: {', '.join(said[:MOST_VALUES]) or 'nothing, it goes beyond'}{more}",
-                f"    {state(runs / experiment) if run is None else f'finished: {run}'}",
+                f"    {state(runs / experiment) if run is None else f'finished: {run}'}{others(runs / experiment)}",
             ]
         lines.append("")
     lines.append("Around them\n")
@@ -66,7 +77,7 @@ def listing(runs: Path) -> list[str]:
 
 def every_run(runs: Path) -> list[tuple[str, ...]]:
     """A head and a line for each run: experiment, folder's name, patients, what became of it, what is not preset."""
-    rows = [("experiment", "run", "patients", "state", "score", "not the preset's")]
+    rows = [("experiment", "run", "patients", "state", "result", "not the preset's")]
     pinned = pins(runs)
     for lock in sorted(runs.glob("*/*/run.lock")):
         run = lock.parent

@@ -112,8 +112,8 @@ def refuse_contradictions(options: Options) -> None:
     asked = ["--" + name for name in own if getattr(options, name) != getattr(Options(), name)]
     if not options.prepare and (placed or asked):
         raise Refused(
-            f"expected --prepare beside {' and '.join(asked) or '--on and --at-once'}: claims are checked here, and "
-            "prepare nothing"
+            f"{' and '.join(asked) or '--on and --at-once'} works with --prepare only; an audit prepares nothing and "
+            "runs here"
         )
     if options.prepare and options.fresh:
         raise Refused("expected --fresh without --prepare: a damaged entry is noticed and made again")
@@ -234,7 +234,8 @@ def segmentation(cohort: Cohort | None, folder: Path, options: Options, *, synth
         f"{' = '.join(ids)}: equal scans under several ids, kept on one side of every split" for ids in found.equal
     ]
     rows = cohort_segmentation.measure_all(cohort, found.problems, n_jobs=options.jobs)
-    write_json(folder / NOTES, [*cohort.notes, *cohort_segmentation.cavity_note(rows), *found.notes, *equal])
+    few = cohort_segmentation.excluded_note(rows)
+    write_json(folder / NOTES, [*cohort.notes, *cohort_segmentation.cavity_note(rows), *found.notes, *equal, *few])
     write_csv(folder / SUBJECTS, rows)
     ids = set(rows["subject"])
     measured = [subject for subject in cohort.subjects if subject.id in ids]

@@ -3,7 +3,7 @@
 python -m experiments.diff RUN RUN
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -15,10 +15,12 @@ from common.command_line import parse
 from common.splits import PARTS
 from common.words import listed
 from experiments.base.options import Refused, refusals, settings_in, wrapped
-from experiments.base.results import aligned, short
+from experiments.base.results import DIRECTIONS, aligned, short
 from experiments.base.runs import OTHER_PATIENTS, options_of, patients_of, read
 
 RESULT = "result "
+UNSAID = {"git_commit", "processor", "gpus", "python", "of", "finished", "fingerprint of the scans"}
+"""What may differ beside a setting."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ def main() -> None:
         both = f"{quote(str(options.first))} {quote(str(options.second))}"
         label_maps = all((run / "predictions").is_dir() for run in (options.first, options.second))
         how = f": python -m experiments.score --runs-of {both}" if label_maps else ""
-        print("(n): cases that a result is of; _p: after Holm over all tests of its run, so more tests make it larger")
+        tests = any(name.endswith("_p") for name, *_ in rows)
+        holm = "; _p: after Holm over all tests of its run, so more tests make it larger"
+        print(f"(n): cases that a result is of{holm * tests}; {DIRECTIONS}")
         if any("model" in read(run, "config.json", dict)[0] for run in (options.first, options.second)):
-            print(
-                "One recipe trained with two seeds gives two results, too:\n"
-                f"whether a difference is more than chance is said by paired tests on the same cases{how}"
-            )
+            said = chance([name for name, *_ in rows])
+            print(said if said.startswith("Only") else said + how)
 
 
 def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:
@@ -64,9 +66,27 @@ def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:
             values = [f"{len(value)}{of}" for value, of in zip(values, ("", _other(*values)), strict=True)]
         values = [len(value) if isinstance(value, Mapping) else value for value in values]  # of a method of one only
         rows.append((name, *map(_said, values)))
+    shared = [name for name in sides[0] if name.startswith(RESULT) and name in sides[1]]
+    if rows and (equal := [name for name in shared if sides[0][name] == sides[1][name]]):
+        rows.append(("results that are equal in both", str(len(equal)), str(len(equal))))
     if any(alone):
         rows.append(("results that the other lacks", *(str(len(names)) for names in alone)))
     return rows
+
+
+def chance(names: Sequence[str]) -> str:
+    """What a difference of two trainings says. names: of the rows in which they differ."""
+    settings = {name for name in names if not name.startswith((RESULT, "version of ", "results "))} - UNSAID
+    if {name.rpartition(".")[2] for name in settings} == {"seed"}:
+        return (
+            "Only the seed differs: this is how far chance alone moves the same training. In paired tests it would\n"
+            "look like a difference of recipes: for them only the patients are drawn by chance"
+        )
+    return (
+        "One recipe trained with two seeds gives two results, too (--model.seed): a difference says something of\n"
+        "recipes where it is larger than that. Whether other patients would show it\n"
+        "is said by paired tests on the same cases"
+    )
 
 
 def _other(first: Mapping[str, str], second: Mapping[str, str]) -> str:

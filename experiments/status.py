@@ -12,7 +12,7 @@ began it goes on with it.
 import html
 import time
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from common.command_line import parse
@@ -22,9 +22,10 @@ from common.words import plural
 from experiments.base.options import Refused, refusals, wrapped
 from experiments.base.progress import epochs, seconds_left
 from experiments.base.results import aligned
-from experiments.base.trainings import JOB, WHERE, state
+from experiments.base.trainings import JOB, LOG, WHERE, state
 
 WATCH_SECONDS = 10
+PREPARING = "; a command has one once it has its scans together"
 RESULTS = {
     "mgmt": "predictions.csv",
     "backend": "backend.json",
@@ -53,14 +54,16 @@ class Line:
     where: str = ""
     epoch: str = ""
     left: str = ""
-    score: str = ""
+    so_far: str = ""
 
 
 def lines(runs: Path) -> Iterator[Line]:
     """Every training below the folder, by its place. Raises Refused where there is no such folder."""
     if not runs.is_dir():
         raise Refused(f"{runs}: expected the folder of the run folders, found none; --runs names it")
-    for path in sorted(runs.rglob("config.json")):
+    for path in sorted(
+        {*runs.rglob("config.json"), *(path.with_name("config.json") for path in runs.rglob("history.csv"))}
+    ):
         try:
             config = read_json(path, dict)
         except (OSError, ValueError) as error:
@@ -75,19 +78,25 @@ def line(folder: Path, name: str, config: dict) -> Line:
     known = state(folder, RESULTS.get(config.get("kind"), "summary.json"))
     place = _place(folder)
     if known == "finished":
-        return Line(training=name, state=known, where=place, epoch=epochs(folder), score=_score(folder))
+        return Line(training=name, state=known, where=place, epoch=epochs(folder), so_far=_score(folder))
     if is_in_use(folder):
         seconds = seconds_left(folder)
         left = "" if seconds is None else f"{seconds / 60:.1f} min"
-        return Line(training=name, state="running", where=place, epoch=epochs(folder), left=left, score=_score(folder))
+        return Line(training=name, state="running", where=place, epoch=epochs(folder), left=left, so_far=_score(folder))
     job = _job(folder)
     if known == "not run" and job:
         known = "waiting"
-    elif known == "not run" and (folder / "run.lock").exists():
+    elif known == "not run" and _begun(folder, config):
         known = "stopped"
     elif known == "not run":
         known = "waiting" if any(is_in_use(parent) for parent in folder.parents) else "not started"
-    return Line(training=name, state=known, where=job, epoch=epochs(folder), score=_score(folder))
+    return Line(training=name, state=known, where=job, epoch=epochs(folder), so_far=_score(folder))
+
+
+def _begun(folder: Path, config: dict) -> bool:
+    """Whether anybody has; one of a table or a cross-validation is described before, some with a lock."""
+    signs = ("history.csv", WHERE, LOG) if "kind" in config else ("run.lock",)
+    return any((folder / sign).exists() for sign in signs)
 
 
 def _alone(folder: Path) -> bool:
@@ -131,9 +140,11 @@ def _score(folder: Path) -> str:
 
 
 def as_text(table: list[Line]) -> str:
-    """The table, and below it how many are in which state."""
+    """The table, below it why trainings failed, and how many are in which state."""
     head = tuple(field.name for field in fields(Line))
-    return f"{aligned([head, *(astuple(each) for each in table)])}\n{_counts(table)}"
+    rows = [astuple(replace(each, state=_word(each))) for each in table]
+    reasons = [f"{each.training} {each.state}\n" for each in table if ":" in each.state]
+    return f"{aligned([head, *rows])}\n{''.join(reasons)}{_counts(table)}"
 
 
 def as_page(table: list[Line]) -> str:
@@ -146,8 +157,12 @@ def as_page(table: list[Line]) -> str:
     )
 
 
+def _word(line: Line) -> str:
+    return line.state.partition(":")[0]
+
+
 def _counts(table: list[Line]) -> str:
-    words = [each.state.partition(":")[0] for each in table]
+    words = [_word(each) for each in table]
     return f"{plural(len(table), 'training')}: " + ", ".join(
         f"{words.count(word)} {word}" for word in dict.fromkeys(words)
     )
@@ -158,7 +173,7 @@ def main() -> None:
     with refusals():
         while True:
             table = list(lines(options.runs))
-            print(as_text(table), flush=True)
+            print(as_text(table) if table else f"{options.runs}: no training yet{PREPARING}", flush=True)
             if options.html is not None:
                 write_text(options.html, as_page(table))
             if not options.watch:

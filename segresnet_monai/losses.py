@@ -122,7 +122,12 @@ LOSSES: dict[str, Loss] = {
 
 
 def build_loss(name: str) -> Loss:
-    """The loss of that name for one training: ``dice_hausdorff`` has a state, the others are functions."""
+    """The loss of that name for one training: ``dice_hausdorff`` has a state, the others are functions.
+
+    Raises ValueError for a name that no loss here has, though the configuration knows it.
+    """
+    if name not in (*LOSSES, "dice_hausdorff"):
+        raise ValueError(f"expected a loss of segresnet_monai.losses.LOSSES ({', '.join(LOSSES)}), received {name!r}")
     return DiceHausdorff() if name == "dice_hausdorff" else LOSSES[name]
 
 

@@ -67,7 +67,9 @@ def run_command(
 
 
 def check_run(folder: Path) -> None:
-    """Raises ValueError with the runs that lie in a folder of several, of which one is to be named."""
+    """Raises ValueError where there is nothing, and with the runs of a folder of several, one of which is meant."""
+    if not folder.exists():
+        raise ValueError(f"{folder}: expected the folder of a run, or an exported model.onnx, found nothing there")
     if not folder.is_dir() or (folder / "config.json").exists():
         return
     inside = sorted(path.parent for path in folder.glob("*/config.json"))

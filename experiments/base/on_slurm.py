@@ -5,6 +5,7 @@ What a job does is in a script of a few lines, so a library that pickles functio
 
 import getpass
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -197,9 +198,15 @@ def jobs() -> dict[str, Job]:
 def _slurm(words: Sequence[str], text: str | None = None) -> str:
     found = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
     if found.returncode:
-        said = (found.stderr.strip() or f"exit status {found.returncode}").splitlines()[0]
-        raise RunError(f"Slurm: {said.removeprefix('allocation failure: ').removeprefix(f'{words[0]}: ')}")
+        raise RunError(f"Slurm: {_telling(found.stderr.splitlines()) or f'exit status {found.returncode}'}")
     return found.stdout
+
+
+def _telling(said: Sequence[str]) -> str:
+    """Of what a command of Slurm said, the line that says most: what was fatal, else the first."""
+    rows = [row.strip() for row in said if row.strip()]
+    row = next((row for row in rows if "fatal: " in row), rows[0] if rows else "")
+    return re.sub(r"^((sbatch|squeue|srun|scancel|error|fatal|allocation failure): )+", "", row)
 
 
 def _probe(folder: Path, placement: Placement) -> None:
@@ -226,7 +233,7 @@ def _probe(folder: Path, placement: Placement) -> None:
             f"Slurm node {node}: expected to see {folder}, {Path.cwd()} and {sys.executable} as here (a shared folder)"
         )
     if found.returncode and any(word in row.lower() for row in said for word in ("invalid", "not found", "contact")):
-        raise RunError(f"Slurm: {said[0].removeprefix('srun: ').removeprefix('error: ')}")
+        raise RunError(f"Slurm: {_telling(said)}")
     if found.returncode:
         print(f"no node was free within {PROBE_SECONDS} s to look whether it sees {folder}", file=sys.stderr)
 

@@ -53,6 +53,7 @@ PENALTY = {
     "rightly has none does not count for it (--empty-masks)",
 }
 """What the empty-mask policies do to a mean."""
+DIRECTIONS = "Dice and sensitivity: higher is better; HD95, in mm, and false positives (fp): lower is better"
 LEVEL = 0.05
 """Below it a p value is called a difference."""
 TINY = 0.0005

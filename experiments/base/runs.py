@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_json
-from common.runs import RunError
+from common.runs import RunError, is_in_use
 from experiments.base import results
 from experiments.base.progress import epochs
 from experiments.base.results import Result
@@ -63,6 +63,12 @@ def state(folder: Path) -> str:
     if not runs:
         return "no run yet"
     return state_of(max(runs, key=lambda run: (run / "run.lock").stat().st_mtime))
+
+
+def others(folder: Path) -> str:
+    """How many runs below a folder a process is working on, as the end of a sentence; empty where none."""
+    n = sum(is_in_use(lock.parent) for lock in folder.glob("*/run.lock"))
+    return f"; running: {n} (python -m experiments.status)" if n else ""
 
 
 def state_of(last: Path) -> str:

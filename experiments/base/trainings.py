@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.runs import FAILURE, RunError
+from common.words import listed
 
 LOG = "log.txt"
 IN_USE = 75
@@ -151,8 +152,14 @@ def given(folder: Path, name: str = "config", /, **entries: type) -> dict[str, A
 
     entries: those that must be there, and their types. Raises RunError where it says nothing, or lacks one.
     """
+    path = folder / f"{name}.json"
+    if not path.exists():
+        found = "none in it" if folder.is_dir() else "no such folder"
+        raise RunError(
+            f"{folder}: expected the folder of a training with its {path.name}, found {found}{_below(folder)}"
+        )
     try:
-        written = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        written = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(written, dict):
             raise ValueError(f"a {type(written).__name__}")
         for entry, kind in entries.items():
@@ -161,6 +168,16 @@ def given(folder: Path, name: str = "config", /, **entries: type) -> dict[str, A
     except (OSError, ValueError) as error:
         raise RunError(f"{folder}: expected the folder of a training with its {name}.json, found: {error}") from error
     return written
+
+
+def _below(folder: Path) -> str:
+    """Which trainings lie below a folder that is none itself, or who writes what a training lacks."""
+    if not folder.is_dir():
+        return ""
+    below = sorted(str(path.parent) for path in folder.rglob("config.json"))
+    if below and not (folder / "config.json").exists():
+        return f"; below it are {listed(below)}"
+    return "; the command that described it writes it anew"
 
 
 def shared_by(config: Any) -> dict[str, int]:

@@ -44,6 +44,7 @@ def learning_curves(history: pd.DataFrame, curves: Mapping[str, str], *, text: s
                 known = history.dropna(subset=column)
                 axis.plot(known["epoch"], known[column], color=colour, marker=".", markersize=3, label=part)
         axis.set(xlabel="epoch", ylabel=label)
+        axis.set_xlim(left=0)
         axis.xaxis.get_major_locator().set_params(integer=True)
         if name != "loss":
             axis.set_ylim(0, 1)

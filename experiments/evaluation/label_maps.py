@@ -199,6 +199,8 @@ def _conventions(
         return dict.fromkeys(files, chosen), f"{chosen}, {ground}"
     if missing := [case for case in files if case not in by_name]:
         what = why or _unsettled(files, missing)
+        if (folder.parent / "split.json").is_file():
+            what += f"; they are a run's own, which --runs-of {folder.parent} reads with all that is known of them"
         raise Refused(f"{folder}: {what}; {_choice(option, name, what)}")
     return by_name, f"{' or '.join(sorted({str(each) for each in by_name.values()}))}, by their names"
 

@@ -17,6 +17,9 @@ from experiments.evaluation.summary import OF_CAVITY, SHOWN
 from experiments.page.tables import in_latex
 
 COLUMNS = ("ET", "TC", "WT", "NCR", "ED", "RC")
+OVER_PATIENTS = (
+    "intervals and tests are over patients: how far another training of a method would be off, they do not know"
+)
 MEASURES = {
     "dice": "Dice",
     "hd95": "HD95 (mm)",
@@ -145,7 +148,9 @@ def scores_table(summary: Mapping[str, Result], methods: Sequence[str]) -> Table
     n = [summary[f"{method}__{SHOWN[0]}"].n for method in methods]
     rows.append(("cases", *map(str, n)))
     few = f"no interval of fewer than {FEWEST_CASES} cases, nor any conclusion\n" * (max(n) < FEWEST_CASES)
-    return Table("Scores", ("metric (95 % interval)", *methods), rows, few + results.LESION_NOTE)
+    return Table(
+        "Scores", ("metric (95 % interval)", *methods), rows, f"{few}{results.DIRECTIONS}\n{results.LESION_NOTE}"
+    )
 
 
 def differences_table(comparisons: pd.DataFrame) -> Table:
@@ -157,9 +162,9 @@ def differences_table(comparisons: pd.DataFrame) -> Table:
     def cell(row: pd.Series) -> str:
         if not row["n"]:
             return "-"
-        interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
+        interval = "" if pd.isna(row["low"]) else f" ({signed(row['low'])} to {signed(row['high'])})"
         p = "" if pd.isna(row["p_holm"]) or not tells else f", p {p_value(row['p_holm'])}"
-        return f"{row['difference']:+.3f}{interval}{p}"
+        return f"{signed(row['difference'])}{interval}{p}"
 
     tells = results.least_p(comparisons) < results.LEVEL
     pairs = comparisons.groupby(["method", "against"], sort=False)
@@ -170,7 +175,15 @@ def differences_table(comparisons: pd.DataFrame) -> Table:
     )
     metrics = comparisons["metric"].unique()
     rows = [(metric, *(cell(column.loc[metric]) for column in columns.values())) for metric in metrics]
-    return Table("Paired differences", head, rows, results.p_note(comparisons))
+    note = results.p_note(comparisons)
+    if not tells and comparisons["p"].notna().any():
+        note += ", so none is shown (comparisons.csv)"
+    return Table("Paired differences", head, rows, f"{note}\n{OVER_PATIENTS}")
+
+
+def signed(value: float) -> str:
+    """A difference as a table's cell has numbers, with its sign."""
+    return ("+" if value >= 0 else "") + results.short(float(value))
 
 
 def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> Table:

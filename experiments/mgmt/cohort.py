@@ -85,7 +85,8 @@ def _images(series: pd.DataFrame) -> str:
         return "no images"
     images = series["images"]
     within = series.groupby("patient")["images"].agg(lambda own: own.max() - own.min())
-    return f"{images.min()} to {images.max()} (median {images.median():g}), within a patient by {within.median():g}"
+    spread = f"within a patient by {within.median():g} (median)"
+    return f"{images.min()} to {images.max()} (median {images.median():g}), {spread}"
 
 
 def _planes(series: pd.DataFrame) -> str:

@@ -117,6 +117,7 @@ class Content:
             "missing" if row.result is None or row.result.n == 0 else row.verdict.relation or "other"
             for experiment in self.experiments
             for row in experiment.beside
+            if row.reported is not None
         )
 
 

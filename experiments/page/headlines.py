@@ -70,4 +70,7 @@ def headline(experiment: str, rows: Sequence[Row]) -> Headline | None:
         pair = pairs[0].name.removesuffix("__mean_dice").replace("__minus_", " minus ")
         return Headline(pairs[0], f"mean Dice, {pair}" + (f", the first of {len(pairs)} pairs" if pairs[1:] else ""))
     first = next((row for row in known if row.result.low is not None), next(iter(known or rows), None))
-    return None if first is None else Headline(first, first.name)
+    if first is None:
+        return None
+    method, _, metric = first.name.rpartition("__")
+    return Headline(first, f"mean Dice of {method}" if metric == "mean_dice" and method else first.name)

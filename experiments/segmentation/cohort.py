@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from common import geometry
+from common.classification import accuracy_interval
 from common.cohort import Cohort, CohortError
 from common.grid import BRATS_EXTENT, Grid, bring
 from common.labels import CLASSES, RC
@@ -19,7 +20,7 @@ from common.nifti import ScanError
 from common.progress import counted
 from common.statistics import bootstrap_interval
 from common.subject import Problem, Subject, lines
-from common.words import plural
+from common.words import listed, plural
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.drawing.scans import draw_subjects
@@ -32,6 +33,9 @@ DRAWN = 8
 """So many subjects are pictured."""
 COUNTED = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")  # on BraTS's grid
 LEGEND = (
+    "background_fraction: share of all voxels of the scan, the air around the head among them",
+    "slices_with_brain: of the 155 axial ones, those with any brain; what the report's number may mean: "
+    "docs/reading-the-report.md",
     "subjects_with_the_scan_of_another: subjects that hold the images of one before them",
     "subjects_with_exchanged_contrasts: whose scans do not look like their contrasts: figures/subjects.png",
     "subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop",
@@ -117,6 +121,14 @@ def cavity_note(rows: pd.DataFrame) -> list[str]:
     return [f"{len(there)} of {len(own)} masks that may hold the resection cavity (RC) do{size}"]
 
 
+def excluded_note(rows: pd.DataFrame) -> list[str]:
+    """Who has less of the U-Net's crop labelled than the report kept."""
+    minimum = results.reported("settings")["unet3d"]["minimum_mask_fraction"].value
+    own = rows.loc[rows["crop_fraction"] < minimum, "subject"]
+    few = f"with less than {100 * minimum:g} % labelled (crop_fraction in subjects.csv)"
+    return [f"subjects_excluded, {few}: {listed(list(own))}"] if len(own) else []
+
+
 def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, n_exchanged: int, *, synthetic: bool) -> list[Result]:
     """The report's claims about its segmentation data beside the same quantity in this cohort.
 
@@ -138,6 +150,13 @@ def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, n_exchanged: int, *, s
         value = known.mean() if len(known) else not_counted or np.nan
         return Result.of(EXPERIMENT, name, value, len(known), bootstrap_interval(known, seed=0), synthetic=synthetic)
 
+    def share(name: str, values: pd.Series) -> Result:
+        known = values.dropna().astype(bool)
+        if known.empty:
+            return mean(name, values)
+        interval = accuracy_interval(int(known.sum()), len(known))
+        return Result.of(EXPERIMENT, name, float(known.mean()), len(known), interval, synthetic=synthetic)
+
     return [
         count("subjects", len(rows)),
         count("subjects_with_problems", n_bad, len(rows) + n_bad),
@@ -148,9 +167,9 @@ def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, n_exchanged: int, *, s
         *(mean(f"share_{name}", shares[name]) for name in labelled),
         count("subjects_excluded", not_counted or int(excluded.sum()), len(excluded)),
         count("subjects_kept", not_counted or int(len(excluded) - excluded.sum()), len(excluded)),
-        mean("excluded_fraction", excluded),
+        share("excluded_fraction", excluded),
         mean("slices_with_brain", rows["slices_with_brain"]),
         mean("slices_with_tumour", rows["slices_with_tumour"]),
         mean("tumour_in_unet25d_slices", rows["tumour_in_slices"]),
-        mean("whole_tumour_in_unet25d_slices", (rows["tumour_in_slices"].dropna() == 1).astype(float)),
+        share("whole_tumour_in_unet25d_slices", rows["tumour_in_slices"].dropna() == 1),
     ]

@@ -58,7 +58,7 @@ def draw_detection(lesions: pd.DataFrame, *, synthetic: bool) -> Figure:
         n = counted["state"].value_counts()
         found, missed, invented = (int(n.get(state, 0)) for state in STATE_MARKS)
         upper.set_title(f"{region}: {found} of {found + missed} lesions found\n{invented} invented", fontsize=7)
-        true = own[own["state"] != "invented"]
+        true = counted[counted["state"] != "invented"]
         for part in by_size(true["volume_mm3"].to_numpy(), (true["state"] == "found").to_numpy()).itertuples():
             middle = np.sqrt(part.low_mm3 * part.high_mm3)
             lower.plot([part.low_mm3, part.high_mm3], [part.share] * 2, color=STATE_MARKS["found"][1])

@@ -18,7 +18,8 @@ from common.prepared import Entry, Store
 from common.processes import check_alone
 from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
-from common.subject import Subject
+from common.statistics import FEWEST_CASES
+from common.subject import Subject, lines
 from common.words import by_note, listed, plural
 from experiments.base import results
 from experiments.base.ending import end
@@ -156,9 +157,8 @@ class Study:
         """What a table's numbers were measured on, line by line."""
         if self.synthetic:
             yield results.SYNTHETIC_NOTE
-        parts = " / ".join(str(len(getattr(self.split, part))) for part in splits.PARTS)
         yield self.source
-        yield f"subjects: {parts} (train / validation / test); left out: {len(self.left_out)}"
+        yield f"subjects: {' / '.join(_counts(self.split))} (train / validation / test); left out: {len(self.left_out)}"
         if self.without_part:
             yield f"without a row in {self.options.subjects}: {listed(self.without_part)}"
         yield from (*self.trained_with(), *self.cohort.notes)
@@ -286,6 +286,10 @@ def _open(
     except (ValueError, OSError) as error:
         also = f" ({len(excluded)} subjects are excluded with less than {minimum} labelled)" if excluded else ""
         raise Refused(f"{error}{also}") from error
+    if split.test:
+        print(f"    {' / '.join(_counts(split))} (train / validation / test)", file=sys.stderr)
+        if few := [name for name in splits.PARTS if len(getattr(split, name)) < FEWEST_CASES]:
+            print(f"note: too few for any conclusion in the parts {', '.join(few)}", file=sys.stderr)
     fingerprints = {subject.id: subject.fingerprint() for subject in good if subject.id not in excluded}
     contents = {s.id: dict(ChainMap(*(each.entries[s.id].contents for each in stores))) for s in good}
     if start is not None:
@@ -390,7 +394,9 @@ def restored(run: Run, config: Any) -> Study:
     store = prepared.prepare(subjects, config.recipe, options.prepared, **place)
     changed = [subject.id for subject in subjects if subject.fingerprint() != data["subjects"].get(subject.id)]
     if lost := sorted({*changed, *(used - set(store.entries))}):
-        raise RunError(f"{cohort.folder}: expected the subjects that {run.folder} was made for, which differ: {lost}")
+        found = [problem for problem in (*cohort.incomplete, *store.problems) if problem.subject in lost]
+        why = "".join(f"\n  {line}" for line in lines(found)) or f", others now: {listed(lost)}"
+        raise RunError(f"{cohort.folder}: expected the subjects that {run.folder} was made for, found{why}")
     randomised = added.restore(data.get("randomised", {}), recipe=config.recipe, prepared_in=options.prepared, **place)
     run.note_start()
     return Study(
@@ -405,6 +411,10 @@ def restored(run: Run, config: Any) -> Study:
         randomised=randomised,
         start=fine_tuning.start_in(settings),
     )
+
+
+def _counts(split: splits.Split) -> list[str]:
+    return [str(len(getattr(split, part))) for part in splits.PARTS]
 
 
 def _split(

@@ -5,7 +5,8 @@ def test_numbers_in_sentences():
     assert [plural(n, "case") for n in (0, 1, 2)] == ["0 cases", "1 case", "2 cases"]
     assert plural(2, "series", "series") == "2 series"
     assert listed(["a", "b", "c"], most=3) == "a, b, c"
-    assert listed(["a", "b", "c"], most=2) == "a, b and 1 more"
+    assert listed(["a", "b", "c"], most=2) == "a, b, c"
+    assert listed(["a", "b", "c", "d"], most=2) == "a, b and 2 more"
 
 
 def test_notes_are_gathered_by_what_they_say():

@@ -180,7 +180,7 @@ def test_claims_about_the_mgmt_series_are_what_one_counts_by_hand(tmp_path, caps
     exact = binomtest(2, 3).proportion_ci(0.95, method="exact")
     assert (found["mgmt_classes"]["low"], found["mgmt_classes"]["high"]) == pytest.approx(tuple(exact))
     # 10, 6, 4, 7, 5 and 3 + 3 images; within the patients 4, 3 and 1
-    assert value["mgmt_images_per_series"] == "4 to 10 (median 6), within a patient by 3"
+    assert value["mgmt_images_per_series"] == "4 to 10 (median 6), within a patient by 3 (median)"
     assert found["mgmt_images_per_series"]["n"] == 6
     # the series of two sizes is none: it has no plane
     assert value["mgmt_planes"] == "axial 3, sagittal 1, coronal 1, oblique 0"
@@ -224,7 +224,7 @@ def test_the_same_files_are_not_read_again(cohort_folder, tmp_path, capsys):
     other, changed = run(tmp_path, *arguments)
     assert other != folder
     # the differences are now 4, 2 and 1
-    assert changed["mgmt_images_per_series"]["value"] == "4 to 10 (median 6), within a patient by 2"
+    assert changed["mgmt_images_per_series"]["value"] == "4 to 10 (median 6), within a patient by 2 (median)"
 
 
 def test_without_data_both_embedded_cohorts_are_checked(cohort_folder, tmp_path, monkeypatch):

@@ -94,6 +94,22 @@ def test_two_comparisons_differ_in_methods_cases_and_content(tmp_path, monkeypat
     assert "two seeds" not in capsys.readouterr().out  # nothing was trained
 
 
+def test_runs_that_differ_by_their_seed_alone_are_told_what_that_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["diff", str(tmp_path / "unet3d" / "a"), str(tmp_path / "unet3d" / "b")])
+    for epochs, said in ((3, "Only the seed differs"), (4, "One recipe trained with two seeds")):
+        for seed, name in enumerate("ab"):
+            value = [result(key="unet3d.mean_dice", value=0.5 + seed / 10), result(key="unet3d.dice_WT", value=0.5)]
+            run = write_run(tmp_path, "unet3d", value, name=name)
+            (run / "predictions").mkdir(exist_ok=True)
+            model = {"epochs": epochs if seed else 3, "network": {"seed": seed}}
+            write_json(run / "config.json", {"experiment": "unet3d", "model": model})
+        diff.main()
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert ("experiments.score" in printed) == (epochs == 4)
+        assert "results that are equal in both" in printed
+
+
 def test_results_of_two_experiments_are_paired_and_the_test_of_their_difference_is_named(tmp_path, monkeypatch, capsys):
     runs = [
         write_run(tmp_path, name, [result(key=f"{name}.mean_dice", value=value)], name="run")

@@ -153,9 +153,9 @@ def cohort_folder(request):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--on", "ray"), "expected --prepare beside --on and --at-once"),
-        (("--at-once", "2"), "expected --prepare beside --on and --at-once"),
-        (("--experiments", "unet3d"), "expected --prepare beside --experiments"),
+        (("--on", "ray"), "--on and --at-once works with --prepare only"),
+        (("--at-once", "2"), "--on and --at-once works with --prepare only"),
+        (("--experiments", "unet3d"), "--experiments works with --prepare only"),
         (("--prepare", "--fresh"), "expected --fresh without --prepare"),
         (
             ("--prepare", "--experiments", "mgmt_grid"),

@@ -41,7 +41,7 @@ def test_every_state_is_told_from_the_folders(tmp_path):
     assert found["a/failed"].state == "failed: RunError: the disk is full"
     assert found["b/waiting"].where == "slurm 12_3"
     line = found["b/running"]
-    assert (line.where, line.score) == ("slurm n1 12_4", "validation_mean_dice 0.25 (epoch 1)")
+    assert (line.where, line.so_far) == ("slurm n1 12_4", "validation_mean_dice 0.25 (epoch 1)")
     assert line.left == "6.0 min"  # four epochs of 90 seconds
     counted = status.as_text(list(found.values())).splitlines()[-1]
     assert counted == "6 trainings: 1 failed, 2 finished, 1 running, 1 waiting, 1 damaged"
@@ -66,11 +66,12 @@ def test_what_nobody_works_on_has_stopped_or_was_never_begun(tmp_path):
     assert words() == {**known, "described": "not started"}
     with Run(tmp_path / "study"):
         assert words() == {**known, "described": "waiting"}
-    assert next(line.score for line in status.lines(tmp_path) if line.state == "stopped" and line.epoch) == "loss 0.75"
+    assert next(line.so_far for line in status.lines(tmp_path) if line.state == "stopped" and line.epoch) == "loss 0.75"
 
 
 def test_what_a_training_without_a_scheduler_died_of_is_told_until_it_goes_on(tmp_path):
     folder = training(tmp_path, "direct")
+    write_text(folder / "history.csv", HISTORY)
     with pytest.raises(ValueError, match="no number"), Run(folder):
         raise ValueError("the loss is no number\nadvice")
     assert [line.state for line in status.lines(tmp_path)] == ["failed: ValueError: the loss is no number"]
@@ -81,6 +82,27 @@ def test_what_a_training_without_a_scheduler_died_of_is_told_until_it_goes_on(tm
         with pytest.raises(stopped), Run(folder):
             raise stopped
         assert [line.state for line in status.lines(tmp_path)] == ["stopped"]
+
+
+def test_what_is_described_with_a_lock_has_not_begun_and_what_lost_its_description_is_damaged(tmp_path):
+    with Run(training(tmp_path, "described")):
+        pass
+    begun = training(tmp_path, "begun")
+    write_json(begun / "where.json", {"on": "local"})
+    write_text(tmp_path / "lost" / "history.csv", HISTORY)
+    table = list(status.lines(tmp_path))
+    words = {line.training: line.state.partition(":")[0] for line in table}
+    assert words == {"begun": "stopped", "described": "not started", "lost": "damaged"}
+
+
+def test_reasons_stand_below_the_table(tmp_path):
+    write_text(training(tmp_path, "a") / "failure.txt", f"RunError: {'x' * 300}\n")
+    training(tmp_path, "b")
+    head, rule, *rows, reason, counted = status.as_text(list(status.lines(tmp_path))).splitlines()
+    assert len(rows) == 2
+    assert max(map(len, (head, rule, *rows))) < 100
+    assert reason == f"a failed: RunError: {'x' * 300}"
+    assert counted.startswith("2 trainings")
 
 
 def test_the_page_shows_what_a_reason_says_and_runs_none_of_it(tmp_path):

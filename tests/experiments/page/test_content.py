@@ -169,7 +169,7 @@ def test_of_compared_methods_the_headline_is_their_difference():
         result(key=f"score.{name}", value=0.5, low=0.4, high=0.6) for name in ("a__mean_dice", "b__minus_a__dice_WT")
     ]
     beside, further = rows.rows("score", named, "")
-    assert headline("score", [*beside, *further]).measure == "a__mean_dice"
+    assert headline("score", [*beside, *further]).measure == "mean Dice of a"
     beside, further = rows.rows("score", [*named, result(key="score.b__minus_a__mean_dice", value=0.1)], "")
     assert headline("score", [*beside, *further]).measure == "mean Dice, b minus a"
     another = [result(key=f"score.{pair}__mean_dice", value=0.1) for pair in ("b__minus_a", "c__minus_a")]
