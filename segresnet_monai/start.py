@@ -9,9 +9,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import check_archive
+from common.files import check_archive, read_json
 from common.runs import RunError, read_model_config
-from segresnet_monai.config import Config
+from common.words import listed
+from segresnet_monai.config import NETWORKS, Config
 
 NETWORK = ("network", "contrasts", "initial_filters", "encoder_blocks", "decoder_blocks", "vae")
 """Fields that two configurations share where one can start from the other's weights; an autoencoder's branch is made
@@ -44,6 +45,11 @@ def find_start(run: Path, config: Config) -> Start:
 
     Raises RunError when the folder is not a finished SegResNet's, its weights are damaged, or its network is another.
     """
+    if (run / NETWORKS).exists():
+        several = listed([str(run / name) for name in read_json(run / NETWORKS, list)])
+        raise RunError(
+            f"{run}: expected the run of one network to start from, found a study of folds: name one, {several}"
+        )
     source = read_model_config(run, Config)
     fields = (*NETWORK, "crop_voxels") if config.vae else NETWORK
     pairs = {name: (getattr(source, name), getattr(config, name)) for name in fields}

@@ -86,6 +86,12 @@ def test_another_network_is_refused_with_the_fields_that_differ(tmp_path):
     assert "learning_rate" not in str(refused.value)
 
 
+def test_of_a_study_of_folds_the_networks_are_named(tmp_path):
+    (tmp_path / "networks.json").write_text('["folds/beyond1", "folds/beyond2"]')
+    with pytest.raises(RunError, match=r"a study of folds: name one, .*/folds/beyond1, .*/folds/beyond2$"):
+        find_start(tmp_path, Config())
+
+
 def test_what_is_no_finished_run_or_has_changed_is_refused(tmp_path):
     finished(tmp_path / "run", PLAIN)
     start = find_start(tmp_path / "run", PLAIN)
