@@ -172,12 +172,10 @@ def given(folder: Path, name: str = "config", /, **entries: type) -> dict[str, A
 
 def _below(folder: Path) -> str:
     """Which trainings lie below a folder that is none itself, or who writes what a training lacks."""
-    if not folder.is_dir():
-        return ""
-    below = sorted(str(path.parent) for path in folder.rglob("config.json"))
-    if below and not (folder / "config.json").exists():
-        return f"; below it are {listed(below)}"
-    return "; the command that described it writes it anew"
+    if (folder / "config.json").exists():
+        return "; the command that described it writes it anew"
+    below = sorted(str(path.parent) for levels in ("*", "*/*") for path in folder.glob(f"{levels}/config.json"))
+    return f"; below it are {listed(below)}" if below else ""
 
 
 def shared_by(config: Any) -> dict[str, int]:

@@ -74,7 +74,7 @@ def test_only_tensorflows_trainings_may_import_it(train, backend, found):
         ({"kind": ["works"]}, "found ['works']"),
         ({"kind": "works", "backend": 5}, "expected a backend (tensorflow, torch, jax), found 5"),
         ([], "expected the folder of a training with its config.json, found: a list"),
-        (None, "expected the folder of a training with its config.json, found: "),
+        (None, "expected the folder of a training with its config.json, found no"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_line(train, settings, message):
