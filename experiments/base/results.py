@@ -29,7 +29,8 @@ OF_LESIONS = tuple(
 """What a summary holds of them; scores.csv has all."""
 LESION_NOTE = (
     "lesion_*_brats2023: by the BraTS organisers' definition of 2023, whatever empty masks are worth: each lesion "
-    "above 50 mm³ against what of the prediction touches it; a lesion missed or invented counts as 0\n"
+    "above 50 mm³ against what of the prediction touches it; a lesion missed, or one invented, of any size, counts as "
+    "Dice 0 and HD95 374 mm\n"
     "lesion_*_brats2024 (scores.csv): that of 2024, for scans after treatment: as 2023, but parts of a prediction that "
     "lie close are merged, lesions of a tissue that touch one of another tissue are one, and they count from 20 mm³ "
     "(ET 10)\n"

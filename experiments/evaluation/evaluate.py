@@ -102,7 +102,8 @@ def _write(
     used = tuple(work.subject.id for work in works)
     content = scoring.digests(works)
     odd = (*summary.copies(classes), *summary.truths(together), *summary.swaps(together))
-    notes = [*odd, *_misplaced(works, cases), *_of_predictions(found.methods, used)]
+    odd = (*odd, *_nearly_equal(works, cases), *_misplaced(works, cases))
+    notes = [*odd, *_of_predictions(found.methods, used)]
     data = describe(found) | {"notes": notes, "brought": brought, "content": content}
     data["left_out"] += [str(problem) for problem in problems]
     data["about"] = _about(options, found, used)
@@ -112,11 +113,19 @@ def _write(
     tables.write(folder, tables.read_table(folder / "scores.csv"), methods, about=data["about"], notes=notes)
     shown = _draw(folder, found, works, cases)
     made = tables.of_comparison(folder, rows, methods, about=data["about"])
-    tables.write_latex(folder, made)
+    tables.write_latex(folder, made, notes=notes)
     start = facts.environment(EXPERIMENT, read_json(folder / "environment.json", list)[-1])
     told = list(said(read_json(folder / "data.json", dict)))
     page.write(folder, made, shown, told, start, doubts=notes, n=len(used))
     write_json(folder / "summary.json", results.as_rows(rows))
+
+
+def _nearly_equal(works: Sequence[Work], cases: pd.DataFrame) -> Iterator[str]:
+    by_case = {work.subject.id: work for work in works}
+    for (one, other), alike in misplaced.alike(cases).items():
+        found = [case for case in alike if misplaced.nearly_equal(*map(volumes(by_case[case])[1].get, (one, other)))]
+        if found:
+            yield f"{one} and {other}: nearly equal label maps for {listed(found)}: is one made from the other?"
 
 
 def _misplaced(works: Sequence[Work], cases: pd.DataFrame) -> Iterator[str]:

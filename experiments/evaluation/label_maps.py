@@ -27,6 +27,8 @@ LAYOUTS = {"_": "BraTS 2018-2021", "-": "BraTS 2023"}
 """By what stands between a case's id and ``seg``."""
 OF_PHANTOMS = "its network has seen synthetic phantoms only; what it makes of patients is no result"
 TABLE, RECORD = "dataset.json", "predictions.json"
+READ_OTHERWISE = "could be read as"
+"""Of what :mod:`common.labels` says of values that another known convention allows."""
 LOOKED_AT = 3
 """Label maps whose values are named where nothing says what they mean."""
 
@@ -195,28 +197,35 @@ def _conventions(
                 f"{folder}: {table.name} says {chosen}, and the names of its files {others.pop()}; "
                 f"{_choice(option, name)}"
             )
-        _require_fitting(name, folder, files, chosen)
+        _require_fitting(name, folder, files, dict.fromkeys(files, chosen), option)
         return dict.fromkeys(files, chosen), f"{chosen}, {ground}"
     if missing := [case for case in files if case not in by_name]:
         what = why or _unsettled(files, missing)
         if (folder.parent / "split.json").is_file():
             what += f"; they are a run's own, which --runs-of {folder.parent} reads with all that is known of them"
         raise Refused(f"{folder}: {what}; {_choice(option, name, what)}")
+    _require_fitting(name, folder, files, by_name, option)
     return by_name, f"{' or '.join(sorted({str(each) for each in by_name.values()}))}, by their names"
 
 
-def _require_fitting(name: str, folder: Path, files: Mapping[str, Path], chosen: LabelConvention) -> None:
-    """Raises Refused where none of the first label maps has a convention's values, before any is scored."""
-    why = ""
-    for case in list(files)[:LOOKED_AT]:
+def _require_fitting(
+    name: str, folder: Path, files: Mapping[str, Path], conventions: Mapping[str, LabelConvention], option: str
+) -> None:
+    """Raises Refused where most of the first label maps hold values of another convention, before any is scored."""
+    looked = list(files)[:LOOKED_AT]
+    said = []
+    for case in looked:
         try:
-            chosen.to_classes(nifti.read(files[case]).data)
-            return
+            conventions[case].to_classes(nifti.read(files[case]).data)
         except (ScanError, OSError):
-            return  # said with the case when it is met
+            continue  # said with the case when it is met
         except ValueError as error:
-            why = why or f"{files[case].name}: {error}"
-    raise Refused(f"{folder}: expected {name}'s values as in {chosen}, found in {why}")
+            if READ_OTHERWISE in str(error):
+                said.append(f"{files[case].name}: {error}")
+    if 2 * len(said) > len(looked):
+        convention = conventions[looked[0]]
+        choice = _choice(option, name, said[0].partition(READ_OTHERWISE)[2])
+        raise Refused(f"{folder}: expected {name}'s values as in {convention}, found in {said[0]}; {choice}")
 
 
 def _table(folder: Path) -> Path | None:

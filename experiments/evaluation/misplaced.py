@@ -1,4 +1,4 @@
-"""Label maps that hardly meet their truth: those that would mirrored, and those that meet another case's."""
+"""Label maps that are not what they should be: mirrored, of another case, or nearly equal to another method's."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -7,12 +7,17 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from common.words import listed
+from experiments.evaluation.summary import NEARLY
+
 LITTLE = 0.5
 """Dice of the whole tumour, below which a label map is looked at."""
 GAIN = 0.3
 """Dice that it must gain otherwise for a note; a bad answer gains some by chance."""
 LOOKED_AT = 12
 """A method's label maps that are, those first that meet least."""
+SLIGHTLY = 0.01
+"""By which Dice and volumes of label maps may differ that are then compared voxel by voxel."""
 ALONG = {"L": "left to right", "P": "front to back", "I": "top to bottom"}
 TURNED = {"R": "L", "A": "P", "S": "I"}
 
@@ -36,19 +41,44 @@ def notes(
 
     predicted, truths: by case the whole tumour (x, y, z), bool, on the truth's grid; affines: of these grids.
     """
+    mirrored: dict[str, list[str]] = {}
+    gains: dict[str, tuple[float, float]] = {}
     for case, own in predicted.items():
         read = _dice(own, truths[case])
         others = {other: truth for other, truth in truths.items() if other != case and truth.shape == own.shape}
-        found = {
-            f"meets the truth of {other}, exchanged with it?": _dice(own, truth) for other, truth in others.items()
-        }
-        for axes in _AXES:
-            found[f"would meet its truth mirrored {_along(axes, affines[case])}"] = _dice(
-                np.flip(own, axes), truths[case]
-            )
-        best = max(found, key=found.get)
-        if found[best] >= read + GAIN:
-            yield f"{method}: {case} {best} (Dice of the whole tumour {found[best]:.2f} in place of {read:.2f})"
+        found = {f"the truth of {other}, exchanged with it?": _dice(own, truth) for other, truth in others.items()}
+        turned = {_along(axes, affines[case]): _dice(np.flip(own, axes), truths[case]) for axes in _AXES}
+        best = max(found | turned, key=(found | turned).get)
+        gain = (found | turned)[best]
+        if gain < read + GAIN:
+            continue
+        gains[case] = gain, read
+        if best in turned:
+            mirrored.setdefault(best, []).append(case)
+        else:
+            yield f"{method}: {case} meets {best}{_said(gain, read)}"
+    for along, cases in mirrored.items():
+        gain, read = np.mean([gains[case] for case in cases], axis=0)
+        yield f"{method}: {listed(cases)} would meet the truth mirrored {along}{_said(gain, read)}"
+
+
+def alike(cases: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
+    """By pair of methods, the cases whose label maps have nearly the same scores and volumes, but not all the same: at
+    most LOOKED_AT, which may be equal but for a few voxels. cases: as of :func:`suspects`."""
+    names = [name for name in cases if name.startswith(("dice_", "volume_predicted_ml_"))]
+    of = {str(method): rows.set_index("case")[names] for method, rows in cases.groupby("method", sort=False)}
+    found = {}
+    for one, other in itertools.combinations(of, 2):
+        first, second = of[one], of[other].loc[of[one].index]
+        near = np.isclose(first, second, rtol=SLIGHTLY, atol=SLIGHTLY, equal_nan=True).all(axis=1)
+        equal = np.isclose(first, second, rtol=0, atol=0, equal_nan=True).all(axis=1)
+        found[one, other] = list(first.index[near & ~equal][:LOOKED_AT])
+    return found
+
+
+def nearly_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two label maps (x, y, z) of one grid differ in fewer than NEARLY of their tumour's voxels."""
+    return bool(np.count_nonzero(one != other) < NEARLY * np.count_nonzero(one | other))
 
 
 _AXES = tuple(axes for n in (1, 2, 3) for axes in itertools.combinations(range(3), n))
@@ -57,6 +87,10 @@ _AXES = tuple(axes for n in (1, 2, 3) for axes in itertools.combinations(range(3
 def _along(axes: tuple[int, ...], affine: np.ndarray) -> str:
     codes = nib.aff2axcodes(affine)
     return " and ".join(ALONG[TURNED.get(codes[axis], codes[axis])] for axis in axes)
+
+
+def _said(found: float, read: float) -> str:
+    return f" (Dice of the whole tumour {found:.2f} in place of {read:.2f})"
 
 
 def _dice(one: np.ndarray, other: np.ndarray) -> float:

@@ -32,6 +32,8 @@ SHOWN = (
 )
 OF_CAVITY = ("dice_RC", "hd95_RC", "lesion_dice_brats2024_RC")
 """What comes on top where the resection cavity was scored."""
+NEARLY = 0.001
+"""Share of the tumour's voxels in which nearly equal label maps differ at most; no two readers come so near."""
 SWAP_GAIN = 0.1
 """Mean Dice of the classes, all cases' voxels together, that another reading of a method's values must gain for a
 note."""
@@ -121,18 +123,21 @@ def copies(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def truths(pairs: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
-    """Methods of which label maps are the truth in every voxel.
+    """Methods of which label maps are the truth in every voxel, or in nearly every one.
 
     pairs: by method and case, the voxels per pair of classes (predicted, true). A case without any tumour in its truth
     says nothing.
     """
     notes = []
     for method, own in pairs.items():
-        whole = [case for case, found in own.items() if found.any() and not np.any(found - np.diag(np.diag(found)))]
-        if equal := [case for case in whole if own[case][1:].any()]:
-            notes.append(
-                f"{method}: equal to the truth in every voxel for {_of(equal, own)}: are these the masks themselves?"
-            )
+        differ = {case: int(found.sum() - np.trace(found)) for case, found in own.items() if found[1:].any()}
+        equal = [case for case, n in differ.items() if n == 0]
+        nearly = [case for case, n in differ.items() if 0 < n < NEARLY * own[case][:, 1:].sum()]
+        for words, those in (("every voxel", equal), (f"all but {NEARLY:.1%} of the tumour's voxels", nearly)):
+            if those:
+                notes.append(
+                    f"{method}: equal to the truth in {words} for {_of(those, own)}: are these the masks themselves?"
+                )
     return notes
 
 

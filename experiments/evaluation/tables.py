@@ -106,11 +106,11 @@ def of_comparison(folder: Path, found: Sequence[Result], methods: Sequence[str],
     return [replace(table, note="; ".join(filter(None, (table.note, about)))) for table in tables]
 
 
-def write_latex(folder: Path, made: Sequence[Table]) -> None:
-    """tables/scores.tex, differences.tex and ranking.tex: what the terminal shows."""
+def write_latex(folder: Path, made: Sequence[Table], *, notes: Sequence[str] = ()) -> None:
+    """tables/scores.tex, differences.tex and ranking.tex: what the terminal shows. notes: as of :func:`write`."""
     for table in made:
         cells = pd.DataFrame(table.rows, columns=pd.Index(table.head))
-        caption = f"{table.title}. {'; '.join(table.note.splitlines())}"
+        caption = ". ".join((table.title, "; ".join(table.note.splitlines()), *(f"Note: {note}" for note in notes)))
         name = table.title.split()[-1].lower()
         write_text(folder / "tables" / f"{name}.tex", latex(cells, caption, name))
 

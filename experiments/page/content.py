@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +31,7 @@ class Experiment:
     report's preset; None where there is no such preset. seeds: by name. tested: ids of the test part.
     meanings: of names of its results.
     fine_tuned: whose weights it started from, empty where from random ones. cases: pictures drawn of its test cases.
+    doubts: what was noticed of compared methods' label maps.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Experiment:
     meanings: list[str]
     environment: list[facts.Environment]
     problems: tuple[str, ...]
+    doubts: tuple[str, ...]
 
     @property
     def finished(self) -> bool:
@@ -62,7 +64,8 @@ class Experiment:
     @property
     def headline(self) -> Headline | None:
         """The result that says most."""
-        return headline(self.name, [*self.beside, *self.further])
+        head = headline(self.name, [*self.beside, *self.further])
+        return replace(head, measure=f"{head.measure} (read with care)") if head and self.doubts else head
 
     @property
     def value(self) -> dict[str, float | str | None]:
@@ -193,6 +196,7 @@ def _of(found: runs.Found, name: str, attempt: Mapping[str, object] | None, pres
         meanings=_meanings(name, found),
         environment=[facts.environment(name, start) for start in starts],
         problems=tuple(filter(None, (data_wrong, split_wrong, config_wrong, starts_wrong, noted_wrong, undrawn))),
+        doubts=tuple(data.get("notes", ())) if data.get("methods") else (),
     )
 
 

@@ -89,7 +89,8 @@ def _about(experiment: Experiment) -> str:
     state = experiment.found.state if experiment.finished else f"{experiment.found.state}; {experiment.command}"
     synthetic = "; synthetic patients: no test of the report" if experiment.synthetic else ""
     tuned = "; fine-tuned, not from random weights" if experiment.fine_tuned else ""
-    return f"{experiment.purpose} ({state}{tuned}{synthetic})" + f" {experiment.basis}." * bool(experiment.basis)
+    said = f"{experiment.purpose} ({state}{tuned}{synthetic})" + f" {experiment.basis}." * bool(experiment.basis)
+    return " ".join((said, *(f"Note: {doubt}." for doubt in experiment.doubts)))
 
 
 def _in_markdown(text: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.evaluation.misplaced import notes, suspects
+from experiments.evaluation.misplaced import alike, nearly_equal, notes, suspects
 
 SHAPE = (20, 24, 16)
 
@@ -24,7 +24,30 @@ AFFINES = {case: np.diag([-1.0, -1.0, 1.0, 1.0]) for case in TRUTHS}
 )
 def test_a_mirrored_label_map_is_named_with_the_direction(axes, along):
     (said,) = notes("m", {"a": np.flip(TRUTHS["a"], axes)}, TRUTHS, AFFINES)
-    assert said == f"m: a would meet its truth mirrored {along} (Dice of the whole tumour 1.00 in place of 0.00)"
+    assert said == f"m: a would meet the truth mirrored {along} (Dice of the whole tumour 1.00 in place of 0.00)"
+
+
+def test_a_method_that_is_mirrored_as_a_whole_is_said_once():
+    cases = {**TRUTHS, "b": TRUTHS["b"]}
+    affines = dict.fromkeys(cases, np.eye(4))
+    (said,) = notes("m", {case: np.flip(truth, 0) for case, truth in cases.items()}, cases, affines)
+    assert said.startswith("m: a, b, c would meet the truth mirrored left to right (")
+
+
+def test_label_maps_that_differ_in_a_voxel_or_two_are_nearly_equal_and_equal_ones_another_matter():
+    one = np.zeros((30, 30, 30), np.uint8)
+    one[5:20, 5:20, 5:20] = 2
+    other = one.copy()
+    other[5, 5, 5] = 0
+    assert nearly_equal(one, other)
+    other[5, 5, 5:10] = 3
+    assert not nearly_equal(one, other)
+    rows = {"a": (0.9, 10.0), "b": (0.9, 10.0), "c": (0.8, 9.0)}
+    frame = [{"method": "m", "case": case, "dice_WT": d, "volume_predicted_ml_WT": v} for case, (d, v) in rows.items()]
+    frame += [{**row, "method": "n"} for row in frame]
+    frame[4]["dice_WT"] -= 1e-4
+    frame[5]["dice_WT"] -= 0.2
+    assert alike(pd.DataFrame(frame)) == {("m", "n"): ["b"]}
 
 
 def test_a_direction_is_that_of_the_patient_not_of_the_file():

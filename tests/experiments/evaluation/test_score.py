@@ -407,7 +407,7 @@ def test_bad_label_maps_are_all_named_and_what_was_scored_stays(options, sets, t
 
 def test_headers_are_judged_before_anything_is_scored(options, truths, tmp_path, monkeypatch):
     for case, truth in truths.items():
-        image = nib.Nifti1Image(truth[:-1], None)
+        image = nib.Nifti1Image(BRATS_2018.from_classes(truth[:-1]), None)
         image.set_sform(None, 0)
         image.set_qform(None, 0)
         (tmp_path / "lost").mkdir(exist_ok=True)
