@@ -541,7 +541,7 @@ def test_several_processes_give_the_same(options, finished, tmp_path):
     found = inputs.find(options())
     works = scoring.label_maps(found.methods, found.subjects, tmp_path / "store")
     assert scoring.score(works, cores=2, fresh=False) == []
-    cases, _, brought = scoring.frames(works, tmp_path / "lesions.csv")
+    cases, _, brought, _ = scoring.frames(works, tmp_path / "lesions.csv")
     cases.to_csv(tmp_path / "cases.csv", index=False)
     for name in ("cases.csv", "lesions.csv"):
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
