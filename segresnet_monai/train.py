@@ -302,7 +302,7 @@ class Record(Callback):
         )
         trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
         best = self.epochs.best[0] if self.epochs.best else -1
-        self.epochs.show(loss=row["loss"], best_dice=best if best >= 0 else None)
+        self.epochs.show(loss=row["loss"], best_validation_dice=best if best >= 0 else None)
 
     def on_train_end(self, *_: object) -> None:
         self.epochs.end()

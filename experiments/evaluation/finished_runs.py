@@ -90,7 +90,7 @@ def with_seen(method: Method, subjects: Sequence[Subject], *, n_jobs: int) -> Me
             raise Refused(f"{subject.id}: cannot tell whether {method.name} has seen it: {error}") from error
 
     told = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(delayed(why)(each) for each in subjects)
-    reasons = counted(told, f"whom {method.name} has seen", total=len(subjects), unit="patient")
+    reasons = counted(told, f"checking whom {method.name} has seen", total=len(subjects), unit="patient")
     known = frozenset(subject.id for subject, reason in zip(subjects, reasons, strict=True) if reason)
     own = f"{method.run} ({preset})" if (preset := preset_of(method.run)) else method.run
     training = f"predicted by {own}, whose network was trained or validated on {len(known)} of these patients"

@@ -38,7 +38,7 @@ LEGEND = (
     "docs/reading-the-report.md",
     "subjects_with_the_scan_of_another: subjects that hold the images of one before them",
     "subjects_with_exchanged_contrasts: whose scans do not look like their contrasts: figures/subjects.png",
-    "subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop",
+    "subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop; other networks take them",
     "subjects_kept: the others",
     "tumour_in_unet25d_slices: share of the tumour in the slices that the 2.5D U-Net sees",
     "whole_tumour_in_unet25d_slices: subjects with all of it there",
