@@ -25,10 +25,11 @@ from experiments.base.runs import (
     state_of,
 )
 from experiments.base.runs import read as read_json
+from experiments.page.headlines import NAMED
 
 MOST_VALUES = 4
-HEADLINES = ("mean_dice", "auc")
-"""What a run's score is in a list, the first that its summary has."""
+HEADLINES = ("mean_dice",)
+"""What a run's result is in a list, the first that its summary has; else the page's headline."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def every_run(runs: Path) -> list[tuple[str, ...]]:
         run = lock.parent
         summary, _ = read_json(run, "summary.json", list)
         values = {line["key"].rpartition(".")[2]: line["value"] for line in summary if isinstance(line, dict)}
-        score = next((f"{name} {short(values[name])}" for name in HEADLINES if name in values), "-")
+        named = (*HEADLINES, NAMED.get(run.parent.name, ("",))[0])
+        score = next((f"{name} {short(values[name])}" for name in named if name in values), "-")
         chosen = " (pinned)" if pinned.get(run.parent.name) == run.name else ""
         others = ", ".join(changed(run)) or "-"
         rows.append((run.parent.name, run.name + chosen, patients_of(run), state_of(run), score, others))

@@ -34,11 +34,12 @@ DRAWN = 8
 COUNTED = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")  # on BraTS's grid
 LEGEND = (
     "background_fraction: share of all voxels of the scan, the air around the head among them",
-    "slices_with_brain: of the 155 axial ones, those with any brain; what the report's number may mean: "
-    "docs/reading-the-report.md",
+    "slices_with_brain: of the 155 axial ones, those with any brain at all; the report counts 80 in most scans and does "
+    "not say what it counts as one",
     "subjects_with_the_scan_of_another: subjects that hold the images of one before them",
     "subjects_with_exchanged_contrasts: whose scans do not look like their contrasts: figures/subjects.png",
-    "subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop; other networks take them",
+    "subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop; other networks "
+    "take them",
     "subjects_kept: the others",
     "tumour_in_unet25d_slices: share of the tumour in the slices that the 2.5D U-Net sees",
     "whole_tumour_in_unet25d_slices: subjects with all of it there",
