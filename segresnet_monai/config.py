@@ -188,7 +188,7 @@ class Config:
                 "segresnet, the only one with an autoencoder's branch",
             ),
             (
-                self.network != "pocket" or not self.recompute_activations,
+                self.network.startswith("segresnet") or not self.recompute_activations,
                 "network",
                 "segresnet or segresnet_ds, whose activations can be recomputed",
             ),

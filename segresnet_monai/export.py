@@ -13,6 +13,7 @@ from scipy.special import expit, softmax
 
 from common.exported import Agreement, Exported, agreement, sealed
 from common.regions import Decision
+from common.runs import RunError
 from segresnet_monai.bundle_transforms import Together
 from segresnet_monai.config import Config
 from segresnet_monai.model import TUMOUR_CLASSES
@@ -49,7 +50,7 @@ def definition(config: Config) -> dict[str, Any]:
         return {"_target_": "SegResNetDS", **shared, "norm": "instance", "dsdepth": config.supervised_levels}
     if config.network == "segresnet":
         return {"_target_": "SegResNet", **shared, "dropout_prob": config.dropout}
-    raise ValueError(
+    raise RunError(
         f"expected a network whose definition {__name__} knows, found {config.network}: add what MONAI calls it there"
     )
 

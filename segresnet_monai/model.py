@@ -54,7 +54,7 @@ def build_segresnet(
             blocks_up=decoder_blocks,
             dropout_prob=dropout,
         )
-    _start_at(network.conv_final[-1].conv.bias, initial_probability, softmax=softmax)
+    start_at(network.conv_final[-1].conv.bias, initial_probability, softmax=softmax)
     if recompute_activations:
         _recompute(network)
     return _laid_out(network)
@@ -91,7 +91,7 @@ def build_segresnet_ds(
         )
     for level in network.up_layers:
         if isinstance(level["head"], torch.nn.Conv3d):
-            _start_at(level["head"].bias, initial_probability, softmax=softmax)
+            start_at(level["head"].bias, initial_probability, softmax=softmax)
     if recompute_activations:
         _recompute(network)
     return _laid_out(network)
@@ -136,10 +136,10 @@ def build_pocket(
             deep_supr_num=max(supervised_levels - 1, 1),
             res_block=True,
         )
-    _start_at(network.output_block.conv.conv.bias, initial_probability, softmax=softmax)
+    start_at(network.output_block.conv.conv.bias, initial_probability, softmax=softmax)
     if supervised_levels > 1:
         for head in network.deep_supervision_heads:
-            _start_at(head.conv.conv.bias, initial_probability, softmax=softmax)
+            start_at(head.conv.conv.bias, initial_probability, softmax=softmax)
     return _laid_out(network)
 
 
@@ -150,7 +150,7 @@ def _recompute(network: torch.nn.Module) -> None:
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
-def _start_at(bias: torch.Tensor, probability: float | None, *, softmax: bool) -> None:
+def start_at(bias: torch.Tensor, probability: float | None, *, softmax: bool) -> None:
     """Set the last bias so that the untrained network gives every label that probability."""
     if probability is None:
         return

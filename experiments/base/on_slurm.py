@@ -47,8 +47,13 @@ def run(trainings: Sequence[Training], placement: Placement, watch: Watch) -> di
     With dry_run the scripts are printed, with submit_only the jobs submitted, and the program ends.
     """
     if placement.dry_run:
-        for _, script in arrays([each for each in trainings if not each.is_finished], trainings, placement):
-            print(script)
+        named: list[str] = []
+        for array, text in arrays([each for each in trainings if not each.is_finished], trainings, placement):
+            said = f"# array {len(named) + 1}"
+            if named and any((*each.after, *each.behind) for each in array):
+                said += f", behind {', '.join(named)} (--dependency=afterany)"
+            named.append(f"array {len(named) + 1}")
+            print(text.replace("\n", f"\n{said}\n", 1))
         print("--dry-run: nothing was submitted", file=sys.stderr)
         sys.exit(0)
     _require_commands()

@@ -14,8 +14,8 @@ MEANINGS = {
     "permutation_p": "how often the same probabilities come as far when the patients' labels are shuffled",
     "validation_accuracy": "of the validation part at 0.5, mean over all epochs, as the report gives it",
     "saliency_brain": "share of what speaks for methylation that lies on the brain; _expected: of an even one",
-    "saliency_bright": "the same on the brightest twentieth of the brain, in FLAIR mostly the tumour; in phantoms a methylated one is "
-    "bright in T1w instead",
+    "saliency_bright": "the same on the brightest twentieth of the brain, in FLAIR mostly the tumour; in phantoms a "
+    "methylated one is bright in T1w instead",
     "saliency_untrained": "rank correlation with an untrained network's: near 1, nothing was learned",
     "brier": "mean squared error of the probabilities; lower is better; _of_the_share: of always giving the share",
     "calibration_slope": "1 where probabilities mean what they say; below 1 they are too sure",

@@ -34,8 +34,8 @@ DRAWN = 8
 COUNTED = ("crop_fraction", "slices_with_brain", "slices_with_tumour", "tumour_in_slices")  # on BraTS's grid
 LEGEND = (
     "background_fraction: share of all voxels of the scan, the air around the head among them",
-    "slices_with_brain: of the 155 axial ones, those with any brain at all; the report counts 80 in most scans and does "
-    "not say what it counts as one",
+    "slices_with_brain: of the 155 axial ones, those with any brain at all; the report counts 80 in most scans and "
+    "does not say what it counts as one",
     "subjects_with_the_scan_of_another: subjects that hold the images of one before them",
     "subjects_with_exchanged_contrasts: whose scans do not look like their contrasts: figures/subjects.png",
     "subjects_excluded: by the report's 1 % rule, fewer voxels of tumour in the 3D U-Net's crop; other networks "

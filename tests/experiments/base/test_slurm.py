@@ -156,6 +156,9 @@ def test_a_dry_run_prints_scripts_that_bash_understands_and_writes_nothing(tmp_p
     for line in ("--partition=gpu", "--time=8:00:00", "--gres=gpu:a100:1", "--constraint=fast", "--cpus-per-task=4"):
         assert f"#SBATCH {line}\n" in printed
     assert printed.count("--gres") == 2
+    first, second, third = printed.split("#!/bin/bash\n")[1:]
+    assert [each.splitlines()[0] for each in (first, second)] == ["# array 1", "# array 2"]
+    assert third.startswith("# array 3, behind array 1, array 2 (--dependency=afterany)\n")
     assert printed.count(f"\nexec {launcher} {sys.executable} -m experiments.base.job ") == 3
     assert not any(tmp_path.iterdir())
 
