@@ -24,6 +24,8 @@ from experiments.base.shared import common_folder, token_file
 from experiments.base.trainings import JOB, WHERE, Placement, State, Training, state
 
 ROOT = Path(__file__).parents[2]
+SAID = "job.txt"
+"""File of a training's folder with what its job says beside the training's own log: that Python does not start, say."""
 POLL_SECONDS = 5.0
 PROBE_SECONDS = 20
 LOST_POLLS = 3
@@ -140,7 +142,8 @@ def script(
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     lines += [f"export PYTHONPATH={shlex.quote(path)}"]
     python = f"{slurm.launcher or ''} {shlex.quote(sys.executable)}".strip()
-    lines += [f'exec {python} -m experiments.base.job "${{folders[$SLURM_ARRAY_TASK_ID]}}"', ""]
+    lines += ['folder="${folders[$SLURM_ARRAY_TASK_ID]}"', f'exec > "$folder/{SAID}" 2>&1']
+    lines += [f'exec {python} -m experiments.base.job "$folder"', ""]
     return "\n".join(lines)
 
 
@@ -212,6 +215,16 @@ def _telling(said: Sequence[str]) -> str:
     rows = [row.strip() for row in said if row.strip()]
     row = next((row for row in rows if "fatal: " in row), rows[0] if rows else "")
     return re.sub(r"^((sbatch|squeue|srun|scancel|error|fatal|allocation failure): )+", "", row)
+
+
+def _last_words(training: Training) -> str:
+    """What a training's job said last, as the middle of a sentence; empty where that was nothing."""
+    try:
+        said = (training.folder / SAID).read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    rows = [row.strip() for row in said if row.strip()]
+    return f": {rows[-1]}" if rows else ""
 
 
 def _probe(folder: Path, placement: Placement) -> None:
@@ -302,4 +315,4 @@ class _Waiting:
             return State("failed", said.removeprefix("failed: "))
         if training.name not in self.queued:
             return LEFT
-        return State("not run", f"job {id} has ended without a result; the same command goes on")
+        return State("not run", f"job {id} has ended without a result{_last_words(training)}; the same command goes on")

@@ -53,6 +53,13 @@ def test_levels_are_kept_and_a_failure_is_told(cluster, tmp_path):
     }
 
 
+def test_a_job_that_does_not_even_start_says_why(cluster, tmp_path):
+    placement = replace(ON, slurm=replace(ON.slurm, launcher="no-such-launcher exec"))
+    (found,) = run([training(tmp_path, "a")], placement).values()
+    assert found.word == "not run"
+    assert re.search(r"has ended without a result: .*no-such-launcher: .*not found", found.reason)
+
+
 @pytest.mark.slow
 def test_submitted_jobs_are_found_again_and_what_was_cancelled_goes_on(cluster, tmp_path, capsys):
     wanted = [training(tmp_path, name, steps=60) for name in "ab"]
