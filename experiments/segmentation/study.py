@@ -395,7 +395,7 @@ def restored(run: Run, config: Any) -> Study:
     changed = [subject.id for subject in subjects if subject.fingerprint() != data["subjects"].get(subject.id)]
     if lost := sorted({*changed, *(used - set(store.entries))}):
         found = [problem for problem in (*cohort.incomplete, *store.problems) if problem.subject in lost]
-        why = "".join(f"\n  {line}" for line in lines(found)) or f", others now: {listed(lost)}"
+        why = "".join(f"\n  {line}" for line in lines(found)) or f" others: {listed(lost)}"
         raise RunError(f"{cohort.folder}: expected the subjects that {run.folder} was made for, found{why}")
     randomised = added.restore(data.get("randomised", {}), recipe=config.recipe, prepared_in=options.prepared, **place)
     run.note_start()
