@@ -1,6 +1,7 @@
 """Whom a network has seen, how synthetic patients stay out of the test, and fine-tuning beside its control."""
 
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -80,6 +81,21 @@ def test_synthetic_patients_are_trained_on_and_nothing_else(cohort, tmp_path, ti
     assert mixed.run.folder != plain.run.folder
     with opened(cohort, tmp_path, synthetic=2) as fewer:
         assert fewer.run.folder != mixed.run.folder
+
+
+def test_a_training_whose_scan_is_gone_says_which_and_one_whose_scan_is_another_whose(cohort, tmp_path):
+    own = tmp_path / "cohort"
+    shutil.copytree(cohort, own)
+    with opened(own, tmp_path) as made:
+        described = made.training("stub", "stub", Stub(), made.run.folder / "part")
+    gone, other = sorted({*made.split.train, *made.split.test})[:2]
+    mask = own / other / f"{other}_seg.nii.gz"
+    mask.write_bytes((own / gone / f"{gone}_seg.nii.gz").read_bytes())
+    with Run(described.folder) as run, pytest.raises(RunError, match=f"was made for, found others: {other}$"):
+        restored(run, Stub())
+    (own / gone / f"{gone}_t1ce.nii.gz").unlink()
+    with Run(described.folder) as run, pytest.raises(RunError, match=f"found\\n  {gone}: missing T1ce"):
+        restored(run, Stub())
 
 
 def test_a_kind_must_be_left(cohort, tmp_path, tiny, capsys):
