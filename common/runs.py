@@ -235,7 +235,8 @@ class Run:
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         # What a user or the system ends has stopped, and what another process holds goes on there.
-        if self.writes and isinstance(error, Exception) and not isinstance(error, (RunInUseError, BrokenPipeError)):
+        failed = isinstance(error, Exception) and not isinstance(error, (RunInUseError, BrokenPipeError))
+        if self.writes and failed and self.folder.is_dir():
             said = str(error).strip().partition("\n")[0]
             with contextlib.suppress(OSError):  # a disk that is full has been said already
                 write_text(self.folder / FAILURE, f"{type(error).__name__}: {said}\n")

@@ -55,7 +55,7 @@ def test_a_second_process_is_refused_until_the_first_has_left(tmp_path):
         (folder / "history.csv").write_text("epoch\n1\n")
         (folder / ".x.part").write_text("being written")
         for fresh in (False, True):
-            with pytest.raises(RunError, match=r"another process is working on this run; wait .* --runs") as raised:
+            with pytest.raises(RunError, match=r"another process is working on this run; wait for it") as raised:
                 Run(folder, fresh=fresh)
             assert str(folder) in str(raised.value)
         # refused means untouched

@@ -110,7 +110,7 @@ def test_what_is_not_the_presets_is_kept_and_a_preset_for_a_gpu_says_so_without_
         "stopped, it goes on",
         "      for less: --preset demo, which takes minutes, or --max-subjects 10 --model.epochs 5",
     ]
-    asked("--preset", "paper", "--on", "slurm")
+    asked("--preset", "paper", "--on", "slurm", "--dry-run")
     monkeypatch.setattr(options_of_commands, "gpus", lambda: ["a card"])
     asked("--preset", "paper")
     assert not capsys.readouterr().err
