@@ -133,6 +133,7 @@ def nowhere(*names):
     return [each for name in names for each in ("--python", f"{name}=no/such/python")]
 
 
+@pytest.mark.slow
 def test_finished_models_are_compared_and_failed_ones_are_shown(run_module, cohort, tmp_path):
     command = (MODULE, "--data", cohort, *TINY, *nowhere("unet25d", *BACKENDS))
     done = run_module(*command)
