@@ -26,6 +26,8 @@ Cavity = Literal["background", "leave-out"]
 REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})
 ROUNDING = 0.01
 """How far a mask's value may lie from a whole number: 8 bits scaled to 0..4 leave 0.008, interpolation any distance."""
+READ_OTHERWISE = "could be read as"
+"""What errors say before the known conventions that allow a mask's values."""
 _UNKNOWN = 255
 _OTHERS = (
     "BraTS-PED 2024 has 1 ET, 2 NET, 3 CC, 4 ED (2023 other values), BraTS-MEN-RT 1 for the whole target, and scans "
@@ -269,7 +271,7 @@ def _readings(found: Iterable[float]) -> str:
     if not fitting:
         return f"no known convention allows ({'; '.join(map(str, CONVENTIONS.values()))}){others}"
     settled = "name the convention that is meant (--convention, or labels of a mapping file)"
-    return f"could be read as {' or '.join(fitting)}: {settled}{others}"
+    return f"{READ_OTHERWISE} {' or '.join(fitting)}: {settled}{others}"
 
 
 def _plain(value: np.generic) -> int | float:

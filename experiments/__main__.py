@@ -13,10 +13,10 @@ from experiments.base import results
 from experiments.base.options import refusals, wrapped
 from experiments.base.results import aligned, short
 from experiments.base.runs import (
+    at_work,
     available,
     changed,
     commands,
-    others,
     patients_of,
     pins,
     purpose,
@@ -28,8 +28,6 @@ from experiments.base.runs import read as read_json
 from experiments.page.headlines import NAMED
 
 MOST_VALUES = 4
-HEADLINES = ("mean_dice",)
-"""What a run's result is in a list, the first that its summary has; else the page's headline."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def listing(runs: Path) -> list[str]:
             lines += [
                 f"{experiment}\n    {purpose(experiment)}",
                 f"    reported: {', '.join(said[:MOST_VALUES]) or 'nothing, it goes beyond'}{more}",
-                f"    {state(runs / experiment) if run is None else f'finished: {run}'}{others(runs / experiment)}",
+                f"    {state(runs / experiment) if run is None else f'finished: {run}'}{at_work(runs / experiment)}",
             ]
         lines.append("")
     lines.append("Around them\n")
@@ -84,11 +82,11 @@ def every_run(runs: Path) -> list[tuple[str, ...]]:
         run = lock.parent
         summary, _ = read_json(run, "summary.json", list)
         values = {line["key"].rpartition(".")[2]: line["value"] for line in summary if isinstance(line, dict)}
-        named = (*HEADLINES, NAMED.get(run.parent.name, ("",))[0])
-        score = next((f"{name} {short(values[name])}" for name in named if name in values), "-")
+        named = ("mean_dice", NAMED.get(run.parent.name, ("",))[0])  # else the page's headline
+        found = next((f"{name} {short(values[name])}" for name in named if name in values), "-")
         chosen = " (pinned)" if pinned.get(run.parent.name) == run.name else ""
         others = ", ".join(changed(run)) or "-"
-        rows.append((run.parent.name, run.name + chosen, patients_of(run), state_of(run), score, others))
+        rows.append((run.parent.name, run.name + chosen, patients_of(run), state_of(run), found, others))
     return rows
 
 

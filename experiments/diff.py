@@ -19,8 +19,6 @@ from experiments.base.results import DIRECTIONS, aligned, short
 from experiments.base.runs import OTHER_PATIENTS, options_of, patients_of, read
 
 RESULT = "result "
-UNSAID = {"git_commit", "processor", "gpus", "python", "of", "finished", "fingerprint of the scans"}
-"""What may differ beside a setting."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,7 @@ def main() -> None:
         holm = "; _p: after Holm over all tests of its run, so more tests make it larger"
         print(f"(n): cases that a result is of{holm * tests}; {DIRECTIONS}")
         if any("model" in read(run, "config.json", dict)[0] for run in (options.first, options.second)):
-            said = chance([name for name, *_ in rows])
-            print(said if said.startswith("Only") else said + how)
+            print(chance([name for name, *_ in rows], how))
 
 
 def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:
@@ -74,10 +71,13 @@ def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-def chance(names: Sequence[str]) -> str:
-    """What a difference of two trainings says. names: of the rows in which they differ."""
-    settings = {name for name in names if not name.startswith((RESULT, "version of ", "results "))} - UNSAID
-    if {name.rpartition(".")[2] for name in settings} == {"seed"}:
+def chance(names: Sequence[str], how: str) -> str:
+    """What a difference of two trainings says.
+
+    names: of the rows in which they differ. how: it is tested, as the end of a sentence.
+    """
+    given = [name for name in names if not name.startswith((RESULT, "results "))]
+    if [name.rpartition(".")[2] for name in given] == ["seed"]:
         return (
             "Only the seed differs: this is how far chance alone moves the same training. In paired tests it would\n"
             "look like a difference of recipes: for them only the patients are drawn by chance"
@@ -85,7 +85,7 @@ def chance(names: Sequence[str]) -> str:
     return (
         "One recipe trained with two seeds gives two results, too (--model.seed): a difference says something of\n"
         "recipes where it is larger than that. Whether other patients would show it\n"
-        "is said by paired tests on the same cases"
+        f"is said by paired tests on the same cases{how}"
     )
 
 

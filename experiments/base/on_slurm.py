@@ -156,7 +156,8 @@ def submit(missing: Sequence[Training], trainings: Sequence[Training], placement
         for array, text in arrays(missing, trainings, placement):
             for each in array:
                 each.folder.mkdir(parents=True, exist_ok=True)
-                (each.folder / FAILURE).unlink(missing_ok=True)
+                for left in (FAILURE, SAID):
+                    (each.folder / left).unlink(missing_ok=True)
                 needed = [by_name[name] for name in each.after]
                 described = {
                     "argv": argv(each, placement),

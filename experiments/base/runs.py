@@ -65,7 +65,7 @@ def state(folder: Path) -> str:
     return state_of(max(runs, key=lambda run: (run / "run.lock").stat().st_mtime))
 
 
-def others(folder: Path) -> str:
+def at_work(folder: Path) -> str:
     """How many runs below a folder a process is working on, as the end of a sentence; empty where none."""
     n = sum(is_in_use(lock.parent) for lock in folder.glob("*/run.lock"))
     return f"; running: {n} (python -m experiments.status)" if n else ""

@@ -131,14 +131,12 @@ def _nearly_equal(works: Sequence[Work], cases: pd.DataFrame) -> Iterator[str]:
 def _misplaced(works: Sequence[Work], cases: pd.DataFrame) -> Iterator[str]:
     by_case = {work.subject.id: work for work in works}
     for method, ids in misplaced.suspects(cases).items():
-        found = {case: volumes(by_case[case]) for case in ids}
-        affines = {case: nifti.affine_mm(nifti.read_header(by_case[case].subject.label)) for case in ids}
-        yield from misplaced.notes(
-            method,
-            {case: maps[method] > 0 for case, (_, maps) in found.items()},
-            {case: truth > 0 for case, (truth, _) in found.items()},
-            affines,
-        )
+        predicted, truths, affines = {}, {}, {}
+        for case in ids:  # with all methods' label maps, of which no others are kept
+            truth, maps = volumes(by_case[case])
+            predicted[case], truths[case] = maps[method] > 0, truth > 0
+            affines[case] = nifti.affine_mm(nifti.read_header(by_case[case].subject.label))
+        yield from misplaced.notes(method, predicted, truths, affines)
 
 
 def _of_predictions(methods: Sequence[Method], used: Sequence[str]) -> Iterator[str]:

@@ -11,7 +11,14 @@ import numpy as np
 from common import nifti
 from common.cohort.names import FILE_NAMES
 from common.files import read_json
-from common.labels import CONVENTIONS, LabelConvention, convention_from_names, convention_of_id, infer_convention
+from common.labels import (
+    CONVENTIONS,
+    READ_OTHERWISE,
+    LabelConvention,
+    convention_from_names,
+    convention_of_id,
+    infer_convention,
+)
 from common.nifti import ScanError
 from common.subject import LABEL
 from common.walk import shown, walk
@@ -27,8 +34,6 @@ LAYOUTS = {"_": "BraTS 2018-2021", "-": "BraTS 2023"}
 """By what stands between a case's id and ``seg``."""
 OF_PHANTOMS = "its network has seen synthetic phantoms only; what it makes of patients is no result"
 TABLE, RECORD = "dataset.json", "predictions.json"
-READ_OTHERWISE = "could be read as"
-"""Of what :mod:`common.labels` says of values that another known convention allows."""
 LOOKED_AT = 3
 """Label maps whose values are named where nothing says what they mean."""
 

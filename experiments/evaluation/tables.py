@@ -183,7 +183,8 @@ def differences_table(comparisons: pd.DataFrame) -> Table:
 
 def signed(value: float) -> str:
     """A difference as a table's cell has numbers, with its sign."""
-    return ("+" if value >= 0 else "") + results.short(float(value))
+    said = results.short(float(value))
+    return said if said.startswith("-") else f"+{said}"
 
 
 def ranking_table(ranks: pd.DataFrame, methods: Sequence[str]) -> Table:

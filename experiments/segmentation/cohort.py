@@ -127,7 +127,7 @@ def excluded_note(rows: pd.DataFrame) -> list[str]:
     minimum = results.reported("settings")["unet3d"]["minimum_mask_fraction"].value
     own = rows.loc[rows["crop_fraction"] < minimum, "subject"]
     few = f"with less than {100 * minimum:g} % labelled (crop_fraction in subjects.csv)"
-    return [f"subjects_excluded, {few}: {listed(list(own))}"] if len(own) else []
+    return [f"subjects_excluded by the 3D U-Net's rule, {few}: {listed(list(own))}"] if len(own) else []
 
 
 def claims(rows: pd.DataFrame, n_bad: int, n_copies: int, n_exchanged: int, *, synthetic: bool) -> list[Result]:

@@ -108,6 +108,11 @@ def test_runs_that_differ_by_their_seed_alone_are_told_what_that_is(tmp_path, mo
         assert said in printed
         assert ("experiments.score" in printed) == (epochs == 4)
         assert "results that are equal in both" in printed
+    write_json(tmp_path / "unet3d" / "b" / "config.json", {"model": {"epochs": 3, "network": {"seed": 1}}})
+    for run, commit in (("a", "1"), ("b", "2")):
+        write_json(tmp_path / "unet3d" / run / "environment.json", [{"git_commit": commit}])
+    diff.main()
+    assert "Only the seed" not in capsys.readouterr().out  # the code does, too
 
 
 def test_results_of_two_experiments_are_paired_and_the_test_of_their_difference_is_named(tmp_path, monkeypatch, capsys):

@@ -55,9 +55,12 @@ def test_levels_are_kept_and_a_failure_is_told(cluster, tmp_path):
 
 def test_a_job_that_does_not_even_start_says_why(cluster, tmp_path):
     placement = replace(ON, slurm=replace(ON.slurm, launcher="no-such-launcher exec"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "job.txt").write_text("of a job before\n")
     (found,) = run([training(tmp_path, "a")], placement).values()
     assert found.word == "not run"
     assert re.search(r"has ended without a result: .*no-such-launcher: .*not found", found.reason)
+    assert "of a job before" not in (tmp_path / "a" / "job.txt").read_text()
 
 
 @pytest.mark.slow

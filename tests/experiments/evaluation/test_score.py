@@ -27,6 +27,7 @@ from experiments.evaluation import inputs, label_maps, pictures, scoring
 from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions
 from experiments.evaluation.ranking import RANKED, ranking
+from experiments.evaluation.tables import signed
 from tests.cohorts import write_cohort
 from tests.columns import columns, documented
 from tests.layouts import write_2023
@@ -693,3 +694,9 @@ def test_values_of_another_convention_are_refused_before_anything_is_scored(opti
     monkeypatch.setattr(scoring, "score", None)
     with pytest.raises(Refused, match=r"nnunet's values as in .*BraTS_000_seg.nii.gz: .*could be read as brats2018"):
         label_maps.find("nnunet", sets / "truth", {f"BraTS_00{n}" for n in range(4)}, "brats2023")
+
+
+def test_differences_have_one_sign_and_keep_their_size():
+    shown = {0.25: "+0.250", -0.25: "-0.250", 2e-6: "+2e-06", -2e-6: "-2e-06", 0.0: "+0.000"}
+    assert {value: signed(value) for value in shown} == shown
+    assert signed(-0.0) == "-0.000"
