@@ -1,5 +1,6 @@
 """Loading a deep-learning framework: said, as it takes seconds, and without another one that it would load too."""
 
+import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +11,19 @@ MODULES = {"PyTorch": "torch", "Keras": "keras"}
 NOTE = "; lines of TensorFlow's own on oneDNN, or on CUDA that it does not find, are no errors"
 """They come before anything can be set that silences them."""
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+LARGEST_BLOCK, LARGEST_REST = 2**30, 2**31 - 1
+
 
 @contextmanager
 def loading(framework: Literal["PyTorch", "Keras"]) -> Iterator[None]:
     """For a block that imports a framework: says so on standard error, unless it is loaded already.
 
     What writes PyTorch's TensorBoard files loads TensorFlow wherever it is installed, for seconds and with lines of its
-    own, and needs nothing of it; in the block it finds none.
+    own, and needs nothing of it; in the block it finds none. What this process frees, it keeps
+    (:func:`keep_freed_memory`).
     """
+    keep_freed_memory()
     if MODULES[framework] not in sys.modules:
         note = NOTE if framework == "Keras" and find_spec("tensorflow") else ""
         print(f"    loading {framework}{note}", file=sys.stderr, flush=True)
@@ -30,3 +36,16 @@ def loading(framework: Literal["PyTorch", "Keras"]) -> Iterator[None]:
         if hidden:
             del sys.modules["tensorflow"]
             sys.modules.pop("tensorboard.compat", None)  # remembers that there is none, which a Keras run would miss
+
+
+def keep_freed_memory() -> bool:
+    """Whether this process now keeps memory that it frees, for what it allocates next; False without glibc.
+
+    A training frees and allocates the same hundreds of MB in every step. glibc gives large blocks back to the system,
+    which has to clear each of their pages again at its first use; the largest amount in use does not change.
+    """
+    try:
+        allocator = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(allocator(M_MMAP_THRESHOLD, LARGEST_BLOCK)) and bool(allocator(M_TRIM_THRESHOLD, LARGEST_REST))
