@@ -5,6 +5,7 @@
     python -m experiments.beyond --data FOLDER --preset cpu   the same recipe at 2 mm, 4500 steps a network on two cores
     python -m experiments.beyond --data FOLDER --preset demo  800 steps a network
     python -m experiments.beyond --data FOLDER --folds 5      all patients in folds, none kept for a test
+    python -m experiments.beyond --data FOLDER --pretrain     from a network of phantoms: others' scanners and tumours
 
 Nested regions with batch Dice and cross entropy, crops on the tumour, strong augmentation, AdamW with warm-up, an
 average of the weights, bfloat16 on CPUs that multiply it, Gaussian windows, flips averaged. Patients that are not
@@ -20,7 +21,8 @@ steps of the cpu preset (14 of 22, three of five folds) 0.87, 0.83, 0.75 and 0.7
 The same command goes on where a killed one stopped, and shows the table of a finished run.
 """
 
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -28,8 +30,9 @@ from typing import Literal
 from common.augmentation import OTHER_SCANNERS
 from common.recipe import Recipe
 from experiments import table1_baseline
-from experiments.base.options import Refused, command_line, refusals
+from experiments.base.options import Refused, command_line, differences, refusals
 from experiments.base.progress import step
+from experiments.base.trainings import Placement
 from experiments.segmentation import external
 from experiments.segmentation.control import run_with_control
 from experiments.segmentation.finished import read_run
@@ -38,6 +41,7 @@ from experiments.segmentation.study import study
 from segresnet_monai.config import Config
 
 EXPERIMENT = "beyond"
+PRETRAINING_EPOCHS, PRETRAINING_RANDOMISED = 40, 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,16 @@ class BeyondOptions(SegResNetOptions):
     look. By default gpu with --data and demo without."""
     folds: int | None = None
     """All patients in so many folds, none kept for a test; by default --model.folds of those that are not tested."""
+    pretrain: bool = False
+    """Train one network on phantoms first, embedded and randomised ones, in a run of its own that is made once, and
+    start every network from its weights, as --from does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretrain and self.data is None:
+            raise ValueError("expected --data beside --pretrain: phantoms are what the first network is trained on")
+        if self.pretrain and self.start_from is not None:
+            raise ValueError("expected --pretrain or --from, received both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +166,32 @@ def main() -> None:
             raise Refused("expected no --fold: this experiment trains all of its folds")
     if options.folds is not None:
         config = replace(config, folds=options.folds)
+    if options.pretrain:
+        options = replace(options, pretrain=False, start_from=pretrained(options, config))
     scored = [f"{part}/{EXPERIMENT}" for part in ("out_of_fold", "test")]
     run_with_control(options, partial(run, config=config), scored=scored)
 
 
-def run(options: BeyondOptions, config: Beyond) -> Path:
+def pretrained(options: BeyondOptions, config: Beyond) -> Path:
+    """Folder of the network on phantoms that --pretrain starts from; it is trained where there is none yet."""
+    network = replace(config.network, epochs=PRETRAINING_EPOCHS)
+    of_phantoms = replace(config, network=network, folds=1, with_baseline=False)
+    shared = ("preset", "runs", "prepared", "local_copy", "phantoms", "jobs", *(f.name for f in fields(Placement)))
+    print("pretraining on phantoms, once:", file=sys.stderr)
+    folder = run(
+        BeyondOptions(
+            **{name: getattr(options, name) for name in shared},
+            changed=(*options.changed, *differences(config, of_phantoms)),
+            synthetic=PRETRAINING_RANDOMISED,
+        ),
+        of_phantoms,
+        shown=False,
+    )
+    print(f"pretrained: {folder}\n", file=sys.stderr)
+    return folder / "folds" / f"{EXPERIMENT}1"
+
+
+def run(options: BeyondOptions, config: Beyond, *, shown: bool = True) -> Path:
     """Train, decide, score and show; returns the run's folder."""
     recipes = [each.recipe for each in config.methods.values()]
     further = {"further_recipes": recipes[1:], "several": True, "out_of_fold": True, "network": config.network}
@@ -171,7 +206,8 @@ def run(options: BeyondOptions, config: Beyond) -> Path:
                 out_of_fold.run_folds(opened, config.methods, folds)
             with step(4):
                 out_of_fold.summarise(opened, config.methods, folds)
-        out_of_fold.show(opened)
+        if shown:
+            out_of_fold.show(opened)
         if checked is not None:
             print()
             external.score(read_run(opened.run.folder), checked, other)

@@ -17,7 +17,7 @@ from common.subject import CONTRASTS  # noqa: E402
 from experiments import beyond  # noqa: E402
 from experiments.segmentation import finished, out_of_fold  # noqa: E402
 from segresnet_monai.inference import load_runs, predict_volume, probabilities  # noqa: E402
-from tests.cohorts import write_cohort  # noqa: E402
+from tests.cohorts import write_cohort, write_subject  # noqa: E402
 from tests.experiments.conftest import here  # noqa: E402
 
 NETWORK = (
@@ -208,6 +208,55 @@ def test_what_would_fool_its_user_is_refused(words, said, cohort, tmp_path, monk
         call(tmp_path, monkeypatch, "--data", cohort, *ARGUMENTS, *words)
     assert said in " ".join(f"{ended.value} {capsys.readouterr().err}".replace("│", " ").split())
     assert not (tmp_path / "runs").exists()
+
+
+def test_pretraining_is_a_run_of_phantoms_made_once_from_whose_weights_the_network_starts(
+    cohort, tmp_path, monkeypatch, capsys
+):
+    for seed in range(3):
+        write_subject(tmp_path / "few", f"phantom{seed}", 50 + seed)
+    monkeypatch.setattr("experiments.segmentation.study.phantom_cohort", lambda *_, **__: tmp_path / "few")
+    monkeypatch.setattr(beyond, "PRETRAINING_EPOCHS", 2)
+    monkeypatch.setattr(beyond, "PRETRAINING_RANDOMISED", 0)  # one of them takes seconds to make and to learn
+    words = ("--data", cohort, *ARGUMENTS, "--model.folds", "1", "--model.no-with-baseline", "--pretrain")
+    call(tmp_path, monkeypatch, *words)
+    runs = {read_json(each / "data.json", dict)["synthetic"]: each for each in (tmp_path / "runs/beyond").iterdir()}
+    phantoms, patients = runs[True], runs[False]
+    assert len(read_json(phantoms / "split.json", dict)["train"]) == 1
+    of_phantoms, described = (read_json(each / "config.json", dict) for each in (phantoms, patients))
+    networks = [each["model"]["network"] for each in (of_phantoms, described)]
+    assert networks[0] == networks[1] | {"epochs": 2}
+    assert of_phantoms["model"]["folds"] == 1
+    assert "network.epochs=2" in of_phantoms["options"]["changed"]
+    start = read_json(patients / "folds/beyond1/config.json", dict)["start"]
+    assert start["run"] == str(phantoms / "folds/beyond1")
+    assert "fine-tuned: starts from the weights" in capsys.readouterr().out
+
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    call(tmp_path, monkeypatch, *words)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == trained
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(("--pretrain",), "--data beside --pretrain"), (("--pretrain", "--from", "x"), "received both")]
+)
+def test_pretraining_that_could_not_be_meant_is_refused(words, said, cohort, tmp_path, monkeypatch, capsys):
+    data = ("--data", cohort) if "--from" in words else ()
+    with pytest.raises(SystemExit) as ended:
+        call(tmp_path, monkeypatch, *data, *ARGUMENTS, *words)
+    assert said in " ".join(f"{ended.value} {capsys.readouterr().err}".replace("│", " ").split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_pretraining_sees_randomised_phantoms_too_and_nothing_of_the_patients(monkeypatch):
+    seen = []
+    monkeypatch.setattr(beyond, "run", lambda *given, shown: seen.append(given) or beyond.Path("run"))
+    options = beyond.BeyondOptions(data=beyond.Path("d"), subjects=beyond.Path("s"), pretrain=True, fresh=True, jobs=3)
+    assert beyond.pretrained(options, beyond.CPU) == beyond.Path("run/folds/beyond1")
+    [(of_phantoms, config)] = seen
+    assert (of_phantoms.synthetic, of_phantoms.jobs, of_phantoms.fresh) == (beyond.PRETRAINING_RANDOMISED, 3, False)
+    assert {of_phantoms.data, of_phantoms.subjects, of_phantoms.start_from} == {None}
+    assert config.network.epochs == beyond.PRETRAINING_EPOCHS
 
 
 def test_presets_are_the_recipe_at_other_sizes():
