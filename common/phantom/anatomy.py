@@ -37,8 +37,7 @@ class Pose:
 class Anatomy:
     """A subject's anatomy. brain: bool, the box's shape. Vectors over brain voxels: wm, gm, csf (fractions that sum to
     1), t1 (the template's, 0..1), depth (mm below the surface), ventricle (mm, negative inside), plexus (0..1, the
-    likely place of choroid plexus), sinus (0..1, along the superior sagittal sinus), off_midline (mm). age: 0 young ..
-    1 old."""
+    likely place of choroid plexus), sinus (0..1, along the superior sagittal sinus). age: 0 young .. 1 old."""
 
     brain: np.ndarray
     wm: np.ndarray
@@ -49,7 +48,6 @@ class Anatomy:
     ventricle: np.ndarray
     plexus: np.ndarray
     sinus: np.ndarray
-    off_midline: np.ndarray
     age: float
     voxel_mm: int
 
@@ -195,7 +193,7 @@ def sample_anatomy(rng: np.random.Generator, mapped: np.ndarray, *, voxel_mm: in
     surface = scipy.special.expit((3.0 - depth) / 0.6) * scipy.special.expit((60 - np.minimum(y, 220 - z * 1.4)) / 5)
     sinus = np.exp(-np.square(off_midline / 2.5)) * surface
     vectors = {"wm": wm, "gm": 1 - wm - csf, "csf": csf, "t1": t1, "depth": depth, "ventricle": ventricle}
-    vectors |= {"plexus": plexus, "sinus": sinus, "off_midline": off_midline}
+    vectors |= {"plexus": plexus, "sinus": sinus}
     vectors = {name: v[kept].astype(np.float32) for name, v in vectors.items()}
     return Anatomy(brain=brain, age=age, voxel_mm=voxel_mm, **vectors)
 

@@ -9,7 +9,6 @@ from scipy import ndimage
 
 from common import nifti
 from common.cohort import audit, find_subjects
-from common.phantom import randomised
 from common.phantom.randomised import KINDS, draw_levels, kind_of, make_randomised, name_of, write_randomised
 from common.subject import CONTRASTS
 
@@ -90,31 +89,3 @@ def test_what_a_radiologist_goes_by_always_holds():
         assert max(abs(level["NCR"] - level["ED"]) for level in levels.values()) > 0.29
         widest = {name: max(widest[name], t1[name]) for name in widest}
     assert min(widest.values()) > 1.9  # tissues themselves are free
-
-
-def test_veins_lie_outside_the_tumour_on_the_surface_and_the_midline_and_shine_in_t1ce_alone(monkeypatch):
-    drawn = []
-
-    def kept(rng, anatomy, tumour):
-        drawn.append((anatomy, tumour, draw_vessels(rng, anatomy, tumour)))
-        return drawn[-1][-1]
-
-    draw_vessels = randomised.draw_vessels
-    monkeypatch.setattr(randomised, "draw_vessels", kept)
-    with_veins = make_randomised(0, seed=SEED)
-    [(anatomy, tumour, vessels)] = drawn
-    assert 0 <= vessels.min() < 0.01 < 0.3 < vessels.max() <= 1
-    assert vessels[tumour.core < -3].max(initial=0) < 0.01
-    middle, surface = anatomy.off_midline < 3, anatomy.depth < 3
-    assert vessels[middle & surface].mean() > 2 * vessels[~middle & surface].mean()
-    assert vessels[surface].mean() > 2 * vessels[~surface & ~middle & (anatomy.csf < 0.1)].mean()
-    assert np.count_nonzero(vessels > 0.2) < 0.05 * len(vessels)
-
-    monkeypatch.setattr(randomised, "draw_vessels", lambda *given: kept(*given) * 0)
-    without = make_randomised(0, seed=SEED)
-    np.testing.assert_array_equal(with_veins.labels, without.labels)
-    brighter = {}
-    for contrast in CONTRASTS:
-        of_both = [p.images[contrast][p.images[contrast] > 0].astype(float) for p in (with_veins, without)]
-        brighter[contrast] = np.subtract(*(np.quantile(v, 0.999) / np.median(v) for v in of_both))
-    assert brighter["T1ce"] > 2 * max(abs(brighter[name]) for name in ("FLAIR", "T1", "T2"))
