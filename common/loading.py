@@ -13,6 +13,7 @@ NOTE = "; lines of TensorFlow's own on oneDNN, or on CUDA that it does not find,
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGEST_BLOCK, LARGEST_REST = 2**30, 2**31 - 1
+"""Bytes of a block that is kept, and of all that is kept and unused: the most that mallopt takes."""
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def keep_freed_memory() -> bool:
     which has to clear each of their pages again at its first use; the largest amount in use does not change.
     """
     try:
-        allocator = ctypes.CDLL(None).mallopt
+        tune = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return bool(allocator(M_MMAP_THRESHOLD, LARGEST_BLOCK)) and bool(allocator(M_TRIM_THRESHOLD, LARGEST_REST))
+    return bool(tune(M_MMAP_THRESHOLD, LARGEST_BLOCK)) and bool(tune(M_TRIM_THRESHOLD, LARGEST_REST))

@@ -5,7 +5,7 @@
     python -m experiments.beyond --data FOLDER --preset cpu   the same recipe at 2 mm, 4500 steps a network on two cores
     python -m experiments.beyond --data FOLDER --preset demo  800 steps a network
     python -m experiments.beyond --data FOLDER --folds 5      all patients in folds, none kept for a test
-    python -m experiments.beyond --data FOLDER --pretrain     from a network of phantoms: others' scanners and tumours
+    python -m experiments.beyond --data FOLDER --pretrain     starts from a network of phantoms, which is made once
 
 Nested regions with batch Dice and cross entropy, crops on the tumour, strong augmentation, AdamW with warm-up, an
 average of the weights, bfloat16 on CPUs that multiply it, Gaussian windows, flips averaged. Patients that are not
@@ -32,16 +32,19 @@ from common.recipe import Recipe
 from experiments import table1_baseline
 from experiments.base.options import Refused, command_line, differences, refusals
 from experiments.base.progress import step
+from experiments.base.reading import refuse_cavity, refuse_unlabelled
 from experiments.base.trainings import Placement
 from experiments.segmentation import external
 from experiments.segmentation.control import run_with_control
 from experiments.segmentation.finished import read_run
 from experiments.segmentation.options import SegResNetOptions
+from experiments.segmentation.patients import find_patients
 from experiments.segmentation.study import study
 from segresnet_monai.config import Config
 
 EXPERIMENT = "beyond"
 PRETRAINING_EPOCHS, PRETRAINING_RANDOMISED = 40, 40
+"""Of the network on phantoms, and of the randomised ones beside the embedded: 2000 steps of the cpu preset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,17 +176,25 @@ def main() -> None:
 
 
 def pretrained(options: BeyondOptions, config: Beyond) -> Path:
-    """Folder of the network on phantoms that --pretrain starts from; it is trained where there is none yet."""
+    """Folder of the network on phantoms that --pretrain starts from; it is trained where there is none yet.
+
+    What is wrong with the patients, who come afterwards, ends the program before.
+    """
+    print("patients, looked at before a network is trained on phantoms:", file=sys.stderr)
+    with refusals():
+        recipes = [each.recipe for each in config.methods.values()]
+        find_patients(replace(options, control=False), recipes, out_of_fold=True)
+        if (other := external.CohortOptions.of(options)) is not None:
+            refuse_unlabelled(found := other.find(other.data))
+            refuse_cavity(found)
+    print("\npretraining on phantoms, once:", file=sys.stderr)
     network = replace(config.network, epochs=PRETRAINING_EPOCHS)
     of_phantoms = replace(config, network=network, folds=1, with_baseline=False)
+    changed = {name.partition("=")[0]: name for name in (*options.changed, *differences(config, of_phantoms))}
     shared = ("preset", "runs", "prepared", "local_copy", "phantoms", "jobs", *(f.name for f in fields(Placement)))
-    print("pretraining on phantoms, once:", file=sys.stderr)
+    of_run = {name: getattr(options, name) for name in shared}
     folder = run(
-        BeyondOptions(
-            **{name: getattr(options, name) for name in shared},
-            changed=(*options.changed, *differences(config, of_phantoms)),
-            synthetic=PRETRAINING_RANDOMISED,
-        ),
+        BeyondOptions(**of_run, changed=tuple(changed.values()), synthetic=PRETRAINING_RANDOMISED),
         of_phantoms,
         shown=False,
     )
@@ -192,7 +203,7 @@ def pretrained(options: BeyondOptions, config: Beyond) -> Path:
 
 
 def run(options: BeyondOptions, config: Beyond, *, shown: bool = True) -> Path:
-    """Train, decide, score and show; returns the run's folder."""
+    """Train, decide, score and show, unless it only serves another run; returns the run's folder."""
     recipes = [each.recipe for each in config.methods.values()]
     further = {"further_recipes": recipes[1:], "several": True, "out_of_fold": True, "network": config.network}
     with study(EXPERIMENT, options, config, **further) as opened:

@@ -20,16 +20,14 @@ from common.recipe import Recipe
 from common.runs import Run, RunError, configuration_hash, describe, folder_of_run, is_in_use, same_settings
 from common.statistics import FEWEST_CASES
 from common.subject import Subject, lines
-from common.words import by_note, listed, plural
+from common.words import by_note, listed
 from experiments.base import results
 from experiments.base.ending import end
-from experiments.base.options import Refused, absolute, leave_out, options_in, refusals, refuse_phantoms
-from experiments.base.progress import say_store, step
-from experiments.base.reading import refuse_cavity, refuse_unlabelled
+from experiments.base.options import Refused, absolute, options_in, refusals
 from experiments.base.trainings import Training, given, shared_by
 from experiments.segmentation import added, fine_tuning
-from experiments.segmentation.options import Options, SegResNetOptions, refuse_contradictions
-from experiments.segmentation.phantoms import phantom_cohort
+from experiments.segmentation.options import Options, SegResNetOptions
+from experiments.segmentation.patients import FRACTIONS, find_patients, split_of
 from segresnet_monai.config import Config as SegResNet
 from segresnet_monai.start import Start, find_start
 
@@ -177,7 +175,7 @@ def study(
     options: Options,
     config: Any,
     *,
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    fractions: tuple[float, float, float] = FRACTIONS,
     minimum_mask_fraction: float = 0.0,
     further_recipes: Sequence[Recipe] = (),
     several: bool = False,
@@ -231,38 +229,17 @@ def _open(
     *,
     local_copy: Path | None,
 ) -> Study:
-    refuse_contradictions(options)
     if options.layout is not None:  # the run is read again, from whatever folder
         options = replace(options, layout=options.layout.resolve())
     start, seen = None, []
     if isinstance(options, SegResNetOptions) and options.start_from is not None:
         start, seen = find_start(options.start_from, network), fine_tuning.seen_by(options.start_from)
         print(fine_tuning.described(start), file=sys.stderr)
-    with step(1):
-        folder, most = options.data, options.max_subjects
-        if folder is None:
-            folder = phantom_cohort(options.phantoms, jobs=options.jobs, max_subjects=most)
-        cohort = options.find(folder, max_subjects=most, patients=options.patients)
-        print(f"    {plural(len(cohort.subjects), 'subject')} in {cohort.folder} ({cohort.layout})", file=sys.stderr)
-    if options.data is not None and cohort.subjects:
-        refuse_phantoms(options.data, next(iter(cohort.subjects[0].images.values())))
-    refuse_unlabelled(cohort)
-    refuse_cavity(cohort)
-    try:  # what is too few before the scans are looked at is too few after it
-        _split(list(cohort.subjects), set(), options, fractions, out_of_fold=out_of_fold)
-    except (ValueError, OSError) as error:
-        raise Refused("\n".join([str(error), *(f"  not counted: {each}" for each in cohort.incomplete)])) from error
     recipes = (config.recipe, *further_recipes)
-    with step(2):
-        distinct = dict.fromkeys(recipes)
-        say_store(options.prepared, sum(prepared.expected_bytes(cohort.subjects, recipe) for recipe in distinct))
-        stores = [
-            prepared.prepare(cohort.subjects, recipe, options.prepared, n_jobs=options.jobs, local_copy=local_copy)
-            for recipe in recipes
-        ]
-    store = stores[0]
-    problems = tuple(dict.fromkeys((*cohort.incomplete, *(problem for each in stores for problem in each.problems))))
-    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="subject")
+    cohort, stores, problems = find_patients(
+        options, recipes, fractions=fractions, out_of_fold=out_of_fold, local_copy=local_copy
+    )
+    store, left_out = stores[0], tuple(sorted({problem.subject for problem in problems}))
     good = [subject for subject in cohort.subjects if all(subject.id in each.entries for each in stores)]
     placements = {subject.id: store.entries[subject.id].placement for subject in good}
     brought = {subject: str(placement) for subject, placement in placements.items() if placement.is_moved}
@@ -282,7 +259,7 @@ def _open(
             f"share is {max(excluded.values()):.2%}"
         )
     try:
-        split = _split(good, set(excluded), options, fractions, out_of_fold=out_of_fold)
+        split = split_of(good, set(excluded), options, fractions, out_of_fold=out_of_fold)
     except (ValueError, OSError) as error:
         also = f" ({len(excluded)} subjects are excluded with less than {minimum} labelled)" if excluded else ""
         raise Refused(f"{error}{also}") from error
@@ -415,25 +392,3 @@ def restored(run: Run, config: Any) -> Study:
 
 def _counts(split: splits.Split) -> list[str]:
     return [str(len(getattr(split, part))) for part in splits.PARTS]
-
-
-def _split(
-    subjects: list[Subject],
-    excluded: set[str],
-    options: Options,
-    fractions: tuple[float, float, float],
-    *,
-    out_of_fold: bool,
-) -> splits.Split:
-    if options.subjects is not None:
-        # A published split knows nothing of the exclusion rule: its excluded subjects leave their parts.
-        return splits.read_published(options.subjects, subjects).without(excluded)
-    subjects = [subject for subject in subjects if subject.id not in excluded]
-    if out_of_fold and options.folds is not None:
-        name = f"{options.folds}folds_seed{options.split_seed}"
-        return splits.Split(name, train=tuple(sorted(subject.id for subject in subjects)), validation=(), test=())
-    if options.folds is not None:
-        if options.fold is None or not 1 <= options.fold <= options.folds:
-            raise ValueError(f"expected --fold between 1 and {options.folds}, received {options.fold}")
-        return splits.k_folds(subjects, k=options.folds, seed=options.split_seed)[options.fold - 1]
-    return splits.split_by_fractions(subjects, fractions=fractions, seed=options.split_seed)

@@ -215,7 +215,7 @@ def test_pretraining_is_a_run_of_phantoms_made_once_from_whose_weights_the_netwo
 ):
     for seed in range(3):
         write_subject(tmp_path / "few", f"phantom{seed}", 50 + seed)
-    monkeypatch.setattr("experiments.segmentation.study.phantom_cohort", lambda *_, **__: tmp_path / "few")
+    monkeypatch.setattr("experiments.segmentation.patients.phantom_cohort", lambda *_, **__: tmp_path / "few")
     monkeypatch.setattr(beyond, "PRETRAINING_EPOCHS", 2)
     monkeypatch.setattr(beyond, "PRETRAINING_RANDOMISED", 0)  # one of them takes seconds to make and to learn
     words = ("--data", cohort, *ARGUMENTS, "--model.folds", "1", "--model.no-with-baseline", "--pretrain")
@@ -233,6 +233,7 @@ def test_pretraining_is_a_run_of_phantoms_made_once_from_whose_weights_the_netwo
     assert "fine-tuned: starts from the weights" in capsys.readouterr().out
 
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    assert trained
     call(tmp_path, monkeypatch, *words)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == trained
 
@@ -248,8 +249,29 @@ def test_pretraining_that_could_not_be_meant_is_refused(words, said, cohort, tmp
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("wrong", ["damaged", "unlabelled", "few", "other"])
+def test_what_is_wrong_with_the_patients_is_said_before_a_network_is_trained_on_phantoms(
+    wrong, tmp_path, monkeypatch, capsys
+):
+    data, words = write_cohort(tmp_path / "cohort", 2 if wrong == "few" else 6), ()
+    if wrong == "damaged":
+        (data / "BraTS_001/BraTS_001_t1.nii.gz").write_bytes(b"nothing")
+    if wrong == "unlabelled":
+        (data / "BraTS_001/BraTS_001_seg.nii.gz").unlink()
+    if wrong == "other":
+        words = ("--test-data", tmp_path / "nowhere")
+    with pytest.raises(SystemExit) as ended:
+        call(tmp_path, monkeypatch, "--data", data, *ARGUMENTS, "--pretrain", *words)
+    said = {"damaged": "BraTS_001_t1.nii.gz", "unlabelled": "BraTS_001", "few": "at least", "other": "nowhere"}
+    assert said[wrong] in str(ended.value)
+    assert "pretraining on phantoms" not in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "phantoms").exists()
+
+
 def test_pretraining_sees_randomised_phantoms_too_and_nothing_of_the_patients(monkeypatch):
     seen = []
+    monkeypatch.setattr(beyond, "find_patients", lambda *_, **__: None)
     monkeypatch.setattr(beyond, "run", lambda *given, shown: seen.append(given) or beyond.Path("run"))
     options = beyond.BeyondOptions(data=beyond.Path("d"), subjects=beyond.Path("s"), pretrain=True, fresh=True, jobs=3)
     assert beyond.pretrained(options, beyond.CPU) == beyond.Path("run/folds/beyond1")
