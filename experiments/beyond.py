@@ -29,6 +29,7 @@ from typing import Literal
 
 from common.augmentation import OTHER_SCANNERS
 from common.recipe import Recipe
+from common.settings import later
 from experiments import table1_baseline
 from experiments.base.options import Refused, command_line, differences, refusals
 from experiments.base.progress import step
@@ -41,6 +42,7 @@ from experiments.segmentation.options import SegResNetOptions
 from experiments.segmentation.patients import find_patients
 from experiments.segmentation.study import study
 from segresnet_monai.config import Config
+from segresnet_monai.start import refuse_other_answers
 
 EXPERIMENT = "beyond"
 PRETRAINING_EPOCHS, PRETRAINING_RANDOMISED = 40, 40
@@ -80,6 +82,9 @@ class Beyond:
     """Train the baseline too, on the same folds, for a comparison on the same patients."""
     folds: int = 5
     """Networks, each trained without one fold of the patients that are not tested; 1: one, on the training part."""
+    with_start: bool = later(False)
+    """Average every network's probabilities with those of the one that it started from (--pretrain, --from). What
+    phantoms taught and fine-tuning forgets, tumours that the training hospital lacks, is found again."""
 
     def __post_init__(self) -> None:
         if self.folds != 1 and self.folds < 3:
@@ -167,6 +172,11 @@ def main() -> None:
     with refusals():
         if options.fold is not None:
             raise Refused("expected no --fold: this experiment trains all of its folds")
+        if config.with_start:
+            if options.start_from is not None:
+                refuse_other_answers(options.start_from, config.network)
+            elif not options.pretrain:
+                raise Refused("expected --pretrain or --from beside --model.with-start: no network to start from")
     if options.folds is not None:
         config = replace(config, folds=options.folds)
     if options.pretrain:
@@ -189,8 +199,9 @@ def pretrained(options: BeyondOptions, config: Beyond) -> Path:
             refuse_cavity(found)
     print("\npretraining on phantoms, once:", file=sys.stderr)
     network = replace(config.network, epochs=PRETRAINING_EPOCHS)
-    of_phantoms = replace(config, network=network, folds=1, with_baseline=False)
+    of_phantoms = replace(config, network=network, folds=1, with_baseline=False, with_start=False)
     changed = {name.partition("=")[0]: name for name in (*options.changed, *differences(config, of_phantoms))}
+    changed.pop("with_start", None)
     shared = ("preset", "runs", "prepared", "local_copy", "phantoms", "jobs", *(f.name for f in fields(Placement)))
     of_run = {name: getattr(options, name) for name in shared}
     folder = run(
@@ -204,6 +215,8 @@ def pretrained(options: BeyondOptions, config: Beyond) -> Path:
 
 def run(options: BeyondOptions, config: Beyond, *, shown: bool = True) -> Path:
     """Train, decide, score and show, unless it only serves another run; returns the run's folder."""
+    if options.start_from is None:  # the control of --control has nothing to keep
+        config = replace(config, with_start=False)
     recipes = [each.recipe for each in config.methods.values()]
     further = {"further_recipes": recipes[1:], "several": True, "out_of_fold": True, "network": config.network}
     with study(EXPERIMENT, options, config, **further) as opened:
@@ -214,7 +227,7 @@ def run(options: BeyondOptions, config: Beyond, *, shown: bool = True) -> Path:
         if not opened.run.is_finished:
             folds = out_of_fold.split_of_folds(opened, config.folds)
             with step(3):
-                out_of_fold.run_folds(opened, config.methods, folds)
+                out_of_fold.run_folds(opened, config.methods, folds, with_start=config.with_start)
             with step(4):
                 out_of_fold.summarise(opened, config.methods, folds)
         if shown:

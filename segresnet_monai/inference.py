@@ -1,6 +1,7 @@
 """Whole volumes through a trained SegResNet."""
 
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -16,8 +17,10 @@ from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Decision, decode_labels, decode_regions
 from common.runs import RunError, read_model_config, require_weights
+from common.words import listed
 from segresnet_monai.config import DECISION, NETWORKS, Config
 from segresnet_monai.model import build_pocket, build_segresnet, build_segresnet_ds
+from segresnet_monai.start import KEPT
 
 
 def build(config: Config) -> torch.nn.Module:
@@ -144,13 +147,21 @@ def predict_volume(
 ) -> np.ndarray:
     """Classes 0 to 3, uint8 (x, y, z) on the scan's own grid; of several networks, by the mean of their probabilities.
 
-    Where the network works on another voxel size, its probabilities are interpolated linearly before they are decoded.
+    A network that is given several times counts as often. Where networks work on another voxel size, probabilities are
+    interpolated linearly before they are decoded.
     """
     networks = [networks] if isinstance(networks, torch.nn.Module) else networks
-    probability = sum(probabilities(network, volume, config).cpu().numpy() for network in networks) / len(networks)
-    probability, region = volume.on_working_grid(probability, volume.box)
+    probability, region = volume.on_working_grid(mean_probabilities(networks, volume, config), volume.box)
     labels = decode(probability, config, decision, voxel_ml=volume.placement.voxel_ml)
     return volume.to_source(labels, region)
+
+
+def mean_probabilities(networks: Sequence[torch.nn.Module], volume: Volume, config: Config) -> np.ndarray:
+    """As :func:`probabilities`, of several networks, each of which counts as often as it is given."""
+    each = (
+        times * probabilities(network, volume, config).cpu().numpy() for network, times in Counter(networks).items()
+    )
+    return sum(each) / len(networks)
 
 
 def predict(
@@ -181,19 +192,33 @@ def load_runs(
 ) -> tuple[list[torch.nn.Module], Config, Decision | None]:
     """The networks of a run's folder, which predict as one, their configuration and how their regions are decided.
 
-    Of a single network's run, that one and no decision. Raises ValueError as :func:`load_run`, and RunError when the
-    networks are not of one configuration or the decision is damaged.
+    Of a single training's run, its network and no decision. Where a training has kept the weights that it started from
+    (``segresnet_monai.start.KEPT``), they are one more network, as often as there are trainings. Raises ValueError as
+    :func:`load_run`, and RunError when the trainings are not of one configuration, some have kept their start and
+    others have not, or the decision is damaged.
     """
     folder = Path(folder)
     if not (folder / NETWORKS).exists():
-        network, config = load_run(folder, device=device)
-        return [network], config, None
-    loaded = [load_run(folder / name, device=device) for name in read_json(folder / NETWORKS, list)]
-    configs = [config for _, config in loaded]
-    if not configs or any(config != configs[0] for config in configs):
-        raise RunError(f"{folder / NETWORKS}: expected networks of one configuration, found others or none")
+        return *load_together([folder], device=device), None
+    networks, config = load_together([folder / name for name in read_json(folder / NETWORKS, list)], device=device)
     try:
         decision = typed(Decision, read_json(folder / DECISION, dict))
     except (ValueError, TypeError) as error:
         raise RunError(f"{folder / DECISION}: expected how regions are decided, found: {error}") from error
-    return [network for network, _ in loaded], configs[0], decision
+    return networks, config, decision
+
+
+def load_together(
+    folders: Sequence[Path], *, device: str | torch.device | None = None
+) -> tuple[list[torch.nn.Module], Config]:
+    """The networks of one or more trainings' folders, as :func:`load_runs` has them, and their configuration."""
+    loaded = [load_run(folder, device=device) for folder in folders]
+    configs = [config for _, config in loaded]
+    where = listed(list(map(str, folders)))
+    if not configs or any(config != configs[0] for config in configs):
+        raise RunError(f"{where}: expected networks of one configuration, found others or none")
+    networks = [network for network, _ in loaded]
+    starts = [folder / KEPT for folder in folders if (folder / KEPT).exists()]
+    if starts and len(starts) < len(folders):
+        raise RunError(f"{where}: expected {KEPT} in all or in none, found it in {len(starts)} of {len(folders)}")
+    return [*networks, *[load(configs[0], path, device) for path in starts[:1]] * len(starts)], configs[0]

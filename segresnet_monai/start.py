@@ -5,11 +5,12 @@ Not to be confused with ``train.continue_from``, which goes on with a training's
 
 import hashlib
 import re
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import check_archive, read_json
+from common.files import atomic_path, check_archive, read_json
 from common.runs import RunError, read_model_config
 from common.words import listed
 from segresnet_monai.config import NETWORKS, Config
@@ -19,6 +20,8 @@ NETWORK = ("network", "contrasts", "initial_filters", "encoder_blocks", "decoder
 for one size of crops, too."""
 HEAD = re.compile(r"^conv_final\.2\.|(^|\.)(head|super_head|output_block|deep_supervision_heads)\.")
 """Names of the parameters that make logits, of all three networks (DynUNet's have several)."""
+KEPT = "checkpoints/start.pt"
+"""In a run's folder: the weights that it started from, where they predict beside its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,15 @@ class Start:
         if digest != self.digest:
             raise RunError(f"{path}: expected the weights {self.digest} to start from, found {digest}")
         return path
+
+    def keep(self, folder: Path) -> Path:
+        """A copy of the weights in a run's folder, which from then on predicts by both; returns its path.
+
+        Raises RunError as :meth:`weights`.
+        """
+        with atomic_path(folder / KEPT) as temporary:
+            shutil.copyfile(self.weights(), temporary)
+        return folder / KEPT
 
 
 def find_start(run: Path, config: Config) -> Start:
@@ -61,6 +73,17 @@ def find_start(run: Path, config: Config) -> Start:
         raise RunError(f"{run}: expected a finished run to start from, found no summary.json in it")
     _, digest = _weights(run, source)
     return Start(run=run.resolve(), digest=digest, new_outputs=outputs(source) != outputs(config))
+
+
+def refuse_other_answers(run: Path, config: Config) -> None:
+    """Raises RunError where probabilities of a run's network cannot be averaged with those of this configuration's."""
+    source = read_model_config(run, Config)
+    pairs = {"channels": (outputs(source), outputs(config)), "recipe": (source.recipe, config.recipe)}
+    if different := [f"{name} {ours} (there {theirs})" for name, (theirs, ours) in pairs.items() if theirs != ours]:
+        raise RunError(
+            f"{run}: expected a network whose probabilities can be averaged with this one's, found: "
+            f"{'; '.join(different)}"
+        )
 
 
 def outputs(config: Config) -> str:

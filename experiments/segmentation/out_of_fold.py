@@ -25,10 +25,11 @@ from common.runs import Run, read_model_config
 from common.splits import Split
 from experiments.base import results
 from experiments.base.engines import run
-from experiments.base.trainings import require
+from experiments.base.trainings import given, require
 from experiments.segmentation import paired, scores
 from experiments.segmentation.study import Study, restored
 from segresnet_monai.config import DECISION, NETWORKS, Config
+from segresnet_monai.start import KEPT
 
 OWN, BASELINE = "beyond", "baseline"
 PARTS = {"out_of_fold": "", "test": "test."}
@@ -58,32 +59,41 @@ def folder_of(study: Study, method: str, number: int) -> Path:
     return study.run.folder / "folds" / f"{method}{number}"
 
 
-def run_folds(study: Study, methods: Mapping[str, Config], folds: Sequence[Split]) -> None:
-    """Train what is not finished, each network in a folder of its own. Raises RunError when one fails."""
+def run_folds(study: Study, methods: Mapping[str, Config], folds: Sequence[Split], *, with_start: bool = False) -> None:
+    """Train what is not finished, each network in a folder of its own. Raises RunError when one fails.
+
+    with_start: every training keeps the weights that it started from, which predict beside its own.
+    """
     trainings = []
+    kept = {"with_start": True} if with_start else {}
     for method, config in methods.items():
-        started = study if method == OWN else replace(study, start=None)
+        started, further = (study, kept) if method == OWN else (replace(study, start=None), {})
         for number, fold in enumerate(folds, start=1):
             folder = folder_of(study, method, number)
-            trainings.append(replace(started, split=fold).training("fold", f"{method}{number}", config, folder))
+            trainings.append(
+                replace(started, split=fold).training("fold", f"{method}{number}", config, folder, **further)
+            )
     require(run(trainings, study.options))
 
 
 def train(folder: Path) -> None:
     """Train one network as its folder describes it, and keep what it makes of the patients that it has not seen."""
     with loading("PyTorch"):
-        from segresnet_monai.inference import load, probabilities
+        from segresnet_monai.inference import load_together, mean_probabilities
         from segresnet_monai.train import fit
 
     config = read_model_config(folder, Config)
     with Run(folder) as opened:
         study = restored(opened, config)
-        network = load(config, fit(study.train, study.validation, config, opened, start=study.start))
+        fit(study.train, study.validation, config, opened, start=study.start)
+        if study.start is not None and given(folder).get("with_start"):
+            study.start.keep(folder)
+        networks, _ = load_together([folder])
         scores.draw_curves(study)
         for entry in study.validation:
             volumes = {"": entry.open()} | ({UNENHANCED: _unenhanced(entry, config)} if _decides(config) else {})
             for kind, volume in volumes.items():
-                found = np.rint(probabilities(network, volume, config).cpu().numpy() * 255).astype(np.uint8)
+                found = np.rint(mean_probabilities(networks, volume, config) * 255).astype(np.uint8)
                 with atomic_path(_probabilities(folder, entry.id, kind)) as temporary, temporary.open("wb") as file:
                     np.savez_compressed(file, probabilities=found)
         last = opened.history.rows()[-1]
@@ -201,9 +211,9 @@ def _averaged(
     study: Study, method: str, config: Config, folds: Sequence[Split], decision: Decision | None
 ) -> Iterator[tuple[str, np.ndarray]]:
     with loading("PyTorch"):
-        from segresnet_monai.inference import load_run, predict
+        from segresnet_monai.inference import load_together, predict
 
-    networks = [load_run(folder_of(study, method, number))[0] for number, _ in enumerate(folds, start=1)]
+    networks, _ = load_together([folder_of(study, method, number) for number, _ in enumerate(folds, start=1)])
     return predict(networks, study.test, config, decision)
 
 
@@ -254,6 +264,8 @@ def show(study: Study) -> None:
         )
         if study.split.test:
             texts.append("test: the networks' average")
+    if all((folder / name / KEPT).exists() for name in read_json(folder / NETWORKS, list)):
+        texts.append("every probability is the mean of a trained network's and of the one that it started from")
     judges = "out-of-fold predictions" if several else "the validation part (no thresholds: too few patients)"
     texts.append(f"decided on {judges}: {_words(Decision(**read_json(folder / DECISION, dict)))}")
     texts.append("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")

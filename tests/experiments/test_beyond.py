@@ -13,10 +13,11 @@ from common import nifti  # noqa: E402
 from common.augmentation import without_enhancement  # noqa: E402
 from common.files import read_json  # noqa: E402
 from common.regions import Case, Decision, choose, choose_smallest_et, decode_regions  # noqa: E402
+from common.runs import RunError  # noqa: E402
 from common.subject import CONTRASTS  # noqa: E402
 from experiments import beyond  # noqa: E402
 from experiments.segmentation import finished, out_of_fold  # noqa: E402
-from segresnet_monai.inference import load_runs, predict_volume, probabilities  # noqa: E402
+from segresnet_monai.inference import load_run, load_runs, predict_volume, probabilities  # noqa: E402
 from tests.cohorts import write_cohort, write_subject  # noqa: E402
 from tests.experiments.conftest import here  # noqa: E402
 
@@ -289,3 +290,59 @@ def test_presets_are_the_recipe_at_other_sizes():
             "last",
         )
         assert preset.network.contrasts == CONTRASTS
+
+
+def test_with_start_every_probability_is_the_mean_of_both_networks(cohort, tmp_path, monkeypatch, capsys):
+    """By hand: the trained network's and its start's, out of fold, on the test part, and as other commands read it."""
+    for seed in range(3):
+        write_subject(tmp_path / "few", f"phantom{seed}", 50 + seed)
+    monkeypatch.setattr("experiments.segmentation.patients.phantom_cohort", lambda *_, **__: tmp_path / "few")
+    monkeypatch.setattr(beyond, "PRETRAINING_EPOCHS", 2)
+    monkeypatch.setattr(beyond, "PRETRAINING_RANDOMISED", 0)
+    words = ("--data", cohort, *ARGUMENTS, "--model.no-with-baseline", "--pretrain", "--model.with-start")
+    call(tmp_path, monkeypatch, *words)
+    said = capsys.readouterr().out
+    assert "the mean of a trained network's and of the one that it started from" in said
+    runs = {read_json(each / "data.json", dict)["synthetic"]: each for each in (tmp_path / "runs/beyond").iterdir()}
+    phantoms, patients = runs[True], runs[False]
+    assert not read_json(phantoms / "config.json", dict)["model"]["with_start"]
+    assert not list(phantoms.rglob("start.pt"))
+    start, config = load_run(phantoms / "folds/beyond1")
+    subjects, prepared = entries(cohort, config, tmp_path)
+    for fold in (1, 2, 3):
+        folder = patients / "folds" / f"beyond{fold}"
+        own, _ = load_run(folder)
+        for id in read_json(folder / "split.json", dict)["validation"]:
+            volume = prepared[id].open()
+            both = [probabilities(network, volume, config).numpy() for network in (own, start)]
+            assert not np.array_equal(*both)
+            with np.load(folder / "probabilities" / f"{id}.npz") as file:
+                np.testing.assert_array_equal(file["probabilities"], np.rint(sum(both) / 2 * 255))
+
+    networks, _, decision = load_runs(patients)
+    assert [sum(network is other for other in networks) for network in networks] == [1, 1, 1, 3, 3, 3]
+    id = read_json(patients / "split.json", dict)["test"][0]
+    volume = prepared[id].open()
+    trained = [load_run(patients / "folds" / f"beyond{fold}")[0] for fold in (1, 2, 3)]
+    each = [probabilities(network, volume, config).numpy() for network in (*trained, start)]
+    mean = (each[0] + each[1] + each[2]) / 6 + each[3] / 2
+    expected = np.zeros(volume.source_shape, np.uint8)
+    expected[volume.box] = decode_regions(mean, decision, voxel_ml=volume.voxel_ml)
+    written = nifti.read(patients / "test/beyond/predictions" / f"{id}.nii.gz").data
+    assert np.mean(subjects[id].convention.to_classes(written) != expected) < 1e-4  # 0.5 may fall either way
+
+    (patients / "folds/beyond2/checkpoints/start.pt").unlink()
+    with pytest.raises(RunError, match="found it in 2 of 3"):
+        load_runs(patients)
+
+
+def test_a_start_that_is_not_there_or_answers_for_something_else_is_refused(cohort, run, tmp_path, monkeypatch, capsys):
+    words = ("--data", cohort, *ARGUMENTS, "--model.with-start")
+    with pytest.raises(SystemExit, match="expected --pretrain or --from beside"):
+        call(tmp_path, monkeypatch, *words)
+    other = ("--from", run / "folds/beyond1", "--model.network.spacing-mm", "2.5")
+    with pytest.raises(
+        SystemExit, match=r"probabilities can be averaged with this one's, found: recipe .*spacing_mm=2\.5"
+    ):
+        call(tmp_path, monkeypatch, *words, *other)
+    assert not (tmp_path / "runs").exists()
