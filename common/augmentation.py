@@ -10,7 +10,7 @@ import numpy as np
 
 from common import volumes
 from common.recipe import STEPS, Volume
-from common.settings import check
+from common.settings import check, later
 
 Range = tuple[float, float]
 
@@ -18,6 +18,10 @@ NCR, ET = 1, 3
 _FIT_VOXELS = 20_000
 _FIT_ROUNDS = 5
 _MAD_TO_SD = 1.4826
+_CORE_LEVELS = {"FLAIR": (-2.0, 3.0), "T1": (-2.0, 0.3), "T2": (-0.5, 4.0)}
+"""z-scores that a core can have: cysts and necrosis are dark as fluid in one patient's FLAIR, bright as oedema in
+another's."""
+_CORE_CONTRAST_PROBABILITY = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,8 @@ class Augmentation:
     enhancement_removed_probability: float = 0.0
     """Probability that the tumour does not enhance: T1ce shows inside ET what T1 lets expect, and ET becomes NCR, the
     class that holds tumour without enhancement."""
+    core_changed_probability: float = later(0.0)
+    """Probability that NCR has another brightness, from fluid's to oedema's, in most contrasts, each for itself."""
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]
@@ -129,6 +135,8 @@ def change_intensities(
     a = augmentation
     if rng.random() < a.enhancement_removed_probability:
         remove_enhancement(image[contrasts.index("T1ce")], image[contrasts.index("T1")], labels, rng)
+    if a.core_changed_probability and rng.random() < a.core_changed_probability:
+        change_core(image, labels, contrasts, rng)
     missing = rng.random(len(image)) < a.dropout_probability
     if missing.all():
         missing[rng.integers(len(image))] = False
@@ -221,6 +229,30 @@ def remove_enhancement(t1ce: np.ndarray, t1: np.ndarray, labels: np.ndarray, rng
     noise = rng.standard_normal(inside.shape, np.float32) * np.float32(sd)
     t1ce[box] += weight * (np.float32(slope) * t1[box] + np.float32(offset) + noise - t1ce[box])
     labels[enhancing] = NCR
+
+
+def change_core(image: np.ndarray, labels: np.ndarray, contrasts: Sequence[str], rng: np.random.Generator) -> None:
+    """Give the necrosis of a crop another mean brightness in its contrasts, in place; its texture stays.
+
+    FLAIR, T1 and T2 are each drawn, T1ce follows T1 to 0.3; each is changed with a probability of 0.7. The change
+    begins at the core's border and is whole about a voxel further in. What does not enhance is NCR, too.
+    """
+    core = labels == NCR
+    if not core.any():
+        return
+    box = tuple(
+        slice(max(0, s.start - 4), min(n, s.stop + 4))
+        for s, n in zip(volumes.bounding_box(core), labels.shape, strict=True)
+    )
+    inside = core[box].astype(np.float32)
+    soft = volumes.along_axes(inside, [gaussian_weights(side, 0.7) for side in inside.shape])
+    weight = np.minimum(2 * soft, 1) * inside
+    levels = {contrast: rng.uniform(*bounds) for contrast, bounds in _CORE_LEVELS.items()}
+    levels["T1ce"] = levels["T1"] + rng.uniform(-0.3, 0.3)
+    for channel, contrast in zip(image, contrasts, strict=True):
+        part = channel[box]
+        if contrast in levels and rng.random() < _CORE_CONTRAST_PROBABILITY:
+            part += weight * np.float32(levels[contrast] - part[core[box]].mean()) * (part != 0)
 
 
 def without_enhancement(volume: Volume, contrasts: Sequence[str], rng: np.random.Generator) -> Volume:

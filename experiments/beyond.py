@@ -110,7 +110,7 @@ RECIPE = replace(
     targets="regions",
     crop_from="brain",
     label_crop_probability=0.5,
-    augmentation=replace(OTHER_SCANNERS, enhancement_removed_probability=0.15),
+    augmentation=replace(OTHER_SCANNERS, enhancement_removed_probability=0.15, core_changed_probability=0.4),
     flip_probabilities=(0.5, 0.0, 0.0),
     intensity_shift_sd=0.0,
     loss="batch_dice_bce",

@@ -7,6 +7,7 @@ from scipy import ndimage
 from common.augmentation import (
     OTHER_SCANNERS,
     Augmentation,
+    change_core,
     change_intensities,
     coarse_weights,
     fit_line,
@@ -145,6 +146,47 @@ def test_a_crop_without_healthy_brain_takes_t1_itself(crop):
     t1ce = t1 + 3 * (t1 != 0)
     remove_enhancement(t1ce, t1, labels, np.random.default_rng(0))
     np.testing.assert_allclose(t1ce, t1, atol=1e-5)
+
+
+def test_a_changed_core_has_other_means_and_its_texture_and_nothing_else_moves(crop):
+    before, labels = crop[0], np.where(crop[1] == 3, 1, crop[1])
+    core, brain = labels == 1, before != 0
+    deep = ndimage.distance_transform_edt(core) >= 3
+    assert deep.any()
+    drawn = {contrast: [] for contrast in CONTRASTS}
+    for seed in range(60):
+        after = before.copy()
+        change_core(after, labels, CONTRASTS, np.random.default_rng(seed))
+        np.testing.assert_array_equal(after[:, ~core], before[:, ~core])
+        np.testing.assert_array_equal(after != 0, brain)
+        for contrast, old, new in zip(CONTRASTS, before, after, strict=True):
+            moved = (new - old)[deep & (old != 0)]
+            assert np.ptp(moved) < 1e-5  # one number, so the texture stays
+            if moved.any():
+                drawn[contrast].append(old[core].mean() + moved.mean())
+    means = {contrast: np.array(found) for contrast, found in drawn.items()}
+    assert all(30 <= len(found) <= 54 for found in means.values())  # 0.7 of 60
+    assert means["FLAIR"].min() < -1
+    assert means["FLAIR"].max() > 2
+    assert means["T1"].min() > -2.01
+    assert means["T1"].max() < 0.31
+    assert means["T2"].min() > -0.51
+    untouched = before.copy()
+    change_core(untouched, np.where(core, 2, labels), CONTRASTS, np.random.default_rng(0))
+    np.testing.assert_array_equal(untouched, before)
+
+
+def test_an_augmentation_without_a_changed_core_draws_what_it_drew_before(crop):
+    """The generator is asked only where the probability is above zero: older trainings go on with their crops."""
+    image, labels = (each.copy() for each in crop)
+    rng = np.random.default_rng(3)
+    change_intensities(image, labels, Augmentation(), CONTRASTS, rng)
+    expected = np.random.default_rng(3)
+    expected.random()  # enhancement removed?
+    expected.random(len(image))  # contrasts missing?
+    for _ in image:
+        expected.random(7)
+    assert rng.random() == expected.random()
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,7 @@ def test_with_start_every_probability_is_the_mean_of_both_networks(cohort, tmp_p
     monkeypatch.setattr(beyond, "PRETRAINING_EPOCHS", 2)
     monkeypatch.setattr(beyond, "PRETRAINING_RANDOMISED", 0)
     words = ("--data", cohort, *ARGUMENTS, "--model.no-with-baseline", "--pretrain", "--model.with-start")
+    words = (*words, "--model.network.epochs", "2", "--model.network.validate-every", "2")
     call(tmp_path, monkeypatch, *words)
     said = capsys.readouterr().out
     assert "the mean of a trained network's and of the one that it started from" in said
