@@ -85,9 +85,9 @@ def train(folder: Path) -> None:
     config = read_model_config(folder, Config)
     with Run(folder) as opened:
         study = restored(opened, config)
-        fit(study.train, study.validation, config, opened, start=study.start)
         if study.start is not None and given(folder).get("with_start"):
             study.start.keep(folder)
+        fit(study.train, study.validation, config, opened, start=study.start)
         networks, _ = load_together([folder])
         scores.draw_curves(study)
         for entry in study.validation:
