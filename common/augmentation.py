@@ -68,7 +68,8 @@ class Augmentation:
     noise_sd: Range = (0.0, 0.3)
     """Standard deviation of the noise, in SD of the brain."""
     dropout_probability: float = 0.0
-    """Probability that a contrast is missing: 0 everywhere. One contrast always stays."""
+    """Probability that a contrast is missing: 0 everywhere. T1ce never is, by which ET is labelled: without it a
+    network could only learn to guess. Where there is no T1ce, one contrast always stays."""
     enhancement_removed_probability: float = 0.0
     """Probability that the tumour does not enhance: T1ce shows inside ET what T1 lets expect, and ET becomes NCR, the
     class that holds tumour without enhancement."""
@@ -138,7 +139,9 @@ def change_intensities(
     if a.core_changed_probability and rng.random() < a.core_changed_probability:
         change_core(image, labels, contrasts, rng)
     missing = rng.random(len(image)) < a.dropout_probability
-    if missing.all():
+    if "T1ce" in contrasts:
+        missing[contrasts.index("T1ce")] = False
+    elif missing.all():
         missing[rng.integers(len(image))] = False
     for channel, is_missing in zip(image, missing, strict=True):
         if is_missing:

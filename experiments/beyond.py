@@ -17,9 +17,9 @@ Cost: a step of the cpu and demo presets 0.26 s on two free cores of an AMD EPYC
 minutes a network; beside other work the 800 steps took 14 to 16 minutes. The cpu preset has not been timed whole, gpu
 has not been run. Expect on patients of one hospital, out of fold: of the demo preset (18 of 22, four of five folds) WT
 0.85, TC 0.76, ET 0.72 and a mean of NCR, ED, ET of 0.58; of 2000 steps (all 22) 0.83, 0.75, 0.72 and 0.65; of the 4500
-steps of the cpu preset (all 22) 0.85, 0.80, 0.74 and 0.69, all before cores were changed in brightness. Expect of 31
-patients of other hospitals, half of them low-grade, after 2000 steps from a network of phantoms 0.79, 0.62, 0.53 and
-0.54, and 0.79, 0.65, 0.58 and 0.55 with ``--model.with-start`` (docs/LOG.md).
+steps of the cpu preset (all 22) 0.85, 0.80, 0.74 and 0.69, all before contrasts were left out and cores changed in
+training. Expect of 31 patients of other hospitals, half of them low-grade, after 2000 steps from a network of phantoms
+0.83, 0.62, 0.55 and 0.56, and 0.81, 0.66, 0.57 and 0.56 with ``--model.with-start`` (one training; docs/LOG.md).
 The same command goes on where a killed one stopped, and shows the table of a finished run.
 """
 
@@ -112,7 +112,12 @@ RECIPE = replace(
     targets="regions",
     crop_from="brain",
     label_crop_probability=0.5,
-    augmentation=replace(OTHER_SCANNERS, enhancement_removed_probability=0.15, core_changed_probability=0.4),
+    augmentation=replace(
+        OTHER_SCANNERS,
+        dropout_probability=0.15,
+        enhancement_removed_probability=0.15,
+        core_changed_probability=0.4,
+    ),
     flip_probabilities=(0.5, 0.0, 0.0),
     intensity_shift_sd=0.0,
     loss="batch_dice_bce",

@@ -109,13 +109,21 @@ def test_noise_has_the_sd_that_was_drawn(crop):
     assert abs(added.mean()) < 0.01
 
 
-def test_a_contrast_is_missing_at_its_probability_and_never_all(crop):
-    kept = np.array(
-        [changed(crop, Augmentation(dropout_probability=0.5), seed)[0].any(axis=(1, 2, 3)) for seed in range(200)]
-    )
-    assert kept.any(axis=1).all()
-    assert abs(kept.mean() - (0.5 + 0.5**4 / 4)) < 0.06
-    assert changed(crop, Augmentation(dropout_probability=1.0))[0].any(axis=(1, 2, 3)).sum() == 1
+def test_a_contrast_is_missing_at_its_probability_but_t1ce_never(crop):
+    always, sometimes = (Augmentation(dropout_probability=p) for p in (1.0, 0.5))
+    there = lambda augmentation, seed: changed(crop, augmentation, seed)[0].any(axis=(1, 2, 3))  # noqa: E731
+    kept = np.array([there(sometimes, seed) for seed in range(200)])
+    t1ce = np.array([contrast == "T1ce" for contrast in CONTRASTS])
+    assert kept[:, t1ce].all()
+    assert np.all(np.abs(kept[:, ~t1ce].mean(axis=0) - 0.5) < 0.11)
+    np.testing.assert_array_equal(there(always, 0), t1ce)
+
+
+def test_without_t1ce_one_contrast_stays(crop):
+    image, labels = crop[0][~np.isin(CONTRASTS, "T1ce")].copy(), crop[1].copy()
+    others = [contrast for contrast in CONTRASTS if contrast != "T1ce"]
+    change_intensities(image, labels, Augmentation(dropout_probability=1.0), others, np.random.default_rng(0))
+    assert image.any(axis=(1, 2, 3)).sum() == 1
 
 
 def test_a_tumour_without_enhancement_looks_as_t1_lets_expect_and_is_class_1(crop):
