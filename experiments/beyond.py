@@ -205,7 +205,9 @@ def pretrained(options: BeyondOptions, config: Beyond) -> Path:
             refuse_unlabelled(found := other.find(other.data))
             refuse_cavity(found)
     print("\npretraining on phantoms, once:", file=sys.stderr)
-    network = replace(config.network, epochs=PRETRAINING_EPOCHS)
+    # As it was measured; randomised phantoms have cores of every brightness as they are.
+    augmentation = replace(config.network.augmentation, dropout_probability=0.0, core_changed_probability=0.0)
+    network = replace(config.network, epochs=PRETRAINING_EPOCHS, augmentation=augmentation)
     of_phantoms = replace(config, network=network, folds=1, with_baseline=False, with_start=False)
     changed = {name.partition("=")[0]: name for name in (*options.changed, *differences(config, of_phantoms))}
     changed.pop("with_start", None)
