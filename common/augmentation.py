@@ -222,12 +222,7 @@ def remove_enhancement(t1ce: np.ndarray, t1: np.ndarray, labels: np.ndarray, rng
     if not enhancing.any():
         return
     slope, offset, sd = fit_line(t1, t1ce, (labels == 0) & (t1 != 0) & (t1ce != 0), rng)
-    box = tuple(
-        slice(max(0, s.start - 4), min(n, s.stop + 4))
-        for s, n in zip(volumes.bounding_box(enhancing), labels.shape, strict=True)
-    )
-    inside = enhancing[box].astype(np.float32)
-    soft = volumes.along_axes(inside, [gaussian_weights(side, 1.0) for side in inside.shape])
+    box, inside, soft = _smoothed(enhancing, 1.0)
     weight = np.maximum(inside, np.minimum(2 * soft, 1)) * (t1ce[box] != 0)
     noise = rng.standard_normal(inside.shape, np.float32) * np.float32(sd)
     t1ce[box] += weight * (np.float32(slope) * t1[box] + np.float32(offset) + noise - t1ce[box])
@@ -238,17 +233,12 @@ def change_core(image: np.ndarray, labels: np.ndarray, contrasts: Sequence[str],
     """Give the necrosis of a crop another mean brightness in its contrasts, in place; its texture stays.
 
     FLAIR, T1 and T2 are each drawn, T1ce follows T1 to 0.3; each is changed with a probability of 0.7. The change
-    begins at the core's border and is whole about a voxel further in. What does not enhance is NCR, too.
+    begins at the core's border and is whole about a voxel further in. Tumour that does not enhance is NCR, too.
     """
     core = labels == NCR
     if not core.any():
         return
-    box = tuple(
-        slice(max(0, s.start - 4), min(n, s.stop + 4))
-        for s, n in zip(volumes.bounding_box(core), labels.shape, strict=True)
-    )
-    inside = core[box].astype(np.float32)
-    soft = volumes.along_axes(inside, [gaussian_weights(side, 0.7) for side in inside.shape])
+    box, inside, soft = _smoothed(core, 0.7)
     weight = np.minimum(2 * soft, 1) * inside
     levels = {contrast: rng.uniform(*bounds) for contrast, bounds in _CORE_LEVELS.items()}
     levels["T1ce"] = levels["T1"] + rng.uniform(-0.3, 0.3)
@@ -256,6 +246,16 @@ def change_core(image: np.ndarray, labels: np.ndarray, contrasts: Sequence[str],
         part = channel[box]
         if contrast in levels and rng.random() < _CORE_CONTRAST_PROBABILITY:
             part += weight * np.float32(levels[contrast] - part[core[box]].mean()) * (part != 0)
+
+
+def _smoothed(mask: np.ndarray, sd: float) -> tuple[volumes.Box, np.ndarray, np.ndarray]:
+    """The box about a mask with a margin of 4 voxels, and in it the mask as float32, as it is and smoothed."""
+    box = tuple(
+        slice(max(0, s.start - 4), min(n, s.stop + 4))
+        for s, n in zip(volumes.bounding_box(mask), mask.shape, strict=True)
+    )
+    inside = mask[box].astype(np.float32)
+    return box, inside, volumes.along_axes(inside, [gaussian_weights(side, sd) for side in inside.shape])
 
 
 def without_enhancement(volume: Volume, contrasts: Sequence[str], rng: np.random.Generator) -> Volume:

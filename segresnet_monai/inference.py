@@ -200,7 +200,10 @@ def load_runs(
     folder = Path(folder)
     if not (folder / NETWORKS).exists():
         return *load_together([folder], device=device), None
-    networks, config = load_together([folder / name for name in read_json(folder / NETWORKS, list)], device=device)
+    names = read_json(folder / NETWORKS, list)
+    if not names:
+        raise RunError(f"{folder / NETWORKS}: expected the folders of networks, found none")
+    networks, config = load_together([folder / name for name in names], device=device)
     try:
         decision = typed(Decision, read_json(folder / DECISION, dict))
     except (ValueError, TypeError) as error:
@@ -215,8 +218,8 @@ def load_together(
     loaded = [load_run(folder, device=device) for folder in folders]
     configs = [config for _, config in loaded]
     where = listed(list(map(str, folders)))
-    if not configs or any(config != configs[0] for config in configs):
-        raise RunError(f"{where}: expected networks of one configuration, found others or none")
+    if any(config != configs[0] for config in configs):
+        raise RunError(f"{where}: expected networks of one configuration, found others")
     networks = [network for network, _ in loaded]
     starts = [folder / KEPT for folder in folders if (folder / KEPT).exists()]
     if starts and len(starts) < len(folders):

@@ -337,6 +337,9 @@ def test_with_start_every_probability_is_the_mean_of_both_networks(cohort, tmp_p
     (patients / "folds/beyond2/checkpoints/start.pt").unlink()
     with pytest.raises(RunError, match="found it in 2 of 3"):
         load_runs(patients)
+    (patients / "networks.json").write_text("[]")
+    with pytest.raises(RunError, match=r"networks\.json: expected the folders of networks, found none"):
+        load_runs(patients)
 
 
 def test_a_start_that_is_not_there_or_answers_for_something_else_is_refused(cohort, run, tmp_path, monkeypatch, capsys):
