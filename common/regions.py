@@ -138,13 +138,9 @@ def choose(cases: Sequence[Case], unenhanced: Sequence[Case] = ()) -> Decision:
             offered = (replace(best, thresholds=_with(best.thresholds, region, each)) for each in THRESHOLDS)
             best = _better(best, offered, cases)
         best = _better(best, (replace(best, smallest_part_ml=each) for each in SMALLEST_PART_ML), cases)
-        best = choose_smallest_et((*cases, *unenhanced), best)
+        offered = (replace(best, smallest_et_ml=each) for each in SMALLEST_ET_ML)
+        best = _better(best, offered, (*cases, *unenhanced))
     return best
-
-
-def choose_smallest_et(cases: Sequence[Case], decision: Decision) -> Decision:
-    """The decision with the smallest ET of the best :func:`mean_dice`, if that gains LEAST_GAIN; all else stays."""
-    return _better(decision, (replace(decision, smallest_et_ml=each) for each in SMALLEST_ET_ML), cases)
 
 
 def _better(best: Decision, offered: Iterable[Decision], cases: Sequence[Case]) -> Decision:

@@ -20,7 +20,7 @@ from common.labels import REGIONS
 from common.loading import loading
 from common.prepared import Entry
 from common.recipe import Volume
-from common.regions import Case, Decision, choose, choose_smallest_et
+from common.regions import Case, Decision, choose
 from common.runs import Run, read_model_config
 from common.splits import Split
 from experiments.base import results
@@ -36,6 +36,9 @@ PARTS = {"out_of_fold": "", "test": "test."}
 """Scored part -> what stands before its results' names."""
 PREFIXES = {OWN: "", BASELINE: "baseline__"}
 UNENHANCED = "unenhanced"
+SMALLEST_ET_ML = 0.5
+"""Of one network, which leaves nobody to choose it on: patients of the validation part are too few, and a tiny tumour
+that enhances is not among them. The winners' cross-validations lead to amounts of this order."""
 SHOWN = ("mean_dice", *(f"dice_{name}" for name in ("WT", "TC", "ET", "NCR", "ED")), "hd95_WT", "hd95_TC", "hd95_ET")
 COMPARED = SHOWN[:6]
 
@@ -66,18 +69,22 @@ def run_folds(study: Study, methods: Mapping[str, Config], folds: Sequence[Split
     """
     trainings = []
     kept = {"with_start": True} if with_start else {}
+    alone = {"alone": True} if len(folds) == 1 else {}
     for method, config in methods.items():
         started, further = (study, kept) if method == OWN else (replace(study, start=None), {})
         for number, fold in enumerate(folds, start=1):
             folder = folder_of(study, method, number)
             trainings.append(
-                replace(started, split=fold).training("fold", f"{method}{number}", config, folder, **further)
+                replace(started, split=fold).training("fold", f"{method}{number}", config, folder, **further, **alone)
             )
     require(run(trainings, study.options))
 
 
 def train(folder: Path) -> None:
-    """Train one network as its folder describes it, and keep what it makes of the patients that it has not seen."""
+    """Train one network as its folder describes it, and keep what it makes of the patients that it has not seen.
+
+    One that is trained alone keeps nothing: no decision is chosen on its validation part.
+    """
     with loading("PyTorch"):
         from segresnet_monai.inference import load_together, mean_probabilities
         from segresnet_monai.train import fit
@@ -90,7 +97,7 @@ def train(folder: Path) -> None:
         fit(study.train, study.validation, config, opened, start=study.start)
         networks, _ = load_together([folder])
         scores.draw_curves(study)
-        for entry in study.validation:
+        for entry in () if given(folder).get("alone") else study.validation:
             volumes = {"": entry.open()} | ({UNENHANCED: _unenhanced(entry, config)} if _decides(config) else {})
             for kind, volume in volumes.items():
                 found = np.rint(mean_probabilities(networks, volume, config) * 255).astype(np.uint8)
@@ -159,20 +166,17 @@ def _on_grid(study: Study, config: Config) -> Study:
 
 
 def _decide(study: Study, method: str, config: Config, folds: Sequence[Split]) -> list[Decision | None]:
-    """Of every fold what is chosen on the other folds' patients, and, last, what is chosen on all of them.
-
-    One network has only its validation part, too few patients for thresholds: they say how much ET it invents.
-    """
+    """Of every fold what is chosen on the other folds' patients, and, last, what is chosen on all of them."""
     if config.targets != "regions":
         return [None] * (len(folds) + 1)
+    if len(folds) == 1:
+        thresholds = (config.probability_threshold,) * len(REGIONS)
+        return [None, Decision(thresholds=thresholds, smallest_et_ml=SMALLEST_ET_ML)]
     kinds = ("", UNENHANCED) if _decides(config) else ("",)
     cases = [
         [[_case(study, config, method, number, id, kind) for id in fold.validation] for kind in kinds]
         for number, fold in enumerate(folds, start=1)
     ]
-    if len(folds) == 1:
-        plain = Decision(thresholds=(config.probability_threshold,) * len(REGIONS))
-        return [None, choose_smallest_et([case for kind in cases[0] for case in kind], plain)]
     decisions = []
     for own in (*cases, None):
         others = [each for each in cases if each is not own]
@@ -266,9 +270,12 @@ def show(study: Study) -> None:
             texts.append("test: the networks' average")
     if all((folder / name / KEPT).exists() for name in read_json(folder / NETWORKS, list)):
         texts.append("every probability is the mean of a trained network's and of the one that it started from")
-    judges = "out-of-fold predictions" if several else "the validation part (no thresholds: too few patients)"
-    texts.append(f"decided on {judges}: {_words(Decision(**read_json(folder / DECISION, dict)))}")
-    texts.append("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")
+    judges = (
+        "decided on out-of-fold predictions" if several else "set beforehand, as one network leaves nobody to choose on"
+    )
+    texts.append(f"{judges}: {_words(Decision(**read_json(folder / DECISION, dict)))}")
+    if several:
+        texts.append("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")
     study.end(*texts)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from common.regions import LEAST_GAIN, Case, Decision, choose, choose_smallest_et, decode_regions, enclosed, mean_dice
+from common.regions import LEAST_GAIN, Case, Decision, choose, decode_regions, enclosed, mean_dice
 
 
 def by_voxel(probabilities, thresholds):
@@ -156,5 +156,3 @@ def test_patients_without_enhancement_decide_on_the_smallest_one_only():
         unenhanced.append(Case.of(probabilities, plain, voxel_ml=0.03))
     assert choose(cases) == Decision()
     assert choose(cases, unenhanced) == Decision(smallest_et_ml=0.1)
-    assert choose_smallest_et((*cases, *unenhanced), Decision()) == Decision(smallest_et_ml=0.1)
-    assert choose_smallest_et(cases, Decision(smallest_part_ml=0.2)) == Decision(smallest_part_ml=0.2)

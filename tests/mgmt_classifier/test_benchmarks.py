@@ -60,6 +60,7 @@ def test_steps_from_the_same_weights_stay_together(tiny):
     assert losses[2][0] < losses[0][0]
 
 
+@pytest.mark.slow
 def test_a_fresh_process_measures_its_own_peak(tiny):
     assert 0.1 < resnet10_step.peak_memory("ours", tiny, CPU) < 4
 
