@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from typing import Literal
 
 MODULES = {"PyTorch": "torch", "Keras": "keras"}
+NOT_NEEDED = ("tensorflow", "mlflow")
+"""What PyTorch's writer of TensorBoard files and MONAI load where it is installed, for seconds, and need nothing of."""
 NOTE = "; lines of TensorFlow's own on oneDNN, or on CUDA that it does not find, are no errors"
 """They come before anything can be set that silences them."""
 
@@ -21,22 +23,22 @@ memory small where they are of many sizes (docs/LOG.md)."""
 def loading(framework: Literal["PyTorch", "Keras"]) -> Iterator[None]:
     """For a block that imports a framework: says so on standard error, unless it is loaded already.
 
-    What writes PyTorch's TensorBoard files loads TensorFlow wherever it is installed, for seconds and with lines of its
-    own, and needs nothing of it; in the block it finds none. What this process frees, it keeps
-    (:func:`keep_freed_memory`).
+    With PyTorch come TensorFlow, with lines of its own, and MLflow wherever they are installed (:data:`NOT_NEEDED`); in
+    the block none is found. What this process frees, it keeps (:func:`keep_freed_memory`).
     """
     keep_freed_memory()
     if MODULES[framework] not in sys.modules:
         note = NOTE if framework == "Keras" and find_spec("tensorflow") else ""
         print(f"    loading {framework}{note}", file=sys.stderr, flush=True)
-    hidden = framework == "PyTorch" and "tensorflow" not in sys.modules
-    if hidden:
-        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Python's own mark of what cannot be imported
+    hidden = [name for name in NOT_NEEDED if name not in sys.modules] if framework == "PyTorch" else []
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # Python's own mark of what cannot be imported
     try:
         yield
     finally:
-        if hidden:
-            del sys.modules["tensorflow"]
+        for name in hidden:
+            del sys.modules[name]
+        if "tensorflow" in hidden:
             sys.modules.pop("tensorboard.compat", None)  # remembers that there is none, which a Keras run would miss
 
 

@@ -1,5 +1,6 @@
-"""A framework's loading is said once, and PyTorch's finds no TensorFlow."""
+"""A framework's loading is said once, and PyTorch's finds no TensorFlow and no MLflow."""
 
+import importlib
 import platform
 import resource
 import subprocess
@@ -8,22 +9,23 @@ import types
 
 import pytest
 
-from common.loading import loading
+from common.loading import NOT_NEEDED, loading
 
 
 @pytest.fixture
 def nothing_loaded(monkeypatch):
-    for name in ("torch", "keras", "tensorflow", "tensorboard.compat"):
+    for name in ("torch", "keras", *NOT_NEEDED, "tensorboard.compat"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @pytest.mark.usefixtures("nothing_loaded")
-def test_tensorflow_cannot_be_imported_while_pytorch_is_loaded_and_can_afterwards(monkeypatch, capsys):
+@pytest.mark.parametrize("name", NOT_NEEDED)
+def test_what_pytorch_does_not_need_cannot_be_imported_while_it_is_loaded_and_can_afterwards(name, capsys):
     with loading("PyTorch"):
         with pytest.raises(ImportError):
-            import tensorflow  # noqa: F401
+            importlib.import_module(name)
         sys.modules["tensorboard.compat"] = types.ModuleType("tensorboard.compat")  # remembers it
-    assert not {"tensorflow", "tensorboard.compat"} & set(sys.modules)
+    assert not {*NOT_NEEDED, "tensorboard.compat"} & set(sys.modules)
     assert capsys.readouterr().err == "    loading PyTorch\n"
 
 

@@ -89,7 +89,8 @@ def killed_runs_end_with_the_same_bits(labelled, config, tmp_path, *, kills, see
     assert not list((tmp_path / "killed").rglob("*.part"))
 
 
-@pytest.mark.parametrize("precision", [None, pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
 def test_a_killed_run_ends_with_the_same_bits(labelled, tiny, tmp_path, precision):
     config = replace(tiny, flip_probability=0.5, workers=1, precision=precision)
     killed_runs_end_with_the_same_bits(labelled, config, tmp_path, kills=1, seed=0)

@@ -152,7 +152,7 @@ def interrupt(monkeypatch, name, occurrence):
     monkeypatch.setattr(os, "replace", dying)
 
 
-@pytest.mark.parametrize(("dims", "die"), [(3, (LAST, 3)), (2, ("history.csv", 2))])
+@pytest.mark.parametrize(("dims", "die"), [pytest.param(3, (LAST, 3), marks=pytest.mark.slow), (2, ("history.csv", 2))])
 def test_a_killed_run_ends_with_the_same_bits(whole, tmp_path, dims, die):
     run, config, entries, _ = whole[dims]
     process = start(entries, SETTINGS[dims], tmp_path, die)
