@@ -95,6 +95,12 @@ def test_links_between_the_pages_lead_to_files():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_links_of_the_changelog_lead_out_as_it_is_a_page_of_the_site_too():
+    links = re.findall(r"\]\((.*?)\)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert links
+    assert all(link.startswith("https://") for link in links)
+
+
 RECIPES = re.findall(
     r"^## ([^\n]+)\n(?:(?!^## ).)*?^```diff\n(.*?)^```\n+^```python\n(.*?)^```",
     (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"),
