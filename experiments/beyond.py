@@ -85,8 +85,8 @@ class Beyond:
     folds: int = 5
     """Networks, each trained without one fold of the patients that are not tested; 1: one, on the training part."""
     with_start: bool = later(False)
-    """Average every network's probabilities with those of the one that it started from (--pretrain, --from): more of
-    the cores of tumours that the training hospital lacks is found, and a little less of those that it has."""
+    """Take a third of every probability from the network that a training started from (--pretrain, --from): more of the
+    enhancement and cores of tumours that the training hospital lacks is found, and a little less of those it has."""
 
     def __post_init__(self) -> None:
         if self.folds != 1 and self.folds < 3:

@@ -214,7 +214,10 @@ def load_runs(
 def load_together(
     folders: Sequence[Path], *, device: str | torch.device | None = None
 ) -> tuple[list[torch.nn.Module], Config]:
-    """The networks of one or more trainings' folders, as :func:`load_runs` has them, and their configuration."""
+    """The networks of one or more trainings' folders, as :func:`load_runs` has them, and their configuration.
+
+    Where trainings keep their start, it counts a third: each trained network stands twice beside it (docs/LOG.md).
+    """
     loaded = [load_run(folder, device=device) for folder in folders]
     configs = [config for _, config in loaded]
     where = listed(list(map(str, folders)))
@@ -224,4 +227,6 @@ def load_together(
     starts = [folder / KEPT for folder in folders if (folder / KEPT).exists()]
     if starts and len(starts) < len(folders):
         raise RunError(f"{where}: expected {KEPT} in all or in none, found it in {len(starts)} of {len(folders)}")
-    return [*networks, *[load(configs[0], path, device) for path in starts[:1]] * len(starts)], configs[0]
+    if starts:
+        networks = [*networks, *networks, *[load(configs[0], starts[0], device)] * len(starts)]
+    return networks, configs[0]

@@ -269,7 +269,7 @@ def show(study: Study) -> None:
         if study.split.test:
             texts.append("test: the networks' average")
     if all((folder / name / KEPT).exists() for name in read_json(folder / NETWORKS, list)):
-        texts.append("every probability is the mean of a trained network's and of the one that it started from")
+        texts.append("every probability is by a third that of the network that a training started from")
     judges = (
         "decided on out-of-fold predictions" if several else "set beforehand, as one network leaves nobody to choose on"
     )

@@ -36,7 +36,8 @@ def training(study: Study, config: "Config") -> list[Result]:
 
     n: epochs, for accuracies validation subjects. ``background_accuracy`` is what a network has that finds no tumour.
     Losses of training are means over an epoch's steps, with dropout, while the weights move. Of random crops no
-    validation loss is taken: the epoch is that of the best mean Dice, and only the one whose weights are used.
+    validation loss is taken: the epoch is that of the best mean Dice, and only the one whose weights are used. Of
+    regions, which overlap, no accuracy is taken.
     """
     history = study.run.history.frame().set_index("epoch")
     if config.crop_voxels is not None:
@@ -46,13 +47,18 @@ def training(study: Study, config: "Config") -> list[Result]:
     optimum, last, n = int(validation.idxmin()), int(validation.index[-1]), len(history)
     used = optimum if config.checkpoint == "best" else last
     rise, gap = validation[last] / validation[optimum], validation[last] / loss[last]
-    labelled = [entry.geometry["labelled_fraction"] for entry in study.validation]
-    return [
+    found = [
         study.result("optimum_epoch", optimum, n),
         study.result("weights_epoch", used, n),
         study.result("overfitting", f"validation loss ends at {rise:.2f} x its lowest", n),
         study.result("last_to_lowest_validation_loss", rise, n),
         study.result("last_validation_to_training_loss", gap, n),
+    ]
+    if config.targets == "regions":
+        return found
+    labelled = [entry.geometry["labelled_fraction"] for entry in study.validation]
+    return [
+        *found,
         study.result("accuracy", history["validation_accuracy"][used], len(labelled)),
         study.result("train_accuracy", history["accuracy"][used], len(study.train)),
         study.result("background_accuracy", 1 - np.mean(labelled), len(labelled)),

@@ -291,7 +291,7 @@ def test_presets_are_the_recipe_at_other_sizes():
         assert preset.network.contrasts == CONTRASTS
 
 
-def test_with_start_every_probability_is_the_mean_of_both_networks(cohort, tmp_path, monkeypatch, capsys):
+def test_with_start_every_probability_is_by_a_third_that_of_the_start(cohort, tmp_path, monkeypatch, capsys):
     """By hand: the trained network's and its start's, out of fold, on the test part, and as other commands read it."""
     for seed in range(3):
         write_subject(tmp_path / "few", f"phantom{seed}", 50 + seed)
@@ -302,7 +302,7 @@ def test_with_start_every_probability_is_the_mean_of_both_networks(cohort, tmp_p
     words = (*words, "--model.network.epochs", "2", "--model.network.validate-every", "2")
     call(tmp_path, monkeypatch, *words)
     said = capsys.readouterr().out
-    assert "the mean of a trained network's and of the one that it started from" in said
+    assert "by a third that of the network that a training started from" in said
     runs = {read_json(each / "data.json", dict)["synthetic"]: each for each in (tmp_path / "runs/beyond").iterdir()}
     phantoms, patients = runs[True], runs[False]
     assert not read_json(phantoms / "config.json", dict)["model"]["with_start"]
@@ -317,15 +317,15 @@ def test_with_start_every_probability_is_the_mean_of_both_networks(cohort, tmp_p
             both = [probabilities(network, volume, config).numpy() for network in (own, start)]
             assert not np.array_equal(*both)
             with np.load(folder / "probabilities" / f"{id}.npz") as file:
-                np.testing.assert_array_equal(file["probabilities"], np.rint(sum(both) / 2 * 255))
+                np.testing.assert_array_equal(file["probabilities"], np.rint((2 * both[0] + both[1]) / 3 * 255))
 
     networks, _, decision = load_runs(patients)
-    assert [sum(network is other for other in networks) for network in networks] == [1, 1, 1, 3, 3, 3]
+    assert [sum(network is other for other in networks) for network in networks] == [2, 2, 2, 2, 2, 2, 3, 3, 3]
     id = read_json(patients / "split.json", dict)["test"][0]
     volume = prepared[id].open()
     trained = [load_run(patients / "folds" / f"beyond{fold}")[0] for fold in (1, 2, 3)]
     each = [probabilities(network, volume, config).numpy() for network in (*trained, start)]
-    mean = (each[0] + each[1] + each[2]) / 6 + each[3] / 2
+    mean = (2 * (each[0] + each[1] + each[2]) / 3 + each[3]) / 3
     expected = np.zeros(volume.source_shape, np.uint8)
     expected[volume.box] = decode_regions(mean, decision, voxel_ml=volume.voxel_ml)
     written = nifti.read(patients / "test/beyond/predictions" / f"{id}.nii.gz").data

@@ -53,7 +53,7 @@ def by_name(found):
 
 @pytest.mark.parametrize(("checkpoint", "used"), [("best", 2), ("last", 3)])
 def test_training_is_read_off_the_history(study, checkpoint, used):
-    found = by_name(training(study, SimpleNamespace(checkpoint=checkpoint, crop_voxels=None)))
+    found = by_name(training(study, SimpleNamespace(checkpoint=checkpoint, crop_voxels=None, targets="classes")))
     assert (found["optimum_epoch"].value, found["optimum_epoch"].reported, found["optimum_epoch"].n) == (2, 22, 3)
     assert (found["weights_epoch"].value, found["weights_epoch"].reported) == (used, 21)
     assert found["overfitting"].value == "validation loss ends at 1.25 x its lowest"  # 0.5 / 0.4
@@ -63,6 +63,13 @@ def test_training_is_read_off_the_history(study, checkpoint, used):
     assert (found["accuracy"].value, found["accuracy"].n) == (HISTORY[used - 1][4], 2)
     assert (found["train_accuracy"].value, found["train_accuracy"].n) == (HISTORY[used - 1][2], 4)
     assert found["background_accuracy"].value == pytest.approx(0.97)
+
+
+def test_of_regions_the_losses_alone_are_read(study):
+    study.run.history.path.write_text("epoch,loss,validation_loss\n1,0.9,0.6\n2,0.5,0.4\n")
+    found = by_name(training(study, SimpleNamespace(checkpoint="last", crop_voxels=None, targets="regions")))
+    assert found["last_validation_to_training_loss"].value == pytest.approx(0.4 / 0.5)
+    assert not any("accuracy" in name for name in found)
 
 
 @pytest.mark.parametrize(("checkpoint", "used"), [("best", 2), ("last", 4)])
