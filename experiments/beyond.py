@@ -18,8 +18,9 @@ minutes a network; beside other work the 800 steps took 14 to 16 minutes. The cp
 has not been run. Expect on patients of one hospital, out of fold: of the demo preset (18 of 22, four of five folds) WT
 0.85, TC 0.76, ET 0.72 and a mean of NCR, ED, ET of 0.58; of 2000 steps (all 22) 0.83, 0.75, 0.72 and 0.65; of the 4500
 steps of the cpu preset (all 22) 0.85, 0.80, 0.74 and 0.69, all before contrasts were left out and cores changed in
-training. Expect of 31 patients of other hospitals, half of them low-grade, after 2000 steps from a network of phantoms
-0.83, 0.62, 0.55 and 0.56, and 0.81, 0.66, 0.57 and 0.56 with ``--model.with-start`` (one training; docs/LOG.md).
+training. Expect of 31 patients of other hospitals, half of them low-grade, after 4500 steps on 20 patients of one, from
+a network of phantoms, 0.82, 0.63, 0.60 and 0.57, and 0.82, 0.65, 0.63 and 0.58 with ``--model.with-start`` (means of
+two seeds; docs/LOG.md).
 The same command goes on where a killed one stopped, and shows the table of a finished run.
 """
 
