@@ -100,7 +100,8 @@ class Together(torch.nn.Module):
         self.networks = torch.nn.ModuleList(networks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([network(x) for network in self.networks], dim=1)
+        logits = {network: network(x) for network in dict.fromkeys(self.networks)}
+        return torch.cat([logits[network] for network in self.networks], dim=1)
 
 
 class Windows(Inferer):

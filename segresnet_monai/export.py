@@ -69,14 +69,15 @@ def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 def together(networks: Sequence[torch.nn.Module], config: Config) -> Together:
     """Plain MONAI copies of trained networks, in float32 on the CPU, without what makes training fast.
 
+    One that is given several times is one copy, so that a file has its weights once.
     The hooks that hand small convolutions to oneDNN can be neither exported nor traced.
     """
-    copies = []
-    for network in networks:
+    copies = {}
+    for network in dict.fromkeys(networks):
         copy = ConfigParser({"network": definition(config)}).get_parsed_content("network")
         copy.load_state_dict(weights(network))
-        copies.append(copy)
-    return Together(copies).eval()
+        copies[network] = copy
+    return Together([copies[network] for network in networks]).eval()
 
 
 class _Normalise(torch.nn.Module):
