@@ -41,9 +41,9 @@ from experiments.base.trainings import Placement
 from experiments.segmentation import external
 from experiments.segmentation.control import run_with_control
 from experiments.segmentation.finished import read_run
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import SegResNetOptions
 from experiments.segmentation.patients import find_patients
-from experiments.segmentation.study import study
 from segresnet_monai.config import Config
 from segresnet_monai.start import refuse_other_answers
 

@@ -39,8 +39,9 @@ from experiments.base.trainings import state
 from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS
 from experiments.comparison.equal import unet_of
 from experiments.evaluation.inputs import ScoreOptions, require_methods
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
-from experiments.segmentation.study import Study, study
+from experiments.segmentation.study import Study
 from segresnet_monai.config import Config as SegResNet
 from unet_tf.config import Config as UNet
 

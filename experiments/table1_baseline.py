@@ -17,9 +17,9 @@ from functools import partial
 
 from experiments.base.options import command_line
 from experiments.segmentation.control import run_with_control
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import SegResNetOptions
 from experiments.segmentation.protocol import run_network
-from experiments.segmentation.study import study
 from segresnet_monai.config import Config
 
 EXPERIMENT = "table1_baseline"

@@ -23,8 +23,8 @@ from common.recipe import Recipe
 from experiments import table1_baseline
 from experiments.base.options import command_line
 from experiments.base.progress import step
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
-from experiments.segmentation.study import study
 from experiments.segmentation.variations import Variation, run_rows, show, summarise
 from segresnet_monai.config import Config
 

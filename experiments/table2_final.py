@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from experiments import table1_baseline, table1_variations
 from experiments.base.options import at_least, command_line
 from experiments.base.progress import step
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
-from experiments.segmentation.study import study
 
 EXPERIMENT = "table2_final"
 

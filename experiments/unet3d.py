@@ -14,9 +14,9 @@ from dataclasses import replace
 from functools import partial
 
 from experiments.base.options import command_line, refusals
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import NetworkOptions
 from experiments.segmentation.protocol import run_network
-from experiments.segmentation.study import study
 from unet_tf.config import Config, backend, check_nodes
 
 EXPERIMENT = "unet3d"

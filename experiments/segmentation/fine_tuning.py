@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.files import typed
 from common.identity import equal_content
+from common.patient import synthetic_mark
 from common.subject import Subject
 from experiments.base.options import Refused
 from experiments.base.trainings import given
@@ -15,9 +16,10 @@ SEEN_IN = ("train", "validation")
 
 
 def described(start: Start) -> str:
-    """A line for the table of a network that was fine-tuned."""
+    """A line for the table of a network that was fine-tuned; it says where the other's patients were synthetic."""
+    whose = ", a network of synthetic phantoms" if synthetic_mark(start.run) else ""
     anew = ", its last layers made anew, for they stand for something else here" if start.new_outputs else ""
-    return f"fine-tuned: starts from the weights {start.digest} of {start.run}{anew}"
+    return f"fine-tuned: starts from the weights {start.digest} of {start.run}{whose}{anew}"
 
 
 def start_in(settings: Mapping) -> Start | None:

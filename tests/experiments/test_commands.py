@@ -21,7 +21,7 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "monai", "lightning")
         "experiments.table1_baseline",
         "experiments.cohort",
         "experiments.__main__",
-        "experiments.segmentation.study",
+        "experiments.segmentation.opening",
         "experiments.table1_variations",
         "experiments.table2_final",
         "experiments.mgmt_ensemble",

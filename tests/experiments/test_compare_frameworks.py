@@ -17,8 +17,8 @@ from experiments.compare_frameworks import DEMO, EQUAL_DEMO, EQUAL_PAPER, PAPER,
 from experiments.comparison import BACKENDS, EQUAL, EXPERIMENT, MODELS, backends, summary, table
 from experiments.comparison.models import COMPARED
 from experiments.evaluation import evaluate, inputs
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
-from experiments.segmentation.study import study
 from tests.cohorts import write_cohort, write_subject
 from tests.experiments.conftest import ROOT
 from tests.experiments.evaluation.finished import write_run

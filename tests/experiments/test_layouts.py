@@ -16,8 +16,9 @@ from common.runs import Run
 from experiments import cohort as audit
 from experiments.base.options import Refused
 from experiments.base.reading import Reading, kept
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options, refuse_contradictions
-from experiments.segmentation.study import restored, study
+from experiments.segmentation.study import restored
 from tests.cohorts import write_cohort
 from tests.layouts import write_2023, write_bids, write_ucsf, write_upenn
 

@@ -22,7 +22,7 @@ from experiments.base.results import reported
 from experiments.base.trainings import Slurm
 from experiments.mgmt.options import MgmtOptions
 from experiments.run_all import Options, commands
-from experiments.segmentation import study as segmentation
+from experiments.segmentation import options as segmentation
 from tests.clusters import slurm as slurm_of_two
 from tests.experiments.conftest import environment
 from tests.experiments.test_killed import GRID, VARIATIONS

@@ -13,7 +13,8 @@ from experiments.base.trainings import given
 from experiments.compare_frameworks import DEMO, FrameworkOptions
 from experiments.comparison import BACKENDS, EXPERIMENT, MODELS, backends, models, summary, table
 from experiments.segmentation.adopted import adopt_training
-from experiments.segmentation.study import restored, study
+from experiments.segmentation.opening import study
+from experiments.segmentation.study import restored
 from tests.experiments.test_compare_frameworks import TINY_UNET3D, TINY_UNET25D
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from common.recipe import Recipe
 from experiments.segmentation.adopted import adopt_training
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
-from experiments.segmentation.study import study
 from tests.cohorts import write_cohort
 
 

@@ -20,8 +20,9 @@ from experiments.base.options import Refused
 from experiments.segmentation.adopted import adopt_training
 from experiments.segmentation.control import METRICS, compare
 from experiments.segmentation.fine_tuning import refuse_seen, seen_by
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options, SegResNetOptions, refuse_contradictions
-from experiments.segmentation.study import restored, study
+from experiments.segmentation.study import restored
 from segresnet_monai.config import Config
 from tests.cohorts import LPS_AFFINE, make_subject
 from tests.experiments.conftest import TINY
@@ -230,6 +231,7 @@ def test_a_run_is_fine_tuned_beside_its_control(run_module, cohort, tmp_path):
     tuned = run_module(*command, "--subjects", "first.csv", "--from", source, "--control", "--model.targets", "regions")
     assert tuned.returncode == 0, tuned.stderr
     assert "its last layers made anew" in tuned.stdout
+    assert "a network of synthetic phantoms" not in tuned.stdout  # in this table every patient is a file of the user
     assert "from random" in tuned.stdout
     folder = tmp_path / "runs" / "table1_baseline"
     runs = {path.name: json.loads((path / "config.json").read_text()) for path in folder.iterdir()}

@@ -13,9 +13,10 @@ from common.recipe import Recipe
 from common.runs import Run
 from experiments.base.trainings import State
 from experiments.segmentation import protocol
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import NetworkOptions
 from experiments.segmentation.scores import score
-from experiments.segmentation.study import restored, study
+from experiments.segmentation.study import restored
 from tests.cohorts import write_subject
 
 CROP = ((10, 30), (12, 36), (8, 28))

@@ -9,8 +9,8 @@ import pytest
 from common.recipe import Recipe
 from experiments import table1_baseline, unet3d
 from experiments.base.results import as_rows
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
-from experiments.segmentation.study import study
 from tests.cohorts import write_cohort
 from tests.experiments.page.report_runs import everything
 

@@ -11,8 +11,8 @@ import pytest
 from common.recipe import Recipe
 from common.runs import Run
 from experiments.segmentation import scores as evaluation
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
-from experiments.segmentation.study import study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from common.phantom import cohort as cohort_module
 from common.recipe import Recipe
 from common.splits import split_by_fractions
 from experiments.base.results import OF_VIEWS
+from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
 from experiments.segmentation.phantoms import PHANTOM_SUBJECTS, phantom_cohort
 from experiments.segmentation.scores import score
-from experiments.segmentation.study import study
 from tests.cohorts import write_cohort
 
 CROP = ((10, 30), (12, 36), (8, 28))
