@@ -6,10 +6,10 @@
 
 Reproduces the report's average Dice of its baseline, trained on 60 / 20 / 20 % of the patients (`python -m experiments`
 prints the number). Cost: demo about 4 minutes on two cores of an AMD EPYC that multiplies bfloat16, nearly all of it
-training, a minute more when the phantoms are first written, and 1.3 GiB of memory; paper needs a GPU and has not been
-timed. Expect of the demo on eight held-out phantoms WT Dice near 0.85 and mean Dice near 0.635 (medians of five seeds;
-0.846 to 0.866, 0.621 to 0.654), NCR the weakest. The same command goes on where a killed one stopped, and shows the
-table of a finished one.
+training, 12 on two virtual cores without AVX-512, a minute more when the phantoms are first written, and 1.3 GiB of
+memory; paper needs a GPU and has not been timed. Expect of the demo on eight held-out phantoms WT Dice near 0.85 and
+mean Dice near 0.635 (medians of five seeds; 0.846 to 0.866, 0.621 to 0.654), NCR the weakest. The same command goes on
+where a killed one stopped, and shows the table of a finished one.
 """
 
 from dataclasses import replace
