@@ -29,6 +29,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -57,6 +58,9 @@ PACKAGES = (
     "jax",
 )
 FAILURE = "failure.txt"
+_PATIENCE_S = 0.5
+"""For how long a run's lock is asked for: who looks whether a run is in use (``status``, a list of trainings) has it for
+a moment."""
 
 Config = TypeVar("Config")
 
@@ -144,18 +148,21 @@ def is_in_use(folder: Path) -> bool:
     """Whether a process is working on the run, on this machine or, where the file system keeps locks, on another."""
     if not (folder / "run.lock").exists():
         return False
-    with (folder / "run.lock").open("a+") as lock:
-        return not _take(lock)
+    # Shared and only read: those who look do not see each other, and may look at runs that are not theirs.
+    with (folder / "run.lock").open() as lock:
+        return not _take(lock, fcntl.LOCK_SH)
 
 
-def _take(lock: IO[str]) -> bool:
+def _take(lock: IO[str], kind: int) -> bool:
     """Lock an open file for this process; False where another holds it.
+
+    kind: exclusive of what works on a run, shared of what looks whether one does.
 
     Raises RunError where the file system keeps no locks (Lustre mounted without flock, some FUSE mounts): two processes
     would train the same there, and neither would know.
     """
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -209,8 +216,10 @@ class Run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "run.lock", "a+")  # noqa: SIM115 (held for the life of the run)
+        until = time.monotonic() + _PATIENCE_S
         try:
-            taken = _take(self._lock)
+            while not (taken := _take(self._lock, fcntl.LOCK_EX)) and time.monotonic() < until:
+                time.sleep(0.01)
         except RunError:
             self._lock.close()
             raise

@@ -7,6 +7,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -345,6 +346,49 @@ def test_a_child_that_outlives_a_killed_run_does_not_hold_it(tmp_path):
             Run(tmp_path).close()
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_looking_whether_a_run_is_in_use_keeps_nobody_from_it(tmp_path):
+    """`status --watch` and lists of trainings look at the same runs all the time."""
+    Run(tmp_path).close()
+    program = (
+        "import sys; from pathlib import Path; from common.runs import is_in_use; print(flush=True)\n"
+        "while True: is_in_use(Path(sys.argv[1]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, cwd=ROOT) as looking:
+        try:
+            looking.stdout.readline()
+            assert not any(is_in_use(tmp_path) for _ in range(2000))
+            for _ in range(50):
+                Run(tmp_path).close()
+        finally:
+            looking.kill()
+
+
+def test_a_run_of_somebody_else_can_be_looked_at():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        with Run(folder) as run:
+            (run.folder / "run.lock").chmod(0o644)
+            assert _told_to_another(run.folder) == "True"
+        assert _told_to_another(run.folder) == "False"
+
+
+def _told_to_another(folder):
+    """What is_in_use tells another user; this one, where it may not become another."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if not os.geteuid():
+                os.setuid(65534)
+            os.write(write, str(is_in_use(folder)).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with open(read) as told:
+        return told.read()
 
 
 def test_opening_a_run_spares_what_another_process_is_writing_below_it(tmp_path):
