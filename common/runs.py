@@ -59,8 +59,8 @@ PACKAGES = (
 )
 FAILURE = "failure.txt"
 _PATIENCE_S = 0.5
-"""For how long a run's lock is asked for: who looks whether a run is in use (``status``, a list of trainings) has it for
-a moment."""
+"""For how long a run's lock is asked for: whoever looks whether a run is in use (``status``, a list of trainings) holds
+it for a moment."""
 
 Config = TypeVar("Config")
 

@@ -16,8 +16,8 @@ to 134, four planes, and 15 % black images, all at the ends. The same command on
 table.
 
 With --prepare nothing is checked but what preparing reads: the subjects are brought into the prepared stores of all
-experiments, or of those named, in shards that run one after the other, side by side (--at-once) or on a cluster (--on),
-and are counted. Subjects that cannot be used are listed. The same command does what is missing.
+experiments of the report, or of those named, in shards that run one after the other, side by side (--at-once) or on a
+cluster (--on), and are counted. Subjects that cannot be used are listed. The same command does what is missing.
 """
 
 import importlib
@@ -164,15 +164,16 @@ def prepare(options: Options) -> None:
 
     Raises Refused for an experiment that has no recipe for these cohorts, RunError when a shard fails.
     """
+    given = {"--data": options.data, "--mgmt-data": options.mgmt_data}
+    of_phantoms = not any(given.values())
+    known = [name for option, names in PREPARED_FOR.items() if of_phantoms or given[option] for name in names]
+    if unknown := [name for name in options.experiments if name not in known]:
+        raise Refused(f"expected --experiments out of {', '.join(known)}, received {', '.join(unknown)}")
     with step(1):
         subjects, patients, synthetic = cohorts(options)
     if subjects is not None:
         refuse_cavity(subjects)
     preset = options.preset or ("demo" if synthetic else "paper")
-    given = {"--data": subjects, "--mgmt-data": patients}
-    known = [name for option, names in PREPARED_FOR.items() if given[option] is not None for name in names]
-    if unknown := [name for name in options.experiments if name not in known]:
-        raise Refused(f"expected --experiments out of {', '.join(known)}, received {', '.join(unknown)}")
     wanted = [name for name in known if name in (options.experiments or known)]
     of = {
         option: by_recipe([name for name in names if name in wanted], preset) for option, names in PREPARED_FOR.items()

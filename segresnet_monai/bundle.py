@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 import common
 from common.exported import Agreement
 from common.files import plain, write_json
+from common.flips import averaged_flips
 from common.labels import CONVENTIONS
 from common.patient import Trained, answer_for
 from common.regions import Decision
@@ -28,7 +29,7 @@ from segresnet_monai import bundle_transforms
 from segresnet_monai.config import Config
 from segresnet_monai.export import Together, channels, definition, together
 from segresnet_monai.export import agrees as compare
-from segresnet_monai.inference import averaged_flips, predict_volume
+from segresnet_monai.inference import predict_volume
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 PACKAGES = ("nibabel", "scipy", "pandas", "isal")

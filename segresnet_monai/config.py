@@ -125,9 +125,9 @@ class Config:
         factor = 2 ** (levels - 1)
         checks = (
             (
-                bool(self.contrasts) and set(self.contrasts) <= set(CONTRASTS),
+                set(self.contrasts) <= set(CONTRASTS) and 0 < len(self.contrasts) == len(set(self.contrasts)),
                 "contrasts",
-                f"one or more of {', '.join(CONTRASTS)}",
+                f"one or more of {', '.join(CONTRASTS)}, each once",
             ),
             (self.spacing_mm is None or self.spacing_mm > 0, "spacing_mm", "a positive number or None"),
             (

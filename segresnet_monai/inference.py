@@ -3,7 +3,6 @@
 import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from common.files import check_archive, read_json, typed
+from common.flips import averaged_flips
 from common.labels import REGIONS
 from common.precision import resolve_for_prediction
 from common.prepared import Entry
@@ -101,12 +101,6 @@ def probabilities(network: torch.nn.Module, volume: Volume, config: Config) -> t
     with torch.inference_mode(), autocast:
         total = sum(_probabilities(network, image, volume.id, config, flips) for flips in averaged_flips(config))
         return total / len(averaged_flips(config))
-
-
-def averaged_flips(config: Config) -> list[tuple[int, ...]]:
-    """Axes (0 to 2) of every flip whose prediction counts; the first, without any, is the scan as it is."""
-    axes = [axis for axis, probability in enumerate(config.flip_probabilities) if config.average_flips and probability]
-    return [flips for number in range(len(axes) + 1) for flips in combinations(axes, number)]
 
 
 def _probabilities(

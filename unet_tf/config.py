@@ -17,8 +17,6 @@ Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 CENTRAL: Ranges = ((56, 184), (56, 184), (13, 141))
 """128 voxels around the middle, at 1 mm."""
-CROP_THEN_RESIZE: Ranges = ((24, 216), (24, 216), (13, 141))
-"""The ranges that the report states, 192 x 192 x 128 voxels, for its network of 128 x 128 x 128."""
 SLICES: Ranges = ((0, 240), (0, 240), (60, 135))
 """The report's 75 axial slices, whole in-plane."""
 
@@ -141,14 +139,11 @@ class Config:
 
     def __post_init__(self) -> None:
         factor = 2**self.levels
-        contrasts = f"one or more of {', '.join(CONTRASTS)}, each once"
         checks = (
             (
-                bool(self.contrasts)
-                and set(self.contrasts) <= set(CONTRASTS)
-                and len(set(self.contrasts)) == len(self.contrasts),
+                set(self.contrasts) <= set(CONTRASTS) and 0 < len(self.contrasts) == len(set(self.contrasts)),
                 "contrasts",
-                contrasts,
+                f"one or more of {', '.join(CONTRASTS)}, each once",
             ),
             (
                 len(self.crop) == 3 and all(0 <= first < stop for first, stop in self.crop),
@@ -220,6 +215,11 @@ class Config:
             ),
             (0 <= self.window_overlap < 1, "window_overlap", "a fraction below 1"),
             (0 <= self.probability_threshold < 1, "probability_threshold", "a probability below 1"),
+            (
+                self.probability_threshold > 0 or self.targets == "classes",
+                "probability_threshold",
+                "above 0 for regions, of which every voxel would else be all three",
+            ),
         )
         positive = (
             "levels",

@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 import h5py
@@ -13,6 +12,7 @@ import numpy as np
 from scipy.special import expit
 
 from common.files import check_seal
+from common.flips import averaged_flips
 from common.labels import CLASSES, REGIONS
 from common.prepared import Entry
 from common.recipe import Volume
@@ -78,12 +78,6 @@ def probabilities(network: keras.Model, volume: Volume, config: Config) -> np.nd
     image, flips = volume.image(), averaged_flips(config)
     total = sum(_of_windows(network, image, volume.id, config, axes) for axes in flips)
     return total / np.float32(len(flips))
-
-
-def averaged_flips(config: Config) -> list[tuple[int, ...]]:
-    """Axes (0 to 2) of every flip whose prediction counts; the first, without any, is the scan as it is."""
-    axes = [axis for axis, probability in enumerate(config.flip_probabilities) if config.average_flips and probability]
-    return [flips for number in range(len(axes) + 1) for flips in combinations(axes, number)]
 
 
 def _of_windows(

@@ -163,11 +163,15 @@ def table(results: Iterable[Result]) -> str:
     """The results as text: result | reported | this run | 95 % interval | n."""
     rows = [("result", "reported", "this run", "95 % interval", "n")]
     for result in results:
-        interval = "" if result.low is None else f"{short(result.low)} to {short(result.high)}"
         name = result.key.partition(".")[2] + (" (synthetic)" if result.synthetic else "")
         value = p_value(result.value) if _is_p(result) else short(result.value)
-        rows.append((name, short(result.reported), value, interval, str(result.n)))
+        rows.append((name, short(result.reported), value, interval(result), str(result.n)))
     return aligned(rows)
+
+
+def interval(result: Result) -> str:
+    """A result's interval in a table's cell, empty where there is none."""
+    return "" if result.low is None else f"{short(result.low)} to {short(result.high)}"
 
 
 def segmentation_table(

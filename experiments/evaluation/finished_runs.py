@@ -17,8 +17,8 @@ from experiments.base.options import Refused, gathered
 from experiments.base.reading import Reading
 from experiments.base.runs import preset_of
 from experiments.evaluation.label_maps import Method
-from experiments.segmentation.fine_tuning import Seen, seen_by
-from experiments.segmentation.finished import FOLDS, SEEN, Finished, read_run, require_finished
+from experiments.segmentation.fine_tuning import SEEN_IN, Seen, seen_by
+from experiments.segmentation.finished import FOLDS, Finished, read_run, require_finished
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Runs:
     @property
     def training(self) -> str:
         """What its networks were made from, in a sentence."""
-        trained, chose = ({id for run in self.members for id in run.split[part]} for part in SEEN)
+        trained, chose = ({id for run in self.members for id in run.split[part]} for part in SEEN_IN)
         before = {str(each["id"]) for run in self.members for each in run.data.get("seen", [])}
         presets = " / ".join(dict.fromkeys(filter(None, (preset_of(run.folder) for run in self.members))))
         who = "a run" if len(self.members) == 1 else f"{len(self.members)} folds"

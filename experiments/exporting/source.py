@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import read_json
+from common.flips import averaged_flips
 from common.labels import CLASSES, REGIONS
 from common.loading import loading
 from common.runs import RunError, read_model_config, require_weights, version
@@ -95,7 +96,7 @@ def read(folder: Path) -> Source:
 
 def _segresnet(folder: Path) -> tuple[Any, dict]:
     with loading("PyTorch"):
-        from segresnet_monai.inference import averaged_flips, load_runs
+        from segresnet_monai.inference import load_runs
 
     networks, config, decision = load_runs(folder, device="cpu")
     # What is exported computes in float32, whatever the network was trained in.
@@ -112,8 +113,9 @@ def _segresnet(folder: Path) -> tuple[Any, dict]:
 def _unet(folder: Path) -> tuple[Any, dict]:
     from unet_tf.config import Config
 
+    os.environ["KERAS_BACKEND"] = backend = read_run(folder).backend
     with loading("Keras"):
-        from unet_tf.inference import averaged_flips, load
+        from unet_tf.inference import load
 
     config = replace(read_model_config(folder, Config), precision="float32")
     weights = folder / "checkpoints" / f"{config.checkpoint}.weights.h5"
@@ -123,7 +125,7 @@ def _unet(folder: Path) -> tuple[Any, dict]:
     about = _segmentation(config, outputs, config.grid_voxels) | {
         "networks": 1,
         "averaged_flips": averaged_flips(config),
-        "backend": os.environ.get("KERAS_BACKEND"),
+        "backend": backend,
     }
     return (network, config), about
 

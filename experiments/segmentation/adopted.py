@@ -19,18 +19,20 @@ def adopt_training(study: Study, config: Any) -> Path | None:
     A training depends on nothing else, so it need not be repeated. Copies checkpoints, history and costs, and says
     where they come from in adopted.txt; returns that folder, None where no such run lies below the runs folder.
     """
-    fingerprint = _read(study.run.folder / "data.json")["fingerprint"]
+    data = _read(study.run.folder / "data.json")
     for summary in sorted(study.options.runs.glob("**/summary.json")):
         other = summary.parent
         if not (other / "checkpoints").is_dir() or other == study.run.folder:
             continue
         try:
+            written = _read(other / "config.json")
             same = (
-                same_settings(_read(other / "config.json")["model"], config)
-                and _read(other / "config.json").get("backend", DEFAULT_BACKEND) == (study.backend or DEFAULT_BACKEND)
-                and "start" not in _read(other / "config.json")  # fine-tuned
+                same_settings(written["model"], config)
+                and ("grid" in written or not data["brought_to_grid"])  # older runs took scans as they lay
+                and written.get("backend", DEFAULT_BACKEND) == (study.backend or DEFAULT_BACKEND)
+                and "start" not in written  # fine-tuned
                 and _read(other / "split.json") == plain(study.split.as_dict())
-                and _read(other / "data.json").get("fingerprint") == fingerprint
+                and _read(other / "data.json").get("fingerprint") == data["fingerprint"]
             )
         except (OSError, ValueError, KeyError, AttributeError) as error:
             print(f"{other}: cannot be compared with this run: {error}", file=sys.stderr)

@@ -260,8 +260,10 @@ def show(run: Finished, checked: Checked, folder: Path) -> None:
     rows = [("result", "own test", "95 % interval", "n", "this cohort", "95 % interval", "n", "difference", "interval")]
     for metric in SHOWN:
         own, other, difference = (found[f"{kind}.{metric}"] for kind in ("own", FOLDER, "difference"))
-        cells = [cell for each in (own, other) for cell in (results.short(each.value), _interval(each), str(each.n))]
-        rows.append((metric, *cells, results.short(difference.value), _interval(difference)))
+        cells = [
+            cell for each in (own, other) for cell in (results.short(each.value), results.interval(each), str(each.n))
+        ]
+        rows.append((metric, *cells, results.short(difference.value), results.interval(difference)))
     notes = [
         f"this cohort's {results.patients(checked.cohort.folder, synthetic=checked.synthetic)}",
         f"own test {results.patients(run.data['folder'], synthetic=run.synthetic)}",
@@ -286,10 +288,6 @@ def show(run: Finished, checked: Checked, folder: Path) -> None:
         below=True,
         steps=STEPS,
     )
-
-
-def _interval(result: Result) -> str:
-    return "" if result.low is None else f"{results.short(result.low)} to {results.short(result.high)}"
 
 
 def test_on(folder: Path, options: CohortOptions) -> Path:

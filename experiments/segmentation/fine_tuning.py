@@ -99,14 +99,17 @@ def refuse_seen(
     for group in equal_content(digests):
         others = [seen[int(name.removeprefix("seen "))]["id"] for name in group if name.startswith("seen ")]
         alike |= {name.removeprefix("test "): others[0] for name in group if name.startswith("test ") and others}
-    found = []
+    found, by_name = [], False
     for subject in test:
-        same = patients.get(subject.patient) or files.get(fingerprints[subject.id]) or alike.get(subject.id)
+        by_scans = files.get(fingerprints[subject.id]) or alike.get(subject.id)
+        same = patients.get(subject.patient) or by_scans
         if same is not None:
             found.append(subject.id if same == subject.id else f"{subject.id} (there {same})")
+            by_name |= by_scans is None
     if found:
+        others = "; where only the names are equal, --patients tells other patients apart" if by_name else ""
         raise Refused(
             f"{run}: expected weights that have seen nobody of the test part, found {len(found)} of its subjects among "
             f"those that they were trained or validated on: {', '.join(found)}; start from other weights, or test on "
-            "others (--subjects, --split-seed)"
+            f"others (--subjects, --split-seed){others}"
         )

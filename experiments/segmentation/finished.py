@@ -17,14 +17,13 @@ from common.runs import RunError
 from common.scoring import EmptyPolicy, apply_empty_policy
 from experiments.base.reading import Reading, kept
 from experiments.base.trainings import given
+from experiments.segmentation.fine_tuning import SEEN_IN
 from experiments.segmentation.study import DEFAULT_BACKEND
 from segresnet_monai.config import Config as SegResNet
 from unet_tf.config import Config as UNet
 
 FOLDS = "folds.json"
 """Of cases pooled over folds: the folders of the folds' runs."""
-SEEN = ("train", "validation")
-"""Parts of a split whose subjects have made or chosen the weights."""
 VIEWS = {"segresnet": (), "unet": ("before_postprocessing", "geometric_ceiling")}
 OWN_CASES = (".", "test/beyond", "test", "out_of_fold/beyond")
 """Where a run keeps the scores of the subjects that it has not seen, first found first taken."""
@@ -34,14 +33,15 @@ OWN_CASES = (".", "test/beyond", "test", "out_of_fold/beyond")
 class Finished:
     """A run's folder and what it says of itself.
 
-    experiment: by which it was made. kind: of network. policy: what its scores took empty masks for. data: data.json.
-    split: subjects' ids by part. reading: how its scans were read.
+    experiment: by which it was made. kind: of network. backend: Keras', of a U-Net. policy: what its scores
+    took empty masks for. data: data.json. split: subjects' ids by part. reading: how its scans were read.
     recipe: what is made of a scan for its networks.
     """
 
     folder: Path
     experiment: str
     kind: str
+    backend: str
     policy: EmptyPolicy
     data: dict
     split: dict[str, list[str]]
@@ -51,7 +51,7 @@ class Finished:
     @property
     def seen(self) -> list[str]:
         """Ids of the subjects that have made or chosen the weights."""
-        return [subject for part in SEEN for subject in self.split[part]]
+        return [subject for part in SEEN_IN for subject in self.split[part]]
 
     @property
     def minimum_mask_fraction(self) -> float:
@@ -98,14 +98,13 @@ def read_run(folder: Path) -> Finished:
     kind = "unet" if "spatial_dims" in model else "segresnet" if {"network", "encoder_blocks"} & set(model) else None
     if kind is None or policy not in get_args(EmptyPolicy):
         raise RunError(f"{folder / 'config.json'}: expected the settings of a SegResNet or a U-Net, found others")
-    if kind == "unet":
-        os.environ["KERAS_BACKEND"] = settings.get("backend", DEFAULT_BACKEND)
-    parts = dict.fromkeys((*SEEN, "test"), list)
+    parts = dict.fromkeys((*SEEN_IN, "test"), list)
     split = given(folder, "split", **parts)
     return Finished(
         folder=folder,
         experiment=settings["experiment"],
         kind=kind,
+        backend=settings.get("backend", DEFAULT_BACKEND),
         policy=policy,
         data=given(folder, "data", folder=str, subjects=dict),
         split={part: split[part] for part in parts},
@@ -142,8 +141,12 @@ def require_finished(run: Finished) -> None:
 
 
 def load(run: Finished) -> Networks:
-    """The run's trained networks. Raises RunError when there are none, or one is damaged."""
+    """The run's trained networks; a U-Net's on the backend that it was trained on, if Keras is not loaded yet.
+
+    Raises RunError when there are none, or one is damaged.
+    """
     if run.kind == "unet":
+        os.environ["KERAS_BACKEND"] = run.backend
         with loading("Keras"):
             from unet_tf.inference import load_run as load_them
             from unet_tf.inference import predict, predict_volume

@@ -249,9 +249,9 @@ def show(study: Study) -> None:
                 lines.append(
                     (
                         (prefix or "out_of_fold.") + metric,
-                        *(results.short(reported), results.short(own.value), _interval(own), str(own.n)),
+                        *(results.short(reported), results.short(own.value), results.interval(own), str(own.n)),
                         results.short(base.value if base else None),
-                        *(results.short(gain.value if gain else None), _interval(gain)),
+                        *(results.short(gain.value if gain else None), results.interval(gain) if gain else ""),
                         results.short(p.value if p else None),
                     )
                 )
@@ -277,12 +277,6 @@ def show(study: Study) -> None:
     if several:
         texts.append("smallest ET: chosen on these patients as they are and with their tumours' enhancement removed")
     study.end(*texts)
-
-
-def _interval(result: results.Result | None) -> str:
-    if result is None or result.low is None:
-        return ""
-    return f"{results.short(result.low)} to {results.short(result.high)}"
 
 
 def _words(decision: Decision) -> str:

@@ -23,6 +23,7 @@ def test_defaults_are_the_reports_settings():
     [
         ("contrasts", ("FLAIR", "DWI")),
         ("contrasts", ()),
+        ("contrasts", ("FLAIR", "FLAIR")),
         ("spacing_mm", 0.0),
         ("crop_voxels", (128, 128, 100)),
         ("flip_probabilities", (0.5, 1.5, 0.5)),

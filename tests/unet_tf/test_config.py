@@ -4,7 +4,7 @@ import pytest
 
 from common.recipe import Recipe
 from experiments.base.results import reported
-from unet_tf.config import CENTRAL, CROP_THEN_RESIZE, SLICES, Config
+from unet_tf.config import CENTRAL, SLICES, Config
 
 
 def test_defaults_are_the_reports_settings_of_the_3d_network():
@@ -20,7 +20,8 @@ def test_defaults_are_the_reports_settings_of_the_3d_network():
     assert config.levels == reported("settings")["unet25d"]["levels"].value
     assert (config.crop_voxels, list(config.shape)) == (None, said["crop_voxels"].value)  # central, not random
     assert [*config.shape, config.channels] == said["input_shape"].value
-    assert [list(ends) for ends in CROP_THEN_RESIZE] == said["crop_ranges"].value
+    stated = tuple(map(tuple, said["crop_ranges"].value))
+    assert replace(config, crop=stated).recipe.crop == stated
     assert list(SLICES[2]) == reported("settings")["unet25d"]["slices"].value
 
 
@@ -75,6 +76,12 @@ def test_a_bad_value_is_refused_with_what_was_wanted(field, value):
     assert str(error.value).endswith(f"received {value!r}")
 
 
+def test_regions_have_a_threshold_above_zero():
+    assert Config(probability_threshold=0.0)
+    with pytest.raises(ValueError, match="expected probability_threshold to be above 0 for regions"):
+        Config(probability_threshold=0.0, targets="regions", loss="batch_dice_bce")
+
+
 def test_sides_follow_the_number_of_levels():
     assert Config(shape=(36, 36, 36), levels=2)
     with pytest.raises(ValueError, match=r"multiples of 4 .*\(2 levels\)"):
@@ -88,7 +95,7 @@ def test_the_number_of_slices_is_free_in_2d():
 
 
 def test_the_recipe_holds_what_the_store_depends_on():
-    config = Config(contrasts=("T2",), crop=CROP_THEN_RESIZE, shape=(64, 64, 32))
+    config = Config(contrasts=("T2",), crop=((24, 216), (24, 216), (13, 141)), shape=(64, 64, 32))
     assert config.recipe == Recipe(
         contrasts=("T2",), intensity="maximum", crop=((24, 216), (24, 216), (13, 141)), shape=(64, 64, 32)
     )

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from common.files import write_json
 from common.recipe import Recipe
 from experiments.segmentation.adopted import adopt_training
 from experiments.segmentation.opening import study
@@ -69,6 +70,17 @@ def test_any_other_training_is_not(trained, cohort, tmp_path, difference):
             assert json.loads((trained / "split.json").read_text()) != second.split.as_dict()
         assert adopt_training(second, config) is None
         assert not second.run.checkpoints.exists()
+
+
+@pytest.mark.parametrize("moved", [{}, {"000": "turned"}])
+def test_one_that_took_scans_as_they_lay_is_taken_over_where_none_has_to_be_moved(trained, cohort, tmp_path, moved):
+    config = json.loads((trained / "config.json").read_text())
+    del config["grid"]
+    write_json(trained / "config.json", config)
+    with opened(cohort, tmp_path, "second", Stub()) as second:
+        data = json.loads((second.run.folder / "data.json").read_text())
+        write_json(second.run.folder / "data.json", data | {"brought_to_grid": moved})
+        assert adopt_training(second, Stub()) == (None if moved else trained)
 
 
 def with_another_voxel(mask):

@@ -154,6 +154,8 @@ def test_nobody_is_tested_whom_the_weights_have_seen(seen, tmp_path, subject, fi
         refuse_seen(*arguments)
     assert f"validated on: {said};" in str(refused.value)
     assert "found 1 of its subjects" in str(refused.value)
+    by_scans = files == "files of B" or content
+    assert ("--patients tells other patients apart" in str(refused.value)) == (not by_scans)
 
 
 def test_a_fine_tuned_training_is_not_taken_over_as_one_from_random_weights(cohort, tmp_path):
