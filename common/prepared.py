@@ -17,6 +17,7 @@ from common import nifti, store
 from common.exchanged import exchanged
 from common.grid import Placement, bring
 from common.identity import contents
+from common.mismatch import mismatch
 from common.nifti import ScanError
 from common.recipe import Recipe, Volume, misfit, transform
 from common.store import Store, StoreError, UnusableError
@@ -33,8 +34,8 @@ estimated within 20 %."""
 _PLACEMENT = tuple(field.name for field in fields(Placement))
 _CONTENTS = "contents"
 _LABEL_POSITIONS = "label_positions"
-_EXCHANGED = "exchanged"
-_OWN = (_CONTENTS, _LABEL_POSITIONS, _EXCHANGED)  # not the volume's
+_EXCHANGED, _MISMATCH = "exchanged", "mismatch"
+_OWN = (_CONTENTS, _LABEL_POSITIONS, _EXCHANGED, _MISMATCH)  # not the volume's
 _POSITIONS_PER_CLASS = 256
 
 
@@ -61,6 +62,17 @@ class Entry(store.StoredArray):
     def exchanged(self) -> tuple[str, ...]:
         """What of its contrasts looks exchanged (see `common.exchanged`); nothing in entries of earlier versions."""
         return tuple(self.geometry.get(_EXCHANGED, ()))
+
+    @property
+    def mismatch(self) -> tuple[str, ...]:
+        """What speaks against its mask being of its scans (see `common.mismatch`); nothing in entries of earlier
+        versions."""
+        return tuple(self.geometry.get(_MISMATCH, ()))
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """All that is to be said of its files before they are used."""
+        return (*self.exchanged, *self.mismatch)
 
     @property
     def label_positions(self) -> dict[int, np.ndarray]:
@@ -137,12 +149,15 @@ def _make(subject: Subject, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]
         raise UnusableError(Problem(subject.id, None, reason))
     volume = transform(subject.id, brought, recipe)
     own = {name: value for name, value in vars(volume).items() if name not in ("id", "voxels", "placement")}
+    images = {name: scan.data for name, scan in scans.items()}
+    odd = exchanged(images)
     return volume.voxels, {
         **own,
         **asdict(volume.placement),
         _CONTENTS: contents(scans),
         _LABEL_POSITIONS: _label_positions(volume),
-        _EXCHANGED: exchanged({name: scan.data for name, scan in scans.items()}),
+        _EXCHANGED: odd,
+        _MISMATCH: () if odd or found.labels is None else mismatch(images, found.labels),
     }
 
 

@@ -16,6 +16,7 @@ from common import background, geometry, nifti
 from common.exchanged import exchanged
 from common.identity import contents, copied_contrasts, masks_among, sketch
 from common.labels import LabelConvention
+from common.mismatch import mismatch
 from common.nifti import Scan, ScanError
 from common.plausibility import Layers, layers
 from common.volumes import bounding_box
@@ -173,7 +174,7 @@ class Findings:
 
     values: which of 1 to 4 its mask holds, whatever they mean. contents: see `common.identity`. layers: of a good mask.
     classes: that it holds, None without a good mask. notes: what is odd in its images.
-    sketches: see `common.identity`. exchanged: see `common.exchanged`.
+    sketches: see `common.identity`. exchanged, mismatch: see the modules of `common` of that name.
     """
 
     problems: tuple[Problem, ...]
@@ -184,6 +185,7 @@ class Findings:
     notes: tuple[str, ...]
     sketches: Mapping[str, np.ndarray]
     exchanged: tuple[str, ...]
+    mismatch: tuple[str, ...]
 
 
 def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | None) -> Examination:
@@ -221,6 +223,7 @@ def examine(subject: Subject) -> Findings:
     problems = unreadable + looked.problems + looked.copies
     digests = {} if problems else contents(scans)
     odd: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
     notes, sketches = [], {}
     if not problems:
         sketches = {contrast: drawn for contrast, scan in scans.items() if (drawn := sketch(scan)) is not None}
@@ -228,6 +231,8 @@ def examine(subject: Subject) -> Findings:
         images = {contrast: scan.data for contrast, scan in scans.items()}
         notes += filter(None, [background.coverage_note(images)])
         odd = exchanged(images)
+        if looked.labels is not None and not odd:  # where FLAIR has another's name nothing can be told by it
+            unlike = mismatch(images, looked.labels)
     own = there = None
     if looked.labels is not None and subject.convention is not None:
         own = layers(looked.labels)
@@ -235,7 +240,7 @@ def examine(subject: Subject) -> Findings:
             name for value, name in enumerate(subject.convention.classes) if value and (looked.labels == value).any()
         )
     said = tuple(f"{subject.id}: {note}" for note in notes)
-    return Findings(problems, values, digests, own, there, said, sketches, odd)
+    return Findings(problems, values, digests, own, there, said, sketches, odd, unlike)
 
 
 def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:

@@ -40,7 +40,7 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         delayed(examine)(subject) for subject in cohort.subjects
     )
     problems, values = list(cohort.incomplete), set()
-    digests, sketches, doubted = {}, {}, {}
+    digests, sketches, doubted, unlike = {}, {}, {}, {}
     masks, classes, notes = [], [], []
     progress = counted(checks, "checking", total=len(cohort.subjects), unit="subject")
     for subject, found in zip(cohort.subjects, progress, strict=True):
@@ -49,6 +49,7 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         digests[subject.id] = found.contents
         sketches[subject.id] = found.sketches
         doubted[subject.id] = found.exchanged
+        unlike[subject.id] = found.mismatch
         masks += [found.layers] if found.layers else []
         classes += [] if found.classes is None else [found.classes]
         notes += found.notes
@@ -68,6 +69,6 @@ def audit(cohort: Cohort, *, n_jobs: int = 1) -> Audit:
         for one, other, contrast in nearly_equal(sketches)
         if not any({one, other} <= set(group) for group in equal)
     ]
-    notes += [*by_note(doubted), *absences(classes), *doubts(masks)]
+    notes += [*by_note(doubted), *by_note(unlike), *absences(classes), *doubts(masks)]
     odd = tuple(subject for subject, said in doubted.items() if said)
     return Audit(tuple(problems), tuple(equal), tuple(notes), odd)

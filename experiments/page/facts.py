@@ -82,8 +82,9 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...], noted: Ite
     ):
         if ids:
             said.append(f"{len(ids)} {what}: {'; '.join(ids)}.")
-    odd = described.get("exchanged", {})
-    doubted = {id: tuple(odd.get(id, ())) for id in {**described.get("subjects", {}), **odd}}
+    doubts = [described.get(name, {}) for name in ("exchanged", "mismatch")]
+    ids = dict.fromkeys(id for each in (described.get("subjects", {}), *doubts) for id in each)
+    doubted = {id: [note for each in doubts for note in each.get(id, ())] for id in ids}
     of_methods = described.get("notes", ()) if methods else ()
     said += [f"Note: {note}." for note in (*by_note(doubted), *of_methods, *noted)]
     if parts and not methods and not described.get("left_out") and not described.get("without_part"):

@@ -108,7 +108,7 @@ def check(run: Finished, options: CohortOptions) -> Checked:
         raise Refused(f"{cohort.folder}: expected subjects that can be scored, found none")
     for group in equal_content({subject: store.entries[subject].contents for subject in ids}):
         print(f"note: equal scans under several ids, each of them scored: {' = '.join(group)}", file=sys.stderr)
-    for doubt in by_note({subject: store.entries[subject].exchanged for subject in ids}):
+    for doubt in by_note({subject: store.entries[subject].doubts for subject in ids}):
         print(f"note: {doubt}", file=sys.stderr)
     synthetic = embedded_cohort(next(iter(cohort.subjects[0].images.values()))) is not None
     return Checked(cohort, store, ids, problems, tuple(sorted(set(shares) - set(ids))), synthetic)
@@ -172,6 +172,7 @@ def score(run: Finished, checked: Checked, options: CohortOptions) -> Path:
                 "subjects": prints,
                 "left_out": [str(problem) for problem in checked.problems],
                 "exchanged": {id: what for id in checked.ids if (what := checked.store.entries[id].exchanged)},
+                "mismatch": {id: what for id in checked.ids if (what := checked.store.entries[id].mismatch)},
                 "masks": checked.cohort.notes,
                 "left_out_for_their_cavity": checked.cohort.cavities,
                 "excluded": checked.excluded,

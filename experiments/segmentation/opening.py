@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections import ChainMap, Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -155,10 +155,9 @@ class _Usable:
         placements = {subject.id: self.entries[subject.id].placement for subject in self.prepared}
         return {id: str(placement) for id, placement in placements.items() if placement.is_moved}
 
-    @property
-    def exchanged(self) -> dict[str, Any]:
-        """What speaks for exchanged contrasts, by id."""
-        return {subject.id: self.entries[subject.id].exchanged for subject in self.prepared}
+    def said(self, of_entry: Callable[[Entry], tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """What is to be said of each subject's files, by id."""
+        return {subject.id: of_entry(self.entries[subject.id]) for subject in self.prepared}
 
 
 def _contents(stores: Sequence[Store], subject: Subject) -> dict[str, str]:
@@ -181,7 +180,7 @@ def _find_usable(options: Options, recipes: Sequence[Recipe], minimum_mask_fract
     )
     for done, n in Counter(usable.brought_to_grid.values()).items():
         print(f"note: {n} of {len(good)} subjects were {done}", file=sys.stderr)
-    for doubt in by_note(usable.exchanged):
+    for doubt in by_note(usable.said(lambda entry: entry.doubts)):
         print(f"note: {doubt}", file=sys.stderr)
     if usable.excluded and not usable.subjects:
         raise Refused(
@@ -228,7 +227,8 @@ def _described(
         "left_out": [str(problem) for problem in usable.problems],
         "without_part": sorted(usable.fingerprints.keys() - {*split.train, *split.validation, *split.test}),
         "brought_to_grid": usable.brought_to_grid,
-        "exchanged": {id: what for id, what in usable.exchanged.items() if what},
+        "exchanged": {id: what for id, what in usable.said(lambda entry: entry.exchanged).items() if what},
+        "mismatch": {id: what for id, what in usable.said(lambda entry: entry.mismatch).items() if what},
         "masks": usable.cohort.notes,
         "left_out_for_their_cavity": usable.cohort.cavities,
         "equal_content": usable.equal,
