@@ -1,4 +1,4 @@
-"""Which subject is trained on, which chooses the model, which is only scored: the report's fractions, folds, files.
+"""Which subject is trained on, which chooses the model, which is only scored: by the report's fractions or in folds.
 
 A split is a pure function of the patients' ids and the seed: patients are ordered by a hash of (seed, patient) and cut.
 So it does not depend on the order of files, on numpy's version or on which machine it is made.
@@ -10,11 +10,9 @@ import json
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 
 PARTS = ("train", "validation", "test")
 MINIMUM_PATIENTS = 3
@@ -141,64 +139,6 @@ def k_folds_stratified(labels: Mapping[str, int], *, k: int, seed: int) -> list[
     # Class after class in one line: dealing it out goes on where the last class ended.
     line = [id for ids in classes.values() for id in ids]
     return _rotated(line, k, f"stratified_seed{seed}", {id: [id] for id in labels})
-
-
-def read_published(path: str | Path, subjects: Iterable[HasPatient]) -> Split:
-    """A published split from a CSV with the columns ``id`` and ``part`` (train, validation or test).
-
-    Subjects that the file does not name are left out of all parts. Raises ValueError when a column is missing, a part
-    has another name or is empty, an id stands twice or is not in the cohort, or a patient is in two parts.
-    """
-    path = Path(path)
-    table = _read_table(path, ("id", "part"))
-    patient_of = {subject.id: subject.patient for subject in subjects}
-    if unknown := sorted(set(table["id"]) - set(patient_of)):
-        raise ValueError(f"{path}: {len(unknown)} ids are not in the cohort of {len(patient_of)}: {_some(unknown)}")
-    if (parts := set(table["part"])) != set(PARTS):
-        raise ValueError(f"{path}: expected the parts {', '.join(PARTS)}, found {_some(sorted(map(repr, parts)))}")
-    if twice := sorted(table["id"][table["id"].duplicated()]):
-        raise ValueError(f"{path}: expected each id once, found more than one row for {_some(twice)}")
-    parts_of_patient = table.groupby(table["id"].map(patient_of))["part"].nunique()
-    if torn := sorted(parts_of_patient[parts_of_patient > 1].index):
-        listed = [
-            f"{patient} ({_some(sorted(id for id in table['id'] if patient_of[id] == patient))})" for patient in torn
-        ]
-        raise ValueError(
-            f"{path}: expected each patient, and scans of equal content, in one part, found in several: {_some(listed)}"
-        )
-    return Split(f"published_{path.stem}", *(tuple(sorted(table["id"][table["part"] == part])) for part in PARTS))
-
-
-def read_patients(path: str | Path, ids: Iterable[str]) -> dict[str, str]:
-    """The patient of each id from a CSV with the columns ``id`` and ``patient``, which may name other ids too.
-
-    Raises ValueError when a column is missing, an id stands twice, or one of the ids has no patient in it.
-    """
-    path = Path(path)
-    table = _read_table(path, ("id", "patient"))
-    if twice := sorted(table["id"][table["id"].duplicated()]):
-        raise ValueError(f"{path}: expected each id once, found more than one row for {_some(twice)}")
-    patients = dict(zip(table["id"], table["patient"].str.strip(), strict=True))
-    if missing := [id for id in ids if not patients.get(id)]:
-        raise ValueError(f"{path}: expected a patient for every subject, found none for {_some(missing)}")
-    return patients
-
-
-def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV as text, with a byte order mark or without. Raises ValueError when it is none or lacks a column."""
-    wanted = " and ".join(columns)
-    try:
-        # A subject may be called NA; an empty cell is "".
-        table = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a CSV with the columns {wanted}, but {error}") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells for names of rows then
-        raise ValueError(
-            f"{path}: expected as many cells in each row as in the first, {len(table.columns)}, found more"
-        )
-    if not set(columns) <= set(table.columns):
-        raise ValueError(f"{path}: expected the columns {wanted}, found {', '.join(table.columns)}")
-    return table
 
 
 def _shuffled_patients(subjects: Iterable[HasPatient], seed: int) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from common.cohort.clinical import subject_id
 from common.cohort.found import CohortError
-from common.cohort.table import Row, read_rows
+from common.cohort.table import Row, read_columns, read_rows
 from common.walk import shown
 
 UCSF, UPENN, OWN = "UCSF-PDGM", "UPENN-GBM", "own"
@@ -119,7 +119,7 @@ def read_clinical(table: str | Path) -> Table:
     scans: dict[str, Clinical] = {}
     for line, row in rows:
         where = f"{shown(table)}, line {line}"
-        found = _clinical({name: row[place].strip() for name, place in columns.items()}, where)
+        found = _clinical({name: row[place] for name, place in columns.items()}, where)
         if not found.id or found.id in scans:
             raise CohortError(f"{where}: expected each scan once, found {found.id or 'no id'} again")
         scans[found.id] = found
@@ -138,14 +138,8 @@ def read_mapping(table: str | Path) -> dict[str, set[str]]:
     Raises CohortError as :func:`read_clinical`.
     """
     table = Path(table)
-    header, rows = read_rows(table, " and ".join(MAPPING))
-    if any(header.count(column) != 1 for column in MAPPING):
-        raise CohortError(
-            f"{shown(table)}: expected the columns {' and '.join(MAPPING)}, each once, found {', '.join(header)}"
-        )
     found: dict[str, set[str]] = {}
-    for line, row in rows:
-        patient, number = (row[header.index(column)].strip() for column in MAPPING)
+    for line, (patient, number) in read_columns(table, MAPPING):
         if patient and (known := _brats21(number, f"{shown(table)}, line {line}")):
             found.setdefault(subject_id(patient), set()).add(known)
     return found
@@ -222,8 +216,8 @@ def _scanners(table: Path) -> dict[str, str]:
         raise CohortError(f"{shown(table)}: expected the columns ID and {parts[0]}, found {', '.join(header)}")
 
     def words(row: Row) -> str:
-        found = {part: row[1][header.index(part)].strip() for part in parts if part in header}
+        found = {part: row[1][header.index(part)] for part in parts if part in header}
         tesla = found.pop(parts[2], "")
         return " ".join(filter(None, (*found.values(), f"{tesla} T" if tesla else "")))
 
-    return {subject_id(row[1][header.index("ID")].strip()): words(row) for row in rows}
+    return {subject_id(row[1][header.index("ID")]): words(row) for row in rows}

@@ -18,6 +18,7 @@ from common.cohort.cavity import decided
 from common.cohort.found import CohortError, Found
 from common.cohort.layout import find_files
 from common.cohort.mapping import find_by_mapping, read_mapping
+from common.cohort.own_tables import read_patients
 from common.labels import (
     BY_FILE_NAMES,
     CONVENTIONS,
@@ -26,7 +27,6 @@ from common.labels import (
     convention_of_id,
     infer_convention,
 )
-from common.splits import read_patients
 from common.subject import CONTRASTS, LABEL, Problem, Subject
 from common.walk import shown
 from common.words import plural
@@ -126,10 +126,7 @@ def find_subjects(
                 f"{folder}: expected subjects without a resection cavity (RC), all {len(cavities)} have one"
             )
     if patients is not None:
-        try:
-            known = read_patients(patients, [subject.id for subject in subjects])
-        except ValueError as error:
-            raise CohortError(str(error)) from error
+        known = read_patients(patients, [subject.id for subject in subjects])
         subjects = [replace(subject, known_patient=known[subject.id]) for subject in subjects]
     notes = _notes(found, subjects, grounds, folder)
     if unlabelled:

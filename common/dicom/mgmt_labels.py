@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.cohort import CohortError
-from common.cohort.table import read_rows
+from common.cohort.table import read_columns
 from common.walk import shown
 
 ID, LABEL = "BraTS21ID", "MGMT_value"
@@ -19,12 +19,8 @@ def read_labels(table: str | Path) -> dict[str, int]:
     """
     table = Path(table)
     where = shown(table)
-    header, rows = read_rows(table, f"{ID} and {LABEL}")
-    if header.count(ID) != 1 or header.count(LABEL) != 1:
-        raise CohortError(f"{where}: expected the columns {ID} and {LABEL}, each once, found {', '.join(header)}")
     labels: dict[str, int] = {}
-    for line, row in rows:
-        name, value = (row[header.index(column)].strip() for column in (ID, LABEL))
+    for line, (name, value) in read_columns(table, (ID, LABEL)):
         if _is_odd(name):
             raise CohortError(f"{where}, line {line}: expected an id such as 00012 in plain digits, found {name!a}")
         name = padded(name)

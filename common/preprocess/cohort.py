@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
+from common.cohort.table import read_columns
 from common.files import read_json, write_csv, write_json
 from common.preprocess import brain, space
 from common.preprocess.patient import prepare
@@ -46,21 +47,18 @@ class Conversion:
 def read_named(path: Path | None) -> dict[str, dict[str, str]]:
     """A table patient, contrast, series (UID, or folder below the patient's) by patient and contrast.
 
-    Raises ValueError when it has other columns, an unknown contrast, or says a thing twice.
+    Raises ValueError when it lacks a column, has an unknown contrast, or says a thing twice.
     """
     if path is None:
         return {}
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(table.columns) != list(COLUMNS):
-        raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(table.columns)}")
     named: dict[str, dict[str, str]] = {}
-    for row in table.itertuples(index=False):
-        if row.contrast not in CONTRASTS or row.contrast in named.get(row.patient, {}):
+    for line, (patient, contrast, series) in read_columns(path, COLUMNS):
+        if contrast not in CONTRASTS or contrast in named.get(patient, {}):
             raise ValueError(
-                f"{path}: expected each of {', '.join(CONTRASTS)} at most once per patient, found {row.contrast} of "
-                f"{row.patient}"
+                f"{path}, line {line}: expected each of {', '.join(CONTRASTS)} at most once per patient, found "
+                f"{contrast} of {patient}"
             )
-        named.setdefault(row.patient, {})[row.contrast] = row.series
+        named.setdefault(patient, {})[contrast] = series
     return named
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common import prepared, splits
 from common.cohort import Cohort
+from common.cohort.own_tables import read_published
 from common.prepared import Store
 from common.recipe import Recipe
 from common.subject import Problem, Subject
@@ -73,7 +74,7 @@ def split_of(
     """
     if options.subjects is not None:
         # A published split knows nothing of the exclusion rule: its excluded subjects leave their parts.
-        return splits.read_published(options.subjects, subjects).without(excluded)
+        return read_published(options.subjects, subjects).without(excluded)
     subjects = [subject for subject in subjects if subject.id not in excluded]
     if out_of_fold and options.folds is not None:
         name = f"{options.folds}folds_seed{options.split_seed}"

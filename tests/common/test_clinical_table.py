@@ -94,6 +94,7 @@ def test_ids_of_brats_tell_their_number_where_the_table_has_none(tmp_path):
         ([UCSF, "UCSF-PDGM-007,M"], "line 2: expected 16 values as in its first line, found 2"),
         ([UCSF], "expected a row per scan, found none"),
         (["BraTS21ID,MGMT_value", "1,0"], "expected the columns ID and MGMT status .* found BraTS21ID, MGMT_value"),
+        (["id;mgmt;age", "a;1;63,5"], "separated by commas, found semicolons: id;mgmt;age"),
         (["id,mgmt,mgmt", "1,0,1"], "each once, found id, mgmt, mgmt"),
         (["ID,MGMT,MGMT status", "1,Methylated,positive"], "each once, found ID, MGMT, MGMT status"),
     ],

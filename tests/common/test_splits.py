@@ -10,8 +10,6 @@ from common.splits import (
     Split,
     k_folds,
     k_folds_stratified,
-    read_patients,
-    read_published,
     split_by_fractions,
     split_stratified,
 )
@@ -174,55 +172,6 @@ def test_folds_that_cannot_be(k):
         k_folds(cohort(10, time_points=2), k=k, seed=0)
 
 
-def published(folder, text):
-    path = folder / "fold 1.csv"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_published_split(tmp_path):
-    subjects = [Scan(name, name[0]) for name in ("b1", "b2", "a", "c", "left out", "NA", "007")]
-    path = published(
-        tmp_path, "part,id,site\ntrain,b2,x\ntest,NA,\nvalidation,c,y\ntrain,b1,x\ntrain,a,\ntrain,007,z\n"
-    )
-    split = read_published(path, iter(subjects))
-    assert (split.train, split.validation, split.test) == (("007", "a", "b1", "b2"), ("c",), ("NA",))
-    assert split.name == "published_fold 1"
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("id,fold\na,train\n", "expected the columns id and part, found id, fold"),
-        ("id;part\na;train\n", "expected the columns id and part, found id;part"),
-        ("", "expected a CSV with the columns id and part, but No columns"),
-        ("id,part\na,train\nb,test,x,y\n", "expected a CSV with the columns id and part, but .* line 3"),
-        ("id,part\na,train\nq,test\nc,validation\nr,test\n", "2 ids are not in the cohort of 4: q, r"),
-        ("id,part\na,train\n,test\nc,validation\nr,test\n", "2 ids are not in the cohort of 4: , r"),
-        ("id,part\na,train\nb1,test\nc,validation\na,train\n", "each id once, found more than one row for a$"),
-        ("id,part\na,train\nb1,test\n", "expected the parts train, validation, test, found 'test', 'train'$"),
-        ("id,part\na,train\nb1,test\nc,val\n", "expected the parts .*, found 'test', 'train', 'val'$"),
-        ("id,part\na,train\nb1,test\nc,\nb2,validation\n", "expected the parts .*, found '', 'test', 'train', 'vali"),
-        (
-            "id,part\na,train\nb1,test\nb2,validation\nc,train\n",
-            r"in one part, found in several: b \(b1, b2\)",
-        ),
-    ],
-)
-def test_published_splits_that_are_refused(tmp_path, text, why):
-    subjects = [Scan(name, name[0]) for name in ("a", "b1", "b2", "c")]
-    path = published(tmp_path, text)
-    with pytest.raises(ValueError, match=why) as raised:
-        read_published(path, subjects)
-    assert str(raised.value).startswith(f"{path}: ")
-
-
-def test_many_unknown_ids_are_counted(tmp_path):
-    path = published(tmp_path, "id,part\n" + "".join(f"x{number},train\n" for number in range(8)))
-    with pytest.raises(ValueError, match=r"8 ids are not in the cohort of 3: x0, x1, x2, x3, x4 and 3 more$"):
-        read_published(path, cohort(3))
-
-
 def test_excluded_subjects_leave_their_parts_and_no_part_may_be_emptied():
     split = Split("published", ("a", "b", "c"), ("d", "e"), ("f",))
     assert split.without({"b", "e", "x"}) == Split("published", ("a", "c"), ("d",), ("f",))
@@ -380,40 +329,3 @@ def test_real_labels(real_data):
     assert [fold.hash for fold in folds[:2]] == ["c7e26183d3c6", "2f83497a47f7"]
     for each in (split, *folds):
         check_covers(each, [Scan(name, name) for name in labels])
-
-
-def test_a_byte_order_mark_and_patients_of_a_table(tmp_path):
-    subjects = [Scan(name, name) for name in ("m1", "m2", "n", "o")]
-    path = tmp_path / "split.csv"
-    path.write_text("id,part\nm1,train\nm2,test\nn,validation\no,train\n", encoding="utf-8-sig")
-    assert read_published(path, subjects).test == ("m2",)
-    table = tmp_path / "patients.csv"
-    table.write_text("id,age,patient\nm1,7,M\nm2,8, M\nn,1,N\no,2,007\nelse,3,M\n", encoding="utf-8-sig")
-    patients = read_patients(table, [s.id for s in subjects])
-    assert [patients[s.id] for s in subjects] == ["M", "M", "N", "007"]
-    with pytest.raises(ValueError, match=r"found in several: M \(m1, m2\)"):
-        read_published(path, [Scan(s.id, patients[s.id]) for s in subjects])
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("id,patients\nm1,M\n", "columns id and patient, found id, patients"),
-        ("id,patient\nm1,M\nm1,N\n", "more than one row for m1"),
-        ("id,patient\nm2,M\n", "none for m1"),
-        ("id,patient\nm1, \n", "none for m1"),
-        ("", "but No columns"),
-    ],
-)
-def test_tables_of_patients_that_are_refused(tmp_path, text, why):
-    (tmp_path / "patients.csv").write_text(text)
-    with pytest.raises(ValueError, match=why) as raised:
-        read_patients(tmp_path / "patients.csv", ["m1"])
-    assert "patients.csv" in str(raised.value)
-
-
-def test_rows_longer_than_the_header_are_refused(tmp_path):
-    for text in ("id,patient\ns1,a,\ns2,b,\n", "id,patient\ns1,a,x\ns2,b\n"):
-        (tmp_path / "table.csv").write_text(text)
-        with pytest.raises(ValueError, match="as many cells in each row as in the first, 2, found more"):
-            read_patients(tmp_path / "table.csv", ["s1", "s2"])

@@ -274,6 +274,17 @@ def test_a_table_of_series_that_contradicts_itself_is_refused(tmp_path):
         pd.DataFrame(rows).to_csv(tmp_path / "series.csv", index=False)
         with pytest.raises(ValueError, match=wrong):
             read_named(tmp_path / "series.csv")
+    for rows, wrong in (
+        ("patient,contrast,series\nA,T1,1.2,\n", "line 2: expected 3 values as in its first line, found 4"),
+        ("patient;contrast;series\nA;T1;1.2\n", "separated by commas, found semicolons"),
+        ("patient,contrast,series,series\nA,T1,1.2,1.3\n", "each once, found patient, contrast, series, series"),
+    ):
+        (tmp_path / "series.csv").write_text(rows)
+        with pytest.raises(ValueError, match=wrong):
+            read_named(tmp_path / "series.csv")
+    # as spreadsheets write a table of which a fourth column was emptied
+    (tmp_path / "series.csv").write_text("\ufeffpatient,contrast,series,\nA,T1,1.2,\n,,,\n", encoding="utf-8")
+    assert read_named(tmp_path / "series.csv") == {"A": {"T1": "1.2"}}
     write_patient(tmp_path / "in" / "A")
     with pytest.raises(ValueError, match="expected the patients whose series are named, found no C"):
         cohort.check(conversion(tmp_path, named={"C": {}}))
