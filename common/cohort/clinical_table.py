@@ -16,7 +16,7 @@ from typing import Literal
 
 from common.cohort.clinical import subject_id
 from common.cohort.found import CohortError
-from common.cohort.table import Row, read_columns, read_rows
+from common.cohort.table import NOT_SAID, Row, read_columns, read_rows
 from common.walk import shown
 
 UCSF, UPENN, OWN = "UCSF-PDGM", "UPENN-GBM", "own"
@@ -26,8 +26,7 @@ ACQUISITION = "UPENN-GBM_acquisition.csv"
 MAPPING = ("PatientID on TCIA Radiology Portal", "BraTS2021 ID")
 """Columns of BraTS2021_MappingToTCIA: which patient of another collection is which of BraTS 2021."""
 METHYLATED = {"positive": 1, "methylated": 1, "1": 1, "negative": 0, "unmethylated": 0, "0": 0}
-_NOT_SAID = ("", "unknown", "not available", "na", "n/a", "nan")
-_UNDECIDED = ("indeterminate", *_NOT_SAID)
+_UNDECIDED = ("indeterminate", *NOT_SAID)
 _COLUMNS = {
     UCSF: {
         "id": "ID",
@@ -167,7 +166,7 @@ def _clinical(cells: Mapping[str, str], where: str) -> Clinical:
 
 
 def _sex(said: str, where: str) -> Literal["F", "M"] | None:
-    if said.lower() in _NOT_SAID:
+    if said.lower() in NOT_SAID:
         return None
     if said.lower() in ("f", "female"):
         return "F"
@@ -177,7 +176,7 @@ def _sex(said: str, where: str) -> Literal["F", "M"] | None:
 
 
 def _age(said: str, where: str) -> float | None:
-    if said.lower() in _NOT_SAID:
+    if said.lower() in NOT_SAID:
         return None
     try:
         age = float(said)
@@ -201,7 +200,7 @@ def _idh(said: str, where: str) -> Idh | None:
 
 
 def _brats21(said: str, where: str) -> str | None:
-    if said.lower() in _NOT_SAID:
+    if said.lower() in NOT_SAID:
         return None
     if match := _BRATS21_ID.fullmatch(said):
         return f"{int(match[1]):05d}"

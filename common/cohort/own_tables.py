@@ -1,14 +1,18 @@
 """What a user's own table says of a cohort's subjects: in which part of a split each is, or whose scans they are."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from common.cohort.found import CohortError
-from common.cohort.table import read_columns
+from common.cohort.table import NOT_SAID, read_columns
 from common.splits import PARTS, HasPatient, Split
 from common.walk import shown
 from common.words import listed
+
+# What stands in a table for a patient who is not known: as a name it would make one patient of several.
+_NOBODY = (*NOT_SAID, "not known", "none", "null", "?", "-", "--", ".")
 
 
 def read_published(path: str | Path, subjects: Iterable[HasPatient]) -> Split:
@@ -42,12 +46,34 @@ def read_published(path: str | Path, subjects: Iterable[HasPatient]) -> Split:
 def read_patients(path: str | Path, ids: Iterable[str]) -> dict[str, str]:
     """The patient of each id from a CSV with the columns ``id`` and ``patient``, which may name other ids too.
 
-    Raises CohortError when a column is missing, an id stands twice, or one of the ids has no patient in it.
+    Raises CohortError when a column is missing, an id stands twice, one of the ids has no patient in it or a word that
+    names nobody, or the names of two patients of these ids are writings of one.
     """
-    patients = _by_id(path, "patient")
+    patients, where = _by_id(path, "patient"), shown(path)
+    ids = list(ids)
     if missing := [id for id in ids if not patients.get(id)]:
-        raise CohortError(f"{shown(path)}: expected a patient for every subject, found none for {listed(missing)}")
+        raise CohortError(f"{where}: expected a patient for every subject, found none for {listed(missing)}")
+    if unnamed := [f"{patients[id]!r} for {id}" for id in ids if patients[id].casefold() in _NOBODY]:
+        raise CohortError(
+            f"{where}: expected a patient for every subject, found {listed(unnamed)}: write another name for each, its "
+            "own id where nobody else has scans of it"
+        )
+    writings: dict[str, dict[str, list[str]]] = {}
+    for id in ids:
+        writings.setdefault(_in_any_writing(patients[id]), {}).setdefault(patients[id], []).append(id)
+    if several := [names for names in writings.values() if len(names) > 1]:
+        said = [" and ".join(f"{name!r} ({listed(own)})" for name, own in names.items()) for names in several]
+        raise CohortError(
+            f"{where}: expected one writing of each patient's name, found names that differ by zeros or case only: "
+            f"{listed(said)}"
+        )
     return patients
+
+
+def _in_any_writing(patient: str) -> str:
+    """The same for all that a spreadsheet or a hurried hand makes of a patient's name: 7, 007 and 7.0, P7 and p07."""
+    whole = re.sub(r"^(\d+)\.0+$", r"\1", patient.casefold())
+    return re.sub(r"(?<!\d)0+(?=\d)", "", whole)
 
 
 def _by_id(path: str | Path, column: str) -> dict[str, str]:

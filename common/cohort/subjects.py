@@ -19,6 +19,7 @@ from common.cohort.found import CohortError, Found
 from common.cohort.layout import find_files
 from common.cohort.mapping import find_by_mapping, read_mapping
 from common.cohort.own_tables import read_patients
+from common.identity import as_one_patient
 from common.labels import (
     BY_FILE_NAMES,
     CONVENTIONS,
@@ -29,7 +30,7 @@ from common.labels import (
 )
 from common.subject import CONTRASTS, LABEL, Problem, Subject
 from common.walk import shown
-from common.words import plural
+from common.words import listed, plural
 
 _SHOWN = 20
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes a cell that begins so
@@ -128,7 +129,12 @@ def find_subjects(
     if patients is not None:
         known = read_patients(patients, [subject.id for subject in subjects])
         subjects = [replace(subject, known_patient=known[subject.id]) for subject in subjects]
+    alike = [] if patients is not None else _alike_but_for_case(subjects)
+    subjects = as_one_patient(subjects, alike)
     notes = _notes(found, subjects, grounds, folder)
+    if alike:
+        said = listed([" and ".join(group) for group in alike])
+        notes.append(f"ids of one patient but for capital letters are taken as one patient's: {said}")
     if unlabelled:
         notes.append(f"{plural(unlabelled, 'scan takes', 'scans take')} no part: {found.layout} has no masks of them")
     if cavities:
@@ -137,6 +143,15 @@ def find_subjects(
         )
         notes.append(f"{who} the resection cavity (RC)")
     return Cohort(folder, found.layout, tuple(subjects), tuple(problems), tuple(notes), tuple(cavities))
+
+
+def _alike_but_for_case(subjects: Iterable[Subject]) -> list[list[str]]:
+    """Ids by patient, of those whose names differ by case only. Most likely they are one patient, and where they are
+    not, nothing is lost with them on one side of a split; names of others must not change, as splits depend on them."""
+    groups: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        groups.setdefault(subject.patient.casefold(), []).append(subject)
+    return [[s.id for s in group] for group in groups.values() if len({s.patient for s in group}) > 1]
 
 
 def _notes(found: Found, subjects: Iterable[Subject], grounds: Mapping[str, str], folder: Path) -> list[str]:

@@ -10,6 +10,8 @@ from common.walk import irregular, shown
 
 Row = tuple[int, list[str]]
 """Number of a row's (last) line in the file, and its cells."""
+NOT_SAID = ("", "unknown", "not available", "na", "n/a", "nan")
+"""Cells that say that something is not known, in small letters."""
 
 # Spreadsheets and web pages leave no-break and zero-width spaces, which nobody sees, around what is pasted.
 _AROUND = re.compile(r"^[\s\u200b-\u200f\u2060\ufeff]+|[\s\u200b-\u200f\u2060\ufeff]+$")

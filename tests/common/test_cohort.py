@@ -589,6 +589,25 @@ def test_patients_of_a_table(tmp_path):
         find_subjects(tmp_path / "data", patients=table)
 
 
+def test_a_patient_in_two_cases_stays_on_one_side_and_nobody_else_has_another_name(tmp_path):
+    names = ["BraTS-GLI-00005-000", "brats-gli-00005-001", "brats-gli-00006-000", "BraTS-GLI-00007-000"]
+    for name in names:
+        subject_2018(tmp_path, name, names=BRATS_2023_NAMES, convention=BRATS_2023)
+    found = find_subjects(tmp_path, convention="brats2023")
+    patients = {s.id: s.patient for s in found.subjects}
+    assert [patients[name] for name in names] == [
+        *("BraTS-GLI-00005", "BraTS-GLI-00005", "brats-gli-00006", "BraTS-GLI-00007")
+    ]
+    assert [note for note in found.notes if "capital letters" in note] == [
+        f"ids of one patient but for capital letters are taken as one patient's: {names[0]} and {names[1]}"
+    ]
+    table = tmp_path / "patients.csv"
+    table.write_text("id,patient\n" + "".join(f"{name},{n}\n" for n, name in enumerate(names)))
+    found = find_subjects(tmp_path, convention="brats2023", patients=table)
+    assert len({s.patient for s in found.subjects}) == 4
+    assert not any("capital letters" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("factor", [1, 0.37, "uint8"])
 def test_a_contrast_that_is_a_copy_is_named(tmp_path, factor):
     folder = subject_2018(tmp_path, "BraTS2021_00001")

@@ -121,3 +121,33 @@ def test_an_id_that_only_looks_like_a_known_one_shows_what_else_it_holds(tmp_pat
     path = published(tmp_path, "id,part\na\u200b1,train\nb\u00a02,test\n")
     with pytest.raises(CohortError, match=r"2 ids are not in the cohort of 1: 'a\\u200b1', 'b\\xa02'$"):
         read_published(path, [Scan("a1", "a1")])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1", "01"), ("3", "3.0"), ("P0", "p0"), ("0", "000"), ("P7", "P07"), ("Groß", "GROSS")]
+)
+def test_two_writings_of_one_patient_are_refused_with_the_ids_of_both(tmp_path, one, other):
+    path = published(tmp_path, f"id,patient\na,{one}\nb,{other}\nc,{one}\nd,Q\n")
+    with pytest.raises(CohortError) as raised:
+        read_patients(path, "abcd")
+    assert str(raised.value).startswith(str(path))
+    assert f"found names that differ by zeros or case only: '{one}' (a, c) and '{other}' (b)" in str(raised.value)
+    # those who are not in the cohort cannot be torn
+    assert read_patients(path, "acd") == {"a": one, "b": other, "c": one, "d": "Q"}
+
+
+def test_other_names_are_other_patients(tmp_path):
+    names = ("1", "10", "100", "0.1", "1.2.840.0", "1.2.840", "P", "P1", "P10", "P0", "ab0c1", "ab0c10")
+    path = published(tmp_path, "id,patient\n" + "".join(f"s{n},{name}\n" for n, name in enumerate(names)))
+    ids = [f"s{n}" for n in range(len(names))]
+    assert tuple(read_patients(path, ids).values()) == names
+
+
+@pytest.mark.parametrize("nobody", ["NA", "nan", "n/a", "Unknown", "none", "NULL", "?", "-"])
+def test_a_word_that_names_nobody_is_no_patient(tmp_path, nobody):
+    path = published(tmp_path, f"id,patient\na,{nobody}\nb,{nobody}\nc,P\n")
+    with pytest.raises(CohortError) as raised:
+        read_patients(path, "abc")
+    assert str(raised.value).startswith(f"{path}: expected a patient for every subject, found ")
+    assert f"found '{nobody}' for a, '{nobody}' for b:" in str(raised.value)
+    assert read_patients(path, "c")["c"] == "P"
