@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,14 @@ def irregular(entry: Path | os.DirEntry[str]) -> str | None:
     except OSError as error:
         return f"what cannot be looked at ({error.strerror or error})"
     return None if kind == stat.S_IFREG else _KINDS.get(kind, "no regular file")
+
+
+def composed(name: str) -> str:
+    """A name as ids are made of it, so that those of files and of tables are the same: Unicode's form NFC.
+
+    A file from a Mac may bear ``ä`` as two characters (NFD); what is typed or exported holds it as one.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def shown(name: str | Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from common.walk import composed
+
 _UCSF = re.compile(r"(UCSF-PDGM)-(\d+)(_FU\d+d)?(?:_nifti)?", re.IGNORECASE)
 _UPENN = re.compile(r"(UPENN-GBM)-(\d+)(_\d+)", re.IGNORECASE)
 _DIGITS = {"UCSF-PDGM": 4, "UPENN-GBM": 5}
@@ -15,7 +17,7 @@ def subject_id(written: str) -> str:
     UCSF-PDGM-004 is UCSF-PDGM-0004, and UCSF-PDGM-0431_FU001d, which the table writes as the folder does, itself; a row
     of UPENN-GBM is a scan, UPENN-GBM-00001_11. What is no id of these collections is returned without spaces around it.
     """
-    written = written.strip()
+    written = composed(written.strip())
     if (found := _UCSF.fullmatch(written) or _UPENN.fullmatch(written)) is None:
         return written
     collection = found[1].upper()

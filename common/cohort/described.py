@@ -29,7 +29,7 @@ def find_by_table(folder: Path, convention: str | None) -> Found:
     if os.path.lexists(folder / "labelsTr"):
         labels = walk(folder / "labelsTr", suffixes=SCANS)
     images = walked.files
-    numbered = [re.fullmatch(r"(.+)_(\d{4})\.nii(?:\.gz)?", file.name, re.IGNORECASE) for file in images]
+    numbered = [re.fullmatch(r"(.+)_(\d{4})", stem(file)) for file in images]
     if any(numbered) and not all(numbered):
         raise CohortError(
             f"{folder}: imagesTr mixes nnU-Net names (*_0000.nii.gz) with others, as {listing(folder / 'imagesTr')}"

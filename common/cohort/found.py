@@ -11,7 +11,7 @@ from typing import Any
 
 from common.labels import LabelConvention
 from common.subject import Problem
-from common.walk import Trouble, shown
+from common.walk import Trouble, composed, shown
 
 SCANS = (".nii", ".nii.gz")
 Claims = dict[str, dict[str, list[Path]]]  # subject -> contrast or label -> the files that claim to be it
@@ -45,11 +45,14 @@ class Found:
 
 def of_no_subject(trouble: Trouble) -> Problem:
     """What a walk could not take, as a problem of the subject that its name is likely to be."""
-    return Problem(re.sub(r"(_\d{4})?\.nii(\.gz)?$", "", trouble.name, flags=re.IGNORECASE), trouble.path, trouble.what)
+    return Problem(
+        re.sub(r"(_\d{4})?\.nii(\.gz)?$", "", composed(trouble.name), flags=re.IGNORECASE), trouble.path, trouble.what
+    )
 
 
 def stem(file: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
+    """A scan's name without its suffix, as an id."""
+    return re.sub(r"\.nii(\.gz)?$", "", composed(file.name), flags=re.IGNORECASE)
 
 
 def listing(folder: Path) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from common.cohort.found import SCANS, Claims, CohortError, Found, listing, of_no_subject
 from common.labels import CLASSES, CONVENTIONS, RC, LabelConvention
 from common.subject import CONTRASTS, LABEL
-from common.walk import shown, walk
+from common.walk import composed, shown, walk
 
 _CLASS_KEYS = {name: name.lower() for name in (*CLASSES[1:], RC)}
 _VALUES = "labels"
@@ -124,7 +124,7 @@ def find_by_mapping(folder: Path, mapping: MappingFile, *, masks: bool) -> Found
     left_out: list[Path] = []
     fitted: set[str] = set()
     for file in walked.files:
-        name = file.relative_to(folder).as_posix()
+        name = composed(file.relative_to(folder).as_posix())
         fits = {role: match for role, pattern in patterns.items() if (match := pattern.fullmatch(name))}
         if len(fits) > 1:
             raise CohortError(f"{mapping.file}: expected each file in one place, found {name} as {' and '.join(fits)}")
@@ -169,7 +169,7 @@ def _pattern(path: str, *, shortest: bool = True) -> re.Pattern[str]:
     """What a path fits, with the groups patient and session: text as short as fits (or as long), the same where it
     stands again."""
     text, seen = "", set()
-    for part in _PARTS.split(path):
+    for part in _PARTS.split(composed(path)):
         if part[:1] == "{":
             name = part[1:-1]
             text += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+{'?' if shortest else ''})"

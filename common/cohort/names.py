@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.cohort.found import SCANS, Claims, Found, of_no_subject
 from common.subject import CONTRASTS, LABEL, Problem
-from common.walk import Trouble, walk
+from common.walk import Trouble, composed, walk
 from common.words import plural
 
 _OTHER_FORMATS = (".img", ".img.gz", ".nrrd", ".mha", ".mgz")
@@ -41,7 +41,7 @@ class Names:
 
     def match(self, name: str) -> tuple[str, str] | None:
         """Id and word of a file's name."""
-        if (found := self.pattern.fullmatch(name)) is None:
+        if (found := self.pattern.fullmatch(composed(name))) is None:
             return None
         word = found[2] if found[2] in self.words else found[2].lower()
         return found[1], word

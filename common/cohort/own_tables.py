@@ -8,7 +8,7 @@ from pathlib import Path
 from common.cohort.found import CohortError
 from common.cohort.table import NOT_SAID, read_columns
 from common.splits import PARTS, HasPatient, Split
-from common.walk import shown
+from common.walk import composed, shown
 from common.words import listed
 
 # What stands in a table for a patient who is not known: as a name it would make one patient of several.
@@ -78,7 +78,7 @@ def _in_any_writing(patient: str) -> str:
 
 def _by_id(path: str | Path, column: str) -> dict[str, str]:
     """What a CSV says of each id in a column. Raises CohortError as `read_columns`, or when an id stands twice."""
-    rows = [row for _, row in read_columns(path, ("id", column))]
+    rows = [(composed(id), composed(said)) for _, (id, said) in read_columns(path, ("id", column))]
     times = Counter(id for id, _ in rows)
     if twice := sorted(id for id in times if times[id] > 1):
         names = listed([*map(repr, twice)])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.cohort import CohortError
 from common.cohort.table import read_columns
-from common.walk import shown
+from common.walk import composed, shown
 
 ID, LABEL = "BraTS21ID", "MGMT_value"
 _VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
@@ -38,7 +38,7 @@ def read_labels(table: str | Path) -> dict[str, int]:
 
 def padded(patient: str) -> str:
     """The id as the competition writes it: five digits. Spreadsheets drop the leading zeros."""
-    return f"{int(patient):05d}" if _is_plain_number(patient) else patient
+    return f"{int(patient):05d}" if _is_plain_number(patient) else composed(patient)
 
 
 def _is_plain_number(text: str) -> bool:

@@ -16,7 +16,7 @@ from common.preprocess import brain, space
 from common.preprocess.patient import prepare
 from common.progress import counted
 from common.subject import CONTRASTS, Problem, Subject
-from common.walk import shown
+from common.walk import composed, shown
 
 RECORD = "conversion.json"
 SOURCE = "source.json"
@@ -38,6 +38,10 @@ class Conversion:
     brain_mask: str
     named: Mapping[str, Mapping[str, str]]
 
+    def series_of(self, patient: str) -> Mapping[str, str]:
+        """By contrast the series of a patient's that are named."""
+        return self.named.get(composed(patient), {})
+
     def mask_of(self, patient: str) -> str:
         """The choice of a patient's brain mask."""
         is_folder = self.brain_mask not in (*brain.EXTRACTORS, brain.NONE)
@@ -52,7 +56,8 @@ def read_named(path: Path | None) -> dict[str, dict[str, str]]:
     if path is None:
         return {}
     named: dict[str, dict[str, str]] = {}
-    for line, (patient, contrast, series) in read_columns(path, COLUMNS):
+    for line, (name, contrast, series) in read_columns(path, COLUMNS):
+        patient = composed(name)
         if contrast not in CONTRASTS or contrast in named.get(patient, {}):
             raise ValueError(
                 f"{path}, line {line}: expected each of {', '.join(CONTRASTS)} at most once per patient, found "
@@ -82,7 +87,7 @@ def check(conversion: Conversion) -> tuple[str, ...]:
     patients = tuple(sorted(place.name for place in data.iterdir() if place.is_dir() and place.name[0] != "."))
     if not patients:
         raise ValueError(f"{shown(data)}: expected a folder of DICOM series per patient, found no folder")
-    if unknown := sorted(conversion.named.keys() - set(patients)):
+    if unknown := sorted(conversion.named.keys() - set(map(composed, patients))):
         raise ValueError(f"{shown(data)}: expected the patients whose series are named, found no {', '.join(unknown)}")
     wanted = {"brain_mask": mask}
     record = conversion.steps / RECORD
@@ -107,7 +112,7 @@ def convert(conversion: Conversion, *, n_jobs: int = 1) -> tuple[Problem, ...]:
 
 
 def _source(patient: str, conversion: Conversion) -> dict[str, object]:
-    return {"data": str((conversion.data / patient).resolve()), "series": dict(conversion.named.get(patient, {}))}
+    return {"data": str((conversion.data / patient).resolve()), "series": dict(conversion.series_of(patient))}
 
 
 def _changed(patient: str, conversion: Conversion) -> Problem | None:
@@ -129,7 +134,7 @@ def _convert(patient: str, conversion: Conversion) -> Problem | None:
         mask = conversion.mask_of(patient)
         brain.check_choice(mask)
         prepared = prepare(
-            data, conversion.steps / patient, contrasts=CONTRASTS, named=conversion.named.get(patient, {}), mask=mask
+            data, conversion.steps / patient, contrasts=CONTRASTS, named=conversion.series_of(patient), mask=mask
         )
         prepared.draw(np.zeros_like(next(iter(prepared.placed.values())), np.uint8))
     except (ValueError, OSError) as error:

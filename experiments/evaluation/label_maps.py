@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common import nifti
+from common.cohort.found import stem
 from common.cohort.names import FILE_NAMES
 from common.files import read_json
 from common.labels import (
@@ -21,7 +22,7 @@ from common.labels import (
 )
 from common.nifti import ScanError
 from common.subject import LABEL
-from common.walk import shown, walk
+from common.walk import composed, shown, walk
 from experiments.base.options import Refused
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -104,10 +105,10 @@ def find(
     surplus, scans = [], 0
     walked = walk(folder, suffixes=SUFFIXES)
     for file in walked.files:
-        stem = re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
-        with_seg = re.fullmatch(r"(.+)([_-])seg", stem, re.IGNORECASE)
+        own = stem(file)
+        with_seg = re.fullmatch(r"(.+)([_-])seg", own, re.IGNORECASE)
         if pattern is not None:
-            placed = pattern.fullmatch(file.relative_to(folder).as_posix())
+            placed = pattern.fullmatch(composed(file.relative_to(folder).as_posix()))
             if placed is None:
                 scans += 1
             elif placed[ID] in cases:
@@ -115,9 +116,9 @@ def find(
                 layouts[placed[ID]] = None
             else:
                 surplus.append(shown(file.relative_to(folder)))
-        elif stem in cases:
-            claims.setdefault(stem, []).append(file)
-            layouts[stem] = None
+        elif own in cases:
+            claims.setdefault(own, []).append(file)
+            layouts[own] = None
         elif with_seg and with_seg[1] in cases:
             claims.setdefault(with_seg[1], []).append(file)
             layouts[with_seg[1]] = LAYOUTS[with_seg[2]]
@@ -156,7 +157,7 @@ def _parted(name: str, place: Path) -> tuple[Path, re.Pattern[str] | None]:
         return place, None
     if not place.name.lower().endswith(SUFFIXES):
         raise Refused(f"{place}: expected {name}'s path with {{{ID}}} to end in .nii or .nii.gz")
-    text = re.escape("/".join(parts[first:])).replace(re.escape(f"{{{ID}}}"), f"(?P<{ID}>[^/]+)", 1)
+    text = re.escape(composed("/".join(parts[first:]))).replace(re.escape(f"{{{ID}}}"), f"(?P<{ID}>[^/]+)", 1)
     return Path(*parts[:first]), re.compile(text.replace(re.escape(f"{{{ID}}}"), f"(?P={ID})"))
 
 

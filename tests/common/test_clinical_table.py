@@ -65,6 +65,10 @@ def test_a_table_of_ones_own(tmp_path):
     assert [(s.mgmt, s.scanner, s.sex) for s in table.scans.values()] == [(1, "B", None), (None, None, None)]
 
 
+def test_an_id_as_a_mac_writes_it_is_the_cohorts(tmp_path):
+    assert list(read_clinical(write(tmp_path / "patients.csv", "id,mgmt", "Ja\u0308ger,1")).scans) == ["J\u00e4ger"]
+
+
 def test_ids_of_brats_tell_their_number_where_the_table_has_none(tmp_path):
     rows = ["BraTS2021_00312,1", "BraTS-GLI-01666-000,0", "BraTS-GLI-00040,0"]
     table = read_clinical(write(tmp_path / "patients.csv", "id,mgmt", *rows))

@@ -711,6 +711,30 @@ def test_real_subjects_against_nibabel(real_data):
             np.testing.assert_array_equal(labels == number, stored == value)
 
 
+COMPOSED, APART = "J\u00e4ger_1", "Ja\u0308ger_1"  # ä as one character, and as a Mac writes it
+
+
+def test_a_name_of_a_mac_is_the_id_that_everything_else_writes(tmp_path):
+    lines = [f'{role} = "J\u00e4ger_{{patient}}/*{word}.nii.gz"\n' for role, word in BRATS_2018_NAMES.items()][:4]
+    (tmp_path / "mapping.toml").write_text("".join(lines), encoding="utf-8")
+    subject_2018(tmp_path / "2018", APART)
+    msd(tmp_path / "msd", names=(APART,))
+    nnunet(tmp_path / "nnunet", {**MSD_JSON, "channel_names": list(CONTRASTS)}, name=APART)
+    for found, id in (
+        (find_subjects(tmp_path / "2018"), COMPOSED),
+        (find_subjects(tmp_path / "msd"), COMPOSED),
+        (find_subjects(tmp_path / "nnunet"), COMPOSED),
+        (find_subjects(tmp_path / "2018", layout=tmp_path / "mapping.toml", masks=False), "1"),
+    ):
+        (subject,) = found.subjects
+        assert (subject.id, subject.patient) == (id, id)
+        assert APART in str(subject.images["T2"])  # the file's own name, by which it is opened
+        np.testing.assert_array_equal(subject.load_images(("T2",))[0][0], volume("T2"))
+    subject_2018(tmp_path / "2018", COMPOSED)
+    with pytest.raises(CohortError, match=f"{COMPOSED}: duplicate id, its files lie in .*{APART} and in .*{COMPOSED}"):
+        find_subjects(tmp_path / "2018")
+
+
 def test_names_in_capitals_count_and_other_scans_are_counted(tmp_path):
     capitals = {contrast: name.upper() for contrast, name in BRATS_2018_NAMES.items()}
     subject_2018(tmp_path, "Brats18_AB_1")

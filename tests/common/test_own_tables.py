@@ -151,3 +151,10 @@ def test_a_word_that_names_nobody_is_no_patient(tmp_path, nobody):
     assert str(raised.value).startswith(f"{path}: expected a patient for every subject, found ")
     assert f"found '{nobody}' for a, '{nobody}' for b:" in str(raised.value)
     assert read_patients(path, "c")["c"] == "P"
+
+
+def test_a_name_as_a_mac_writes_it_is_the_same_name(tmp_path):
+    composed, apart = "J\u00e4ger", "Ja\u0308ger"
+    path = published(tmp_path, f"id,part,patient\n{apart},train,{apart}\nb,validation,{composed}\nc,test,Q\n")
+    assert read_published(path, [Scan(composed, "1"), Scan("b", "2"), Scan("c", "3")]).train == (composed,)
+    assert read_patients(path, [composed, "b", "c"]) == {composed: composed, "b": composed, "c": "Q"}

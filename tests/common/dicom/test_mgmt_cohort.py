@@ -116,6 +116,15 @@ def test_patients_and_labels_are_held_against_each_other(cohort_folder):
     assert (cohort.without_images, cohort.without_label) == (("00003",), ("00007",))
 
 
+@pytest.mark.parametrize(("folder", "listed"), [("Ja\u0308ger", "J\u00e4ger"), ("J\u00e4ger", "Ja\u0308ger")])
+def test_a_patient_as_a_mac_writes_it_is_the_tables(cohort_folder, tmp_path, folder, listed):
+    (cohort_folder / "train" / folder / "FLAIR").mkdir(parents=True)
+    other = table(tmp_path / "other.csv", f"BraTS21ID,MGMT_value\n{listed},1\n")
+    patient = find_patients(cohort_folder, other).patients[-1]
+    assert (patient.id, patient.label) == ("J\u00e4ger", 1)
+    assert patient.folders["FLAIR"].is_dir()
+
+
 def test_bins_are_no_patients_and_an_empty_patient_is_one(cohort_folder):
     for name in ("#recycle", "$RECYCLE.BIN", "00001"):
         (cohort_folder / "train" / name).mkdir()

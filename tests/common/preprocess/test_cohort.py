@@ -288,3 +288,10 @@ def test_a_table_of_series_that_contradicts_itself_is_refused(tmp_path):
     write_patient(tmp_path / "in" / "A")
     with pytest.raises(ValueError, match="expected the patients whose series are named, found no C"):
         cohort.check(conversion(tmp_path, named={"C": {}}))
+
+
+def test_a_patient_as_a_mac_writes_it_is_the_one_of_the_table(tmp_path, unmoved):
+    write_patient(tmp_path / "in" / "Ja\u0308ger", ("FLAIR", "T1 pre", "T1", "T2"), patient_id="7")
+    (tmp_path / "series.csv").write_text("patient,contrast,series\nJ\u00e4ger,T1ce,s3\n", encoding="utf-8")
+    assert convert(conversion(tmp_path, named=read_named(tmp_path / "series.csv"))) == ()
+    assert [subject.id for subject in find_subjects(tmp_path / "out").subjects] == ["J\u00e4ger"]

@@ -360,6 +360,20 @@ def test_what_is_wrong_with_several_methods_is_said_at_once(options, sets, tmp_p
         evaluate(options(predictions=given, convention=()))
 
 
+def test_label_maps_named_as_a_mac_does_are_those_of_the_cases(data, tmp_path):
+    composed, apart = "J\u00e4ger", "Ja\u0308ger"
+    like = nib.load(next(data.rglob("*_seg.nii.gz")))
+    empty = np.zeros(like.shape, np.uint8)
+    for place, file in (
+        ("plain", f"plain/{apart}.nii.gz"),
+        ("seg", f"seg/{apart}_seg.nii.gz"),
+        ("placed/{id}/J\u00e4.nii.gz", f"placed/{apart}/Ja\u0308.nii.gz"),
+    ):
+        write(tmp_path / file, empty, like)
+        found = label_maps.find("a", tmp_path / place, {composed}, "brats2018")
+        assert found.files == {composed: tmp_path / file}
+
+
 def test_a_path_with_id_in_place_of_the_case_names_its_label_maps(sets, tmp_path):
     for case in ("BraTS_000", "BraTS_001", "stranger"):
         for name in ("seg.nii.gz", f"{case}.nii.gz", f"{case}-flair.nii.gz"):
