@@ -49,11 +49,13 @@ class Names:
 
 _BIAS = "bias-corrected copies"
 _BY_HAND, _AUTOMATED = "corrected by hand (images_segm)", "of an automated method, not corrected (automated_segm)"
-# A name is that of the first layout that it fits: UCSF-PDGM-0004_FLAIR.nii.gz fits BraTS 2018-2021 too.
+# A name is that of the first layout that it fits: UCSF-PDGM-0004_FLAIR.nii.gz fits BraTS 2018-2021 too. The words' case
+# tells the two apart: UCSF-PDGM-0004_flair.nii.gz is of a collection that was renamed to BraTS's names.
 FILE_NAMES: Mapping[str, Names] = {
     "UCSF-PDGM": Names(
         re.compile(
-            r"(UCSF-PDGM-\d+(?:_FU\d+d)?)_((?:FLAIR|T1|T1c|T2)(?:_bias)?|T1gad_bias|tumor_segmentation)\.nii(?:\.gz)?"
+            r"(UCSF-PDGM-\d+(?:_FU\d+d)?)_((?:FLAIR|T1|T1c|T2)(?:_bias)?|T1gad_bias|tumor_segmentation)"
+            r"(?i:\.nii(?:\.gz)?)"
         ),
         {
             **dict(zip(("FLAIR", "T1", "T1c", "T2", "tumor_segmentation"), (*CONTRASTS, LABEL), strict=True)),
@@ -64,7 +66,7 @@ FILE_NAMES: Mapping[str, Names] = {
         seconds=dict.fromkeys(("FLAIR_bias", "T1_bias", "T1c_bias", "T1gad_bias", "T2_bias"), _BIAS),
     ),
     "UPENN-GBM": Names(
-        re.compile(r"(UPENN-GBM-\d+_\d+)_(FLAIR|T1|T1GD|T2|segm|automated_approx_segm)\.nii(?:\.gz)?"),
+        re.compile(r"(UPENN-GBM-\d+_\d+)_(FLAIR|T1|T1GD|T2|segm|automated_approx_segm)(?i:\.nii(?:\.gz)?)"),
         {
             **dict(zip(("FLAIR", "T1", "T1GD", "T2", "segm"), (*CONTRASTS, LABEL), strict=True)),
             "automated_approx_segm": LABEL,

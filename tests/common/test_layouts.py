@@ -49,6 +49,16 @@ def test_ucsf_pdgm_with_all_that_a_download_has(tmp_path):
     assert audit(found, n_jobs=2).problems == ()
 
 
+@pytest.mark.parametrize(("write", "numbers"), [(write_ucsf, {"0004": 0}), (write_upenn, {"00001_11": "both"})])
+def test_a_suffix_in_capitals_is_one(tmp_path, write, numbers):
+    folder = write(tmp_path, numbers)
+    before = find_subjects(folder)
+    rename(folder, ".nii.gz", ".NII.GZ")
+    found = find_subjects(folder)
+    assert (found.layout, found.incomplete, found.notes[:2]) == (before.layout, (), before.notes[:2])
+    check_subject(found.subjects[0], 0)
+
+
 def test_the_bias_corrected_scans_serve_where_no_other_is_there(tmp_path):
     write_ucsf(tmp_path, {"0011": 0, "0012": 1})
     for file in tmp_path.rglob("UCSF-PDGM-0011_*"):
