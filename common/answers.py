@@ -67,7 +67,7 @@ def segment_folder(arguments: PatientArguments, trained: Trained) -> tuple[Probl
     network, the scans' content and the notes). A patient whose scans have changed since is answered anew.
     """
     data, output = check_folder(arguments), arguments.output
-    cohort = find_subjects(data, layout=arguments.layout, masks=False)
+    cohort = find_subjects(data, layout=arguments.layout, contrasts=trained.recipe.contrasts, masks=False)
     for note in (*run_notes(arguments.run, trained.recipe), *cohort.notes):
         print(f"note: {note}", file=sys.stderr)
     mark, seen = synthetic_mark(arguments.run), seen_scans(arguments.run)

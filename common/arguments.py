@@ -30,8 +30,8 @@ class PatientArguments:
     steps: Path | None = None
     """With --dicom: folder for what is left of every step; by default beside the output, <output>_steps."""
     data: Path | None = None
-    """Folder of many patients in place of one patient's scans, in any layout that the experiments read; masks in it
-    are not looked at."""
+    """Folder of many patients in place of one patient's scans, in any layout that the experiments read; each needs
+    the contrasts that the network takes, and no mask."""
     layout: Path | None = None
     """Beside --data: mapping file (TOML, six lines: see common.cohort.mapping) of a folder in none of those layouts."""
     output: Path

@@ -23,8 +23,8 @@ _CHANNEL_NAMES = {
 }
 
 
-def find_by_table(folder: Path, convention: str | None) -> Found:
-    """MSD or nnU-Net, as its dataset.json says."""
+def find_by_table(folder: Path, convention: str | None, wanted: Sequence[str]) -> Found:
+    """MSD or nnU-Net, as its dataset.json says. wanted: contrasts that it must name."""
     walked, labels = walk(folder / "imagesTr", suffixes=SCANS), None
     if os.path.lexists(folder / "labelsTr"):
         labels = walk(folder / "labelsTr", suffixes=SCANS)
@@ -43,7 +43,7 @@ def find_by_table(folder: Path, convention: str | None) -> Found:
             described = json.loads(table.read_text(encoding="utf-8-sig"))
             if not (isinstance(described, dict) and isinstance(described.get("labels", {}), dict)):
                 raise ValueError("expected an object with an object of labels")
-            channels = _channels(described.get("channel_names", described.get("modality", {})))
+            channels = _channels(described.get("channel_names", described.get("modality", {})), wanted)
         except (OSError, ValueError, RecursionError) as error:
             raise CohortError(f"{table}: {error}") from error
     elif layout == "nnU-Net" or convention != MSD.name:
@@ -69,14 +69,15 @@ def find_by_table(folder: Path, convention: str | None) -> Found:
     return Found(layout, claims, problems, None if layout == "nnU-Net" else channels, described, tuple(left_out))
 
 
-def _channels(names: object) -> dict[str, int]:
-    """Place of each contrast by the names of a dataset.json: {"0": "T1", ...} or a list. Raises ValueError unless each
-    occurs exactly once."""
+def _channels(names: object, wanted: Sequence[str]) -> dict[str, int]:
+    """Place of each contrast that the names of a dataset.json, {"0": "T1", ...} or a list, hold exactly once. Raises
+    ValueError unless the wanted ones are among them."""
     if not isinstance(names, Mapping | Sequence):
         raise ValueError(f"expected the names of its channels by number, found {names!r}")
     items = names.items() if isinstance(names, Mapping) else enumerate(names)
     plain = {int(index): re.sub(r"[^a-z0-9]", "", str(name).lower()) for index, name in items}
     places = {c: [index for index, name in plain.items() if name in known] for c, known in _CHANNEL_NAMES.items()}
-    if any(len(place) != 1 or place[0] < 0 for place in places.values()):
-        raise ValueError(f"expected each of {', '.join(CONTRASTS)} once among its channel names, found {names}")
-    return {contrast: place[0] for contrast, place in places.items()}
+    once = {contrast: place[0] for contrast, place in places.items() if len(place) == 1 and place[0] >= 0}
+    if not once.keys() >= set(wanted):
+        raise ValueError(f"expected each of {', '.join(wanted)} once among its channel names, found {names}")
+    return once

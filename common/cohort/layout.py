@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.cohort.described import find_by_table
@@ -18,14 +19,15 @@ _NEAR = {
 }
 
 
-def find_files(folder: Path, convention: str | None) -> Found:
+def find_files(folder: Path, convention: str | None, contrasts: Sequence[str]) -> Found:
     """The one layout that a folder has. convention: the name of the user's, which tells MSD's without a dataset.json.
+    contrasts: that a dataset.json must name.
 
     Raises CohortError when it has none or several, or a dataset.json does not say what the files are.
     """
     found, problems, others = find_by_name(folder)
     if os.path.isdir(folder / "imagesTr"):
-        found.append(find_by_table(folder, convention))
+        found.append(find_by_table(folder, convention, contrasts))
     if len(found) == 1:
         return found[0]
     if found:

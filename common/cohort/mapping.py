@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -42,11 +43,12 @@ class MappingFile:
 
     @property
     def has_sessions(self) -> bool:
-        return f"{{{_SESSION}}}" in self.written[CONTRASTS[0]]
+        return f"{{{_SESSION}}}" in next(iter(self.written.values()))
 
 
-def read_mapping(file: str | Path) -> MappingFile:
-    """Raises CohortError, naming the file, what was expected and what was found, for what is no mapping file."""
+def read_mapping(file: str | Path, contrasts: Sequence[str] = CONTRASTS) -> MappingFile:
+    """contrasts: that it must name. Raises CohortError, naming the file, what was expected and what was found, for what
+    is no mapping file."""
     file = Path(file)
     if not file.is_file():
         raise CohortError(f"{file}: expected a mapping file (TOML), found no such file")
@@ -55,25 +57,26 @@ def read_mapping(file: str | Path) -> MappingFile:
     except (OSError, ValueError, RecursionError) as error:
         raise CohortError(f"{file}: expected a mapping file (TOML), but {error}") from error
     try:
-        return _checked(file, content)
+        return _checked(file, content, contrasts)
     except ValueError as error:
         raise CohortError(f"{file}: {str(error).removeprefix(f'{file.name}: ')}") from error
 
 
-def _checked(file: Path, content: dict[str, object]) -> MappingFile:
+def _checked(file: Path, content: dict[str, object], contrasts: Sequence[str]) -> MappingFile:
     known = (*CONTRASTS, LABEL, _VALUES)
     if unknown := [key for key in content if key not in known]:
         raise ValueError(f"expected the keys {', '.join(known)}, found {', '.join(map(repr, unknown))}")
-    if missing := [name for name in CONTRASTS if name not in content]:
-        raise ValueError(f"expected a path for each of {', '.join(CONTRASTS)}, found none for {', '.join(missing)}")
+    if missing := [name for name in contrasts if name not in content]:
+        raise ValueError(f"expected a path for each of {', '.join(contrasts)}, found none for {', '.join(missing)}")
     if (LABEL in content) != (_VALUES in content):
         one, other = (LABEL, _VALUES) if LABEL in content else (_VALUES, LABEL)
         raise ValueError(f"expected {other} beside {one}, found none")
     written = {role: _path(role, value) for role, value in content.items() if role != _VALUES}
     placed = {role: set(re.findall(r"\{(\w+)\}", path)) for role, path in written.items()}
+    first = next(iter(placed))
     for role, names in placed.items():
-        if names != placed[CONTRASTS[0]]:
-            both = " and ".join(f"{key} = {written[key]!r}" for key in (CONTRASTS[0], role))
+        if names != placed[first]:
+            both = " and ".join(f"{key} = {written[key]!r}" for key in (first, role))
             raise ValueError(f"expected every path with {{{_SESSION}}} or none, found {both}")
     for number, (role, path) in enumerate(written.items()):
         if same := [other for other in list(written)[:number] if written[other] == path]:
@@ -112,10 +115,11 @@ def _convention(file: Path, value: object) -> LabelConvention:
     return {c.values: c for c in CONVENTIONS.values()}.get(named.values, named)
 
 
-def find_by_mapping(folder: Path, mapping: MappingFile, *, masks: bool) -> Found:
+def find_by_mapping(folder: Path, mapping: MappingFile, contrasts: Sequence[str], *, masks: bool) -> Found:
     """The files below a folder that fit a mapping's paths; without masks, its contrasts' paths.
 
-    Raises CohortError when none fits one of them, or one file fits two.
+    contrasts: of which there must be some. Raises CohortError when no file fits the path of one of them or of the
+    masks, or one file fits two.
     """
     patterns = {role: _pattern(path) for role, path in mapping.written.items() if masks or role != LABEL}
     walked = walk(folder, suffixes=SCANS)
@@ -139,7 +143,7 @@ def find_by_mapping(folder: Path, mapping: MappingFile, *, masks: bool) -> Found
                 )
             fitted.add(role)
         left_out += [] if fits else [file]
-    if lost := [role for role in patterns if role not in fitted]:
+    if lost := [role for role in patterns if role in (*contrasts, LABEL) and role not in fitted]:
         wanted = ", ".join(f"{role} = {mapping.written[role]!r}" for role in lost)
         some = [shown(file.relative_to(folder).as_posix()) for file in left_out[:3]] or [listing(folder)]
         raise CohortError(

@@ -38,7 +38,7 @@ _FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes a cell that begins so
 
 @dataclass(frozen=True)
 class Cohort:
-    """Subjects sorted by id, all of them with four contrasts.
+    """Subjects sorted by id, all of them with every contrast that was asked for.
 
     incomplete: what kept other subjects out of it. notes: how its masks are read, and why; scans left out. cavities:
     subjects that were left out for the resection cavity in their masks.
@@ -65,15 +65,16 @@ def find_subjects(
     cavity: Cavity | None = None,
     max_subjects: int | None = None,
     patients: str | Path | None = None,
+    contrasts: Sequence[str] = CONTRASTS,
     masks: bool = True,
 ) -> Cohort:
     """Find the subjects in a folder. convention: a name in CONVENTIONS, where the folder alone does not settle it.
 
     layout: a mapping file (`common.cohort.mapping`), for a folder in none of the known layouts. cavity: what becomes of
     the resection cavity; by default RC is a class of its own where masks have it. max_subjects: the first so many by
-    id. patients: a CSV with the columns id and patient, where the ids do not tell which scans are one patient's. A
-    folder without a single mask is a validation set: label is None. masks: False takes any folder for one, so that
-    subjects need no mask.
+    id. patients: a CSV with the columns id and patient, where the ids do not tell which scans are one patient's.
+    contrasts: that each subject must have; others are not looked at. A folder without a single mask is a validation
+    set: label is None. masks: False takes any folder for one, so that subjects need no mask.
     Raises CohortError when no layout or more than one is found, no subject is complete, the contrasts or labels of
     the files cannot be told for certain, or the mapping file or table of patients cannot be used.
     """
@@ -86,12 +87,12 @@ def find_subjects(
         raise CohortError(f"{folder}: expected a folder of scans, found no folder")
     if shown(folder.resolve()) != str(folder.resolve()):
         raise CohortError(f"{shown(folder.resolve())}: expected a folder whose path is plain text (UTF-8): rename it")
-    found = (
-        find_files(folder, convention) if layout is None else find_by_mapping(folder, read_mapping(layout), masks=masks)
-    )
-    claims, problems = found.claims, list(found.problems)
-    if not masks:
-        claims = {name: {role: files[role] for role in files if role != LABEL} for name, files in claims.items()}
+    if layout is None:
+        found = find_files(folder, convention, contrasts)
+    else:
+        found = find_by_mapping(folder, read_mapping(layout, contrasts), contrasts, masks=masks)
+    roles, problems = (*contrasts, *([LABEL] if masks else [])), list(found.problems)
+    claims = {name: {role: files[role] for role in files if role in roles} for name, files in found.claims.items()}
     has_labels = any(LABEL in files for files in claims.values())
     settled: Mapping[str, LabelConvention | None] = {}
     grounds: Mapping[str, str] = {}
@@ -105,13 +106,13 @@ def find_subjects(
             break
         if has_labels and LABEL not in files and name in found.without_mask:
             unlabelled += 1
-        elif what := list(_incomplete(name, files, has_labels)):
+        elif what := list(_incomplete(name, files, contrasts, has_labels)):
             problems += what
         elif name in undecided:
             problems.append(Problem(name, files[LABEL][0], undecided[name]))
         else:
             label = files[LABEL][0] if LABEL in files else None
-            images = {contrast: files[contrast][0] for contrast in CONTRASTS}
+            images = {contrast: files[contrast][0] for contrast in contrasts}
             own = settled.get(name) if label else None
             subjects.append(Subject(name, images, label, own, found.channels, found.patients.get(name)))
     if not subjects:
@@ -209,14 +210,16 @@ def _conventions(
     return dict.fromkeys(names, chosen), dict.fromkeys(names, ground), {}
 
 
-def _incomplete(name: str, files: Mapping[str, Sequence[Path]], has_labels: bool) -> Iterator[Problem]:
+def _incomplete(
+    name: str, files: Mapping[str, Sequence[Path]], contrasts: Sequence[str], has_labels: bool
+) -> Iterator[Problem]:
     """What keeps a subject out of the cohort, from its files' names alone."""
     if name.startswith(_FORMULA):
         yield Problem(
             name, None, f"expected an id that begins with no {name[0]}, as spreadsheets compute it: rename it"
         )
-    if missing := [contrast for contrast in CONTRASTS if contrast not in files]:
-        yield Problem(name, None, f"missing {', '.join(missing)}; found {', '.join(files)}")
+    if missing := [contrast for contrast in contrasts if contrast not in files]:
+        yield Problem(name, None, f"missing {', '.join(missing)}; found {', '.join(files) or 'none of them'}")
     if has_labels and LABEL not in files:
         yield Problem(name, None, "missing its mask, which other subjects of the cohort have")
     folders: dict[tuple[Path, ...], None] = {}

@@ -31,23 +31,24 @@ from tests.layouts import write_bids, write_upenn
 CONTRASTS = ("flair", "t1", "t1ce", "t2")
 
 
-def bright(volume):
+def bright(volume, t1ce):
     """Class 3 where T1ce, divided by its maximum, exceeds 0.6; on the scan's own grid."""
     values, region = volume.on_working_grid(volume.image(), volume.box)
-    return volume.to_source(np.where(values[2] > 0.6, 3, 0), region)
+    return volume.to_source(np.where(values[t1ce] > 0.6, 3, 0), region)
 
 
 class Counted:
     """The rule as a trained network, and whom it was asked about."""
 
-    def __init__(self):
+    def __init__(self, contrasts=("FLAIR", "T1", "T1ce", "T2")):
         self.asked = []
-        recipe = Recipe(crop=((4, 30), (6, 40), (3, 33)), extent=(40, 48, 36), intensity="maximum")
+        recipe = Recipe(contrasts=contrasts, crop=((4, 30), (6, 40), (3, 33)), extent=(40, 48, 36), intensity="maximum")
         self.trained = Trained(recipe, self.predict)
+        self.t1ce = contrasts.index("T1ce")
 
     def predict(self, volume):
         self.asked.append(volume.id)
-        return bright(volume)
+        return bright(volume, self.t1ce)
 
 
 @pytest.fixture
@@ -131,6 +132,26 @@ def test_only_what_has_no_answer_is_answered_and_changed_scans_are_answered_anew
     nib.save(nib.Nifti1Image(brighter, LPS_AFFINE), arguments.data / "A" / "A_flair.nii.gz")
     segment_folder(arguments, network.trained)
     assert network.asked == ["A", "C", "C", "A"]
+
+
+def test_patients_of_a_folder_need_the_contrasts_of_the_network_only(asked):
+    arguments, _ = asked
+    network = Counted(("T1ce", "FLAIR"))
+    for name in "ABC":  # B has a negative T2, which nobody asks for any more
+        (arguments.data / name / f"{name}_t1.nii.gz").unlink()
+    again = arguments.data / "C" / "again" / "C_t2.nii.gz"
+    again.parent.mkdir()
+    again.write_bytes(b"no scan")
+    (arguments.data / "A" / "A_t1ce.nii.gz").rename(arguments.data / "A" / "A_t1ce_of_before.nii.gz")
+    (problem,) = segment_folder(arguments, network.trained)
+    assert network.asked == ["B", "C"]
+    assert (problem.subject, problem.what) == ("A", "missing T1ce; found FLAIR")
+    for name in "BC":
+        written = np.asanyarray(nib.load(arguments.output / f"{name}.nii.gz").dataobj)
+        t1ce = make_subject("ABC".index(name) + 3)[0]["t1ce"].astype(float)
+        inside = np.zeros(t1ce.shape, bool)
+        inside[4:30, 6:40, 3:33] = True
+        np.testing.assert_array_equal(written == 4, (t1ce / t1ce[inside].max() > 0.6) & inside)
 
 
 def test_an_answer_of_scans_that_are_damaged_since_does_not_stay(asked):

@@ -735,6 +735,32 @@ def test_a_name_of_a_mac_is_the_id_that_everything_else_writes(tmp_path):
         find_subjects(tmp_path / "2018")
 
 
+def test_a_folder_of_the_contrasts_that_are_asked_for(tmp_path):
+    asked_for = ("T1ce", "FLAIR")
+    described = {"channel_names": {"0": "FLAIR", "1": "T1Gd"}, "labels": MSD_JSON["labels"]}
+    nnunet(tmp_path / "nnunet", described, order=("FLAIR", "T1ce"))
+    more = {**described, "channel_names": {"0": "FLAIR", "1": "T1Gd", "2": "T1", "3": "T2", "4": "T2"}}
+    nnunet(tmp_path / "more", more, order=("FLAIR", "T1ce", "T1", "T2", "T2"))
+    subject_2018(tmp_path / "2018", "a_1")
+    (tmp_path / "2018" / "a_1" / "a_1_t2.nii.gz").unlink()
+    lines = [f'{contrast} = "*/{{patient}}{BRATS_2018_NAMES[contrast]}.nii.gz"\n' for contrast in asked_for]
+    for name, further in (("two", ""), ("three", 'T2 = "*/{patient}_t2.nii.gz"\n')):
+        (tmp_path / f"{name}.toml").write_text("".join(lines) + further)
+    for name, layout in (("nnunet", None), ("more", None), ("2018", None), ("2018", "two"), ("2018", "three")):
+        given = {"layout": layout and tmp_path / f"{layout}.toml", "masks": False}
+        found = find_subjects(tmp_path / name, contrasts=asked_for, **given)
+        assert found.incomplete == ()
+        (subject,) = found.subjects
+        assert set(subject.images) == set(asked_for)
+        images, _ = subject.load_images(asked_for)
+        np.testing.assert_array_equal(images, np.stack([volume(contrast) for contrast in asked_for]))
+        with pytest.raises(CohortError, match=r"each of FLAIR, T1, T1ce, T2|missing T2"):
+            find_subjects(tmp_path / name, **given)
+    (tmp_path / "2018" / "a_1" / "a_1_t1ce.nii.gz").unlink()
+    with pytest.raises(CohortError, match="missing T1ce; found none of them"):
+        find_subjects(tmp_path / "2018", contrasts=("T1ce",), masks=False)
+
+
 def test_names_in_capitals_count_and_other_scans_are_counted(tmp_path):
     capitals = {contrast: name.upper() for contrast, name in BRATS_2018_NAMES.items()}
     subject_2018(tmp_path, "Brats18_AB_1")
