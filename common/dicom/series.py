@@ -58,11 +58,6 @@ class Series:
     def __len__(self) -> int:
         return len(self.frames)
 
-    @property
-    def gaps_mm(self) -> np.ndarray:
-        """Distance between each image and the next, (images - 1,)."""
-        return np.diff([frame.position_mm for frame in self.frames])
-
     def read(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Grey values of the images at ``indices`` of the geometric order (all by default), in the order asked for.
 

@@ -50,7 +50,7 @@ def run(trainings: Sequence[Training], placement: Placement, watch: Watch) -> di
     """
     if placement.dry_run:
         named: list[str] = []
-        for array, text in arrays([each for each in trainings if not each.is_finished], trainings, placement):
+        for array, text in arrays([each for each in trainings if not each.is_finished], placement):
             said = f"# array {len(named) + 1}"
             if named and any((*each.after, *each.behind) for each in array):
                 said += f", behind {', '.join(named)} (--dependency=afterany)"
@@ -94,9 +94,7 @@ def levels(trainings: Sequence[Training]) -> Iterator[list[Training]]:
         left = [each for each in left if each not in ready]
 
 
-def arrays(
-    missing: Sequence[Training], trainings: Sequence[Training], placement: Placement
-) -> Iterator[tuple[list[Training], str]]:
+def arrays(missing: Sequence[Training], placement: Placement) -> Iterator[tuple[list[Training], str]]:
     """Groups of trainings of one level and equal needs, with the script of each."""
 
     def needs(each: Training) -> tuple[int, int, int, int, float]:
@@ -153,7 +151,7 @@ def submit(missing: Sequence[Training], trainings: Sequence[Training], placement
     queue, submitted = jobs(), []
     submitted_before = sorted({str(id).partition("_")[0] for id in before if id in queue})
     try:
-        for array, text in arrays(missing, trainings, placement):
+        for array, text in arrays(missing, placement):
             for each in array:
                 each.folder.mkdir(parents=True, exist_ok=True)
                 for left in (FAILURE, SAID):

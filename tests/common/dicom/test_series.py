@@ -61,7 +61,7 @@ def test_images_come_in_the_order_of_their_positions(tmp_path, orientation):
     assert len(series) == 5
     assert [frame.path.name for frame in series.frames] == [f"Image-{number}.dcm" for number in SHUFFLED]
     np.testing.assert_array_equal(series.read(), pixels)
-    np.testing.assert_allclose(series.gaps_mm, 2.5, atol=1e-5)
+    np.testing.assert_allclose(np.diff([frame.position_mm for frame in series.frames]), 2.5, atol=1e-5)
     assert series.spacing_mm == pytest.approx((2.5, 0.5, 0.75), abs=1e-5)  # PixelSpacing: between rows, then columns
     assert series.shape == (6, 7)
     assert series.frames[0].position_mm == pytest.approx(
