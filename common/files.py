@@ -95,9 +95,12 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_json(path: Path, expected: type[T]) -> T:
-    """A JSON file's value. Raises ValueError when it is damaged or holds anything but an ``expected``."""
+    """A JSON file's value. Raises ValueError when it is damaged or holds anything but an ``expected``.
+
+    A byte order mark, with which editors on Windows save UTF-8, is passed over.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, found: {error}") from None
     if not isinstance(value, expected):

@@ -1,6 +1,5 @@
 """One's own patient: some scans in, one segmentation and its volumes in ml out; the same for every network."""
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +14,7 @@ from common import background, geometry, nifti
 from common.arguments import PatientArguments
 from common.exchanged import exchanged
 from common.exported import SUFFIX, Exported
-from common.files import plain
+from common.files import plain, read_json
 from common.grid import bring
 from common.identity import contents
 from common.labels import CONVENTIONS
@@ -139,7 +138,7 @@ def _said(run: Path, name: str) -> dict[str, Any]:
     if run.suffix == SUFFIX:
         return Exported(run).about
     path = run / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path, dict) if path.exists() else {}
 
 
 def segment(

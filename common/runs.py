@@ -107,7 +107,7 @@ def folder_of_run(parent: Path, prefix: str, digest: str, is_same: Callable[[dic
     for other in sorted(parent.glob(f"{glob.escape(prefix)}-{'[0-9a-f]' * 8}")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             parts = ("config", "data", "split")
-            if is_same({part: json.loads((other / f"{part}.json").read_text(encoding="utf-8")) for part in parts}):
+            if is_same({part: read_json(other / f"{part}.json", dict) for part in parts}):
                 return other
     return folder
 

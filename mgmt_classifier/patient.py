@@ -1,6 +1,5 @@
 """MGMT methylation of one's own patient, by a trained ensemble, with a picture of what spoke for it."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from scipy.special import expit
 from common.classification import predicted_positive
 from common.dicom.mgmt_cohort import Patient, series_folders
 from common.exported import SUFFIX
-from common.files import write_json
+from common.files import read_json, write_json
 from common.runs import RunError
 from common.store import UnusableError
 from common.walk import shown
@@ -189,12 +188,6 @@ def _threshold(path: Path) -> float:
 
 
 def _read_json(path: Path, wanted: str) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent}: expected {wanted}, found no {path.name} in it") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, found: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected named values, found {type(content).__name__}")
-    return content
+    if not path.exists():
+        raise ValueError(f"{path.parent}: expected {wanted}, found no {path.name} in it")
+    return read_json(path, dict)

@@ -1,14 +1,13 @@
 """Experiments and what the runs folder holds of them: the last finished run, or why there is none."""
 
 import ast
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from common.files import write_json
+from common.files import read_json, write_json
 from common.runs import RunError, is_in_use
 from experiments.base import results
 from experiments.base.progress import epochs
@@ -236,12 +235,9 @@ def read(folder: Path | None, name: str, expected: type) -> tuple[Any, str]:
     if path is None or not path.exists():
         return expected(), ""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, expected):
-            raise ValueError(f"a {type(value).__name__}")
+        return read_json(path, expected), ""
     except (ValueError, OSError) as error:
-        return expected(), f"{path}: expected a {expected.__name__} in JSON, found: {error}"
-    return value, ""
+        return expected(), str(error)
 
 
 def attempts(runs: Path) -> tuple[dict[str, dict], str]:

@@ -4,7 +4,6 @@ A training is a command line and a run's folder. Nothing is handed to it but the
 what it writes into the folder, so one that was stopped anywhere goes on when the same list is run again.
 """
 
-import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from common.files import read_json
 from common.runs import FAILURE, RunError
 from common.words import listed
 
@@ -159,14 +159,15 @@ def given(folder: Path, name: str = "config", /, **entries: type) -> dict[str, A
             f"{folder}: expected the folder of a training with its {path.name}, found {found}{_below(folder)}"
         )
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(written, dict):
-            raise ValueError(f"a {type(written).__name__}")
-        for entry, kind in entries.items():
-            if not isinstance(written.get(entry), kind):
-                raise ValueError(f"{entry} {written.get(entry)!r:.100}")
+        written = read_json(path, dict)
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder}: expected the folder of a training with its {name}.json, found: {error}") from error
+        raise RunError(str(error)) from error
+    for entry, kind in entries.items():
+        if not isinstance(written.get(entry), kind):
+            raise RunError(
+                f"{folder}: expected the folder of a training with its {path.name}, found: "
+                f"{entry} {written.get(entry)!r:.100}"
+            )
     return written
 
 

@@ -1,12 +1,11 @@
 """A training that another run has done already."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from common.files import atomic_path, plain, write_text
+from common.files import atomic_path, plain, read_json, write_text
 from common.runs import same_settings
 from experiments.segmentation.study import DEFAULT_BACKEND, Study
 
@@ -19,20 +18,20 @@ def adopt_training(study: Study, config: Any) -> Path | None:
     A training depends on nothing else, so it need not be repeated. Copies checkpoints, history and costs, and says
     where they come from in adopted.txt; returns that folder, None where no such run lies below the runs folder.
     """
-    data = _read(study.run.folder / "data.json")
+    data = read_json(study.run.folder / "data.json", dict)
     for summary in sorted(study.options.runs.glob("**/summary.json")):
         other = summary.parent
         if not (other / "checkpoints").is_dir() or other == study.run.folder:
             continue
         try:
-            written = _read(other / "config.json")
+            written = read_json(other / "config.json", dict)
             same = (
                 same_settings(written["model"], config)
                 and ("grid" in written or not data["brought_to_grid"])  # older runs took scans as they lay
                 and written.get("backend", DEFAULT_BACKEND) == (study.backend or DEFAULT_BACKEND)
                 and "start" not in written  # fine-tuned
-                and _read(other / "split.json") == plain(study.split.as_dict())
-                and _read(other / "data.json").get("fingerprint") == data["fingerprint"]
+                and read_json(other / "split.json", dict) == plain(study.split.as_dict())
+                and read_json(other / "data.json", dict).get("fingerprint") == data["fingerprint"]
             )
         except (OSError, ValueError, KeyError, AttributeError) as error:
             print(f"{other}: cannot be compared with this run: {error}", file=sys.stderr)
@@ -45,7 +44,3 @@ def adopt_training(study: Study, config: Any) -> Path | None:
             write_text(study.run.folder / "adopted.txt", f"trained in {other}\n")
             return other
     return None
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -270,6 +270,12 @@ def test_json_that_is_not_what_was_written_is_named(tmp_path, content):
         read_json(path, dict)
 
 
+def test_json_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_bytes(b"\xef\xbb\xbf" + '{"place": "Würzburg"}'.encode())  # as Notepad saves "UTF-8 with BOM"
+    assert read_json(path, dict) == {"place": "Würzburg"}
+
+
 def test_a_full_disk_names_the_file(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device: '.*/file'"), atomic_path(tmp_path / "file"):
         raise OSError(errno.ENOSPC, "No space left on device")

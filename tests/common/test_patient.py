@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.patient import PatientArguments, check_files, report, segment
+from common.patient import PatientArguments, check_files, report, seen_scans, segment, synthetic_mark
 from common.recipe import Recipe
 from tests.cohorts import LPS_AFFINE, make_subject
 
@@ -181,3 +181,11 @@ def test_a_padded_scan_is_answered_on_its_own_grid(patient, capsys):
     expected = np.pad(np.select([t1ce, flair], [4, 1]), ((7, 2), (0, 5), (11, 3)))
     np.testing.assert_array_equal(written, expected)
     assert "brought from 49 x 53 x 50 to 40 x 48 x 36 voxels by its brain's box" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [synthetic_mark, seen_scans])
+def test_what_a_run_says_of_itself_and_is_damaged_is_named(tmp_path, asked):
+    (tmp_path / "split.json").write_text("{}")
+    (tmp_path / "data.json").write_text("{")
+    with pytest.raises(ValueError, match=r"data\.json: expected JSON, found: "):
+        asked(tmp_path)

@@ -73,7 +73,7 @@ def test_only_tensorflows_trainings_may_import_it(train, backend, found):
         ({}, "found None"),
         ({"kind": ["works"]}, "found ['works']"),
         ({"kind": "works", "backend": 5}, "expected a backend (tensorflow, torch, jax), found 5"),
-        ([], "expected the folder of a training with its config.json, found: a list"),
+        ([], "config.json: expected a dict in JSON, found a list"),
         (None, "expected the folder of a training with its config.json, found no"),
     ],
 )

@@ -191,7 +191,7 @@ def test_an_ensemble_that_is_none_is_named(ensemble, patients, tmp_path):
     with pytest.raises(ValueError, match=r"expected weights and a threshold in ensemble\.json"):
         predict_patient(ensemble, folder, tmp_path / "out")
     write_json(ensemble / "ensemble.json", [1])
-    with pytest.raises(ValueError, match="expected named values, found list"):
+    with pytest.raises(ValueError, match=r"ensemble\.json: expected a dict in JSON, found a list"):
         predict_patient(ensemble, folder, tmp_path / "out")
 
 
