@@ -59,7 +59,8 @@ def run_command(
         sys.exit(f"error: {error}")
     print(f"written: {arguments.output}, a picture of every patient in it")
     data, answers = quote(str(arguments.data)), quote(f"network={arguments.output}")
-    scored = f"python -m experiments.score --data {data} --predictions {answers}"
+    layout = "" if arguments.layout is None else f" --layout {quote(str(arguments.layout))}"
+    scored = f"python -m experiments.score --data {data}{layout} --predictions {answers}"
     print(f"next: {scored}    where the patients have masks: how well they agree")
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)

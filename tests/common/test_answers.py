@@ -245,6 +245,21 @@ def test_the_command_ends_with_whom_it_could_not_answer(asked, monkeypatch, caps
     assert set(np.unique(nib.load(arguments.output / "A.nii.gz").dataobj)) == {0, 3}
 
 
+def test_the_command_that_follows_reads_the_folder_by_the_same_mapping(tmp_path, monkeypatch, capsys):
+    write_bids(tmp_path / "scans", {("sub-7", "ses-1"): 7}, BRATS_2018, shape=(40, 48, 36))
+    mapping = tmp_path / "my own.toml"
+    own = "{patient}/{session}/anat/{patient}_{session}_"
+    words = {"FLAIR": "FLAIR", "T1": "T1w", "T1ce": "ce-gadolinium_T1w", "T2": "T2w"}
+    mapping.write_text("\n".join(f'{contrast} = "{own}{word}.nii.gz"' for contrast, word in words.items()))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    given = ["--run", run, "--data", tmp_path / "scans", "--layout", mapping, "--output", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, given)])
+    run_command(PatientArguments, lambda _: Counted().trained, prog="predict", extra="none", framework="PyTorch")
+    assert tyro.cli(ScoreOptions, args=next_command(capsys.readouterr().out)[3:]).layout == mapping
+
+
 def next_command(said):
     (line,) = [line for line in said.splitlines() if line.startswith("next: ")]
     return shlex.split(line.removeprefix("next: ").partition("    ")[0])
