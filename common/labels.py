@@ -166,9 +166,7 @@ def convention_of_id(layout: str, name: str) -> tuple[LabelConvention, str]:
     return BRATS_2023, f"BraTS-{collection} ({_TUMOURS[collection]})"
 
 
-def infer_convention(
-    layout: str, values: Iterable[int] = (), *, names: Mapping[str, object] | None = None
-) -> LabelConvention:
+def infer_convention(layout: str, values: Iterable[int] = (), *, names: object = None) -> LabelConvention:
     """Convention of a cohort from its layout, the values seen in its masks and the `labels` of its dataset.json.
 
     layout: a layout's name as in `common.cohort`. values: of one mask, or the union over a cohort; may be empty.
@@ -185,13 +183,16 @@ def infer_convention(
     return convention
 
 
-def convention_from_names(names: Mapping[str, object]) -> LabelConvention:
+def convention_from_names(names: object) -> LabelConvention:
     """Convention from the `labels` of a dataset.json.
 
     names: {"1": "edema", ...} (MSD), {"edema": 1, ...} (nnU-Net) or regions {"whole tumor": [1, 2, 3], ...} (nnU-Net).
     `regions_class_order` is not needed: a mask stores the labels that the regions are made of.
-    RC may be among them. Raises ValueError when a name is not known, is not one class, or a class is missing.
+    RC may be among them. Raises ValueError when a name is not known, is not one class, or a class is missing, or these
+    are no names and values at all.
     """
+    if not isinstance(names, Mapping):
+        raise ValueError(f'expected labels as an object of names and values, {{"NCR": 1, ...}}, found {names!r:.100}')
     by_name = {str(v): int(k) for k, v in names.items()} if all(str(k).isdecimal() for k in names) else dict(names)
     sets: dict[str, frozenset[int]] = {}
     for name, value in by_name.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from common.cohort.found import SCANS, Claims, CohortError, Found, listing, stem
 from common.cohort.names import problem_of
+from common.files import read_json
 from common.labels import BRATS_2023, MSD
 from common.subject import CONTRASTS, LABEL
 from common.walk import walk
@@ -40,11 +40,12 @@ def find_by_table(folder: Path, convention: str | None, wanted: Sequence[str]) -
     channels = dict(zip(CONTRASTS, range(4), strict=True))
     if table.is_file():
         try:
-            described = json.loads(table.read_text(encoding="utf-8-sig"))
-            if not (isinstance(described, dict) and isinstance(described.get("labels", {}), dict)):
-                raise ValueError("expected an object with an object of labels")
+            described = read_json(table, dict)
+        except (OSError, ValueError) as error:
+            raise CohortError(str(error)) from error
+        try:
             channels = _channels(described.get("channel_names", described.get("modality", {})), wanted)
-        except (OSError, ValueError, RecursionError) as error:
+        except ValueError as error:
             raise CohortError(f"{table}: {error}") from error
     elif layout == "nnU-Net" or convention != MSD.name:
         raise CohortError(

@@ -182,9 +182,9 @@ def _conventions(
     if table is not None:
         try:
             described = _described(table)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             if chosen is None:
-                raise Refused(f"{table}: {error}; {_choice(option, name)}") from error
+                raise Refused(f"{error}; {_choice(option, name)}") from error
             described = chosen
         if chosen is not None and chosen.values != described.values:
             raise Refused(f"{table}: says {described}, which contradicts {option} {name}={wanted}")
@@ -243,11 +243,14 @@ def _table(folder: Path) -> Path | None:
 
 
 def _described(table: Path) -> LabelConvention:
-    """What such a file says. Raises ValueError where it says nothing that is known."""
+    """What such a file says. Raises ValueError, which names it, where it says nothing that is known."""
     labels = read_json(table, dict).get("labels", {})
     if isinstance(labels, str) and labels in CONVENTIONS:
         return CONVENTIONS[labels]
-    return convention_from_names(labels)
+    try:
+        return convention_from_names(labels)
+    except ValueError as error:
+        raise ValueError(f"{table}: {error}") from error
 
 
 def _choice(option: str, name: str, said: str = "") -> str:

@@ -213,8 +213,8 @@ def test_nnunet_ignores_further_channels(tmp_path):
         ({**MSD_JSON, "modality": {"0": "MRI", "1": "MRI", "2": "MRI", "3": "MRI"}}, "once among its channel names"),
         ({"modality": MSD_JSON["modality"]}, r"brats2023 \(1 NCR, 2 ED, 3 ET\) or msd \(1 ED, 2 NCR, 3 ET\)"),
         ({**MSD_JSON, "labels": {"0": "background", "1": "tumour"}}, "'tumour' is not a known name"),
-        ([1], "expected an object"),
-        ({**MSD_JSON, "labels": ["background"]}, "expected an object"),
+        ([1], "expected a dict in JSON, found a list"),
+        ({**MSD_JSON, "labels": ["background"]}, r"expected labels as an object of names .* found \['background'\]"),
     ],
 )
 def test_dataset_json_that_settles_nothing(tmp_path, described, why):

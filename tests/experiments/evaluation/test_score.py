@@ -232,6 +232,7 @@ def test_plain_names_without_a_table_name_the_readings_of_their_values(options, 
         ("dataset.json", {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}, None),
         ("maps/dataset.json", {"background": 0, "tumour": 1}, "'tumour' is not a known name"),
         ("maps/predictions.json", "others", "--convention a=brats2023 "),
+        ("maps/dataset.json", ["background", "NCR"], r"expected labels as an object of names .* found \['background'"),
         ("labelsTs/dataset.json", {"WT": [1, 2, 3], "TC": [2, 3], "ET": 3}, "msd (1 ED, 2 NCR, 3 ET), by dataset.json"),
     ],
 )
@@ -244,6 +245,14 @@ def test_a_table_beside_the_label_maps_says_what_they_hold(tmp_path, file, label
     else:
         with pytest.raises(Refused, match=expected or "without labels in a dataset.json"):
             label_maps.find("a", folder, {"one"}, None)
+
+
+def test_a_table_that_cannot_be_read_is_named_once(tmp_path):
+    write(tmp_path / "one.nii.gz", np.ones((3, 3, 3), np.uint8), nib.Nifti1Image(np.zeros(1), np.eye(4)))
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(Refused) as refused:
+        label_maps.find("a", tmp_path, {"one"}, None)
+    assert str(refused.value).count("dataset.json") == 1
 
 
 def test_msd_label_maps_are_read_by_the_table_above_them(tmp_path):
