@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ ROUNDING = 0.01
 READ_OTHERWISE = "could be read as"
 """What errors say before the known conventions that allow a mask's values."""
 _UNKNOWN = 255
+_IGNORE = "ignore"
+"""nnU-Net's name for a value that is of no class."""
 _OTHERS = (
     "BraTS-PED 2024 has 1 ET, 2 NET, 3 CC, 4 ED (2023 other values), BraTS-MEN-RT 1 for the whole target, and scans "
     "after treatment (BraTS 2024) 4 for the resection cavity, RC"
@@ -39,8 +41,8 @@ _OTHERS = (
 class LabelConvention:
     """The values that NCR, ED and ET, and where masks have it RC, have in a mask; background is always 0.
 
-    rc_is_background: RC is read as background. Raises ValueError unless the values are distinct whole numbers from 1 to
-    254.
+    rc_is_background: RC is read as background. ignored: value of voxels that nobody has judged (nnU-Net's "ignore"),
+    which are of no class. Raises ValueError unless the values are distinct whole numbers from 1 to 254.
     """
 
     name: str
@@ -49,11 +51,13 @@ class LabelConvention:
     et: int
     rc: int | None = None
     rc_is_background: bool = False
+    ignored: int | None = None
 
     def __post_init__(self) -> None:
-        values = self.values[1:]
+        values, names = self.values[1:], ", ".join(self.classes[1:])
+        if self.ignored is not None:
+            values, names = (*values, self.ignored), f"{names}, {_IGNORE}"
         if not all(type(v) is int and 0 < v < _UNKNOWN for v in values) or len(set(values)) < len(values):
-            names = ", ".join(self.classes[1:])
             raise ValueError(f"{self.name}: {names} need distinct whole numbers from 1 to 254, received {values}")
 
     def __str__(self) -> str:
@@ -100,6 +104,12 @@ class LabelConvention:
         if not known or (mask.dtype.itemsize > 1 and not np.array_equal(small, mask)):
             found = np.unique(mask)
             unknown = [_plain(v) for v in found if v not in self.values]
+            if unknown == [self.ignored]:
+                raise ValueError(
+                    f"{np.count_nonzero(mask == self.ignored)} voxels have the value {self.ignored}, which is named "
+                    f"{_IGNORE}: nobody has said of which class they are, and neither training nor scores pass over "
+                    "voxels; give them the values of their classes, or leave the subject out"
+                )
             raise ValueError(
                 f"mask values {_shorten(unknown)} are not in {self}; "
                 f"the mask as a whole holds {_shorten([_plain(v) for v in found])}, which {_readings(found)}"
@@ -188,8 +198,8 @@ def convention_from_names(names: object) -> LabelConvention:
 
     names: {"1": "edema", ...} (MSD), {"edema": 1, ...} (nnU-Net) or regions {"whole tumor": [1, 2, 3], ...} (nnU-Net).
     `regions_class_order` is not needed: a mask stores the labels that the regions are made of.
-    RC may be among them. Raises ValueError when a name is not known, is not one class, or a class is missing, or these
-    are no names and values at all.
+    RC may be among them, and nnU-Net's "ignore". Raises ValueError when a name is not known, is not one class, or a
+    class is missing, or these are no names and values at all.
     """
     if not isinstance(names, Mapping):
         raise ValueError(f'expected labels as an object of names and values, {{"NCR": 1, ...}}, found {names!r:.100}')
@@ -205,20 +215,20 @@ def convention_from_names(names: object) -> LabelConvention:
         sets[meaning] = frozenset(values)
     if sets.pop("background", frozenset([0])) != {0}:
         raise ValueError(f"expected background to be 0, found {dict(names)}")
-    if set(sets) - {RC} == {"WT", "TC", "ET"}:
+    if set(sets) - {RC, _IGNORE} == {"WT", "TC", "ET"}:
         if not sets["ET"] < sets["TC"] < sets["WT"]:
             raise ValueError(f"expected the regions ET, TC and WT to lie inside one another, found {dict(names)}")
         whole, core = sets.pop("WT"), sets.pop("TC")
         sets |= {"NCR": core - sets["ET"], "ED": whole - core}
-    cavity = sets.pop(RC, None)
-    if set(sets) != {"NCR", "ED", "ET"} or any(len(s) != 1 for s in (*sets.values(), cavity or {RC})):
+    if not set(CLASSES[1:]) <= set(sets) <= {*CLASSES[1:], RC, _IGNORE} or any(len(s) != 1 for s in sets.values()):
         raise ValueError(
-            "expected one label each for NCR, ED and ET (or the regions WT, TC and ET), and at most one for RC, found "
-            f"{dict(names)}"
+            "expected one label each for NCR, ED and ET (or the regions WT, TC and ET), and at most one for RC and for "
+            f"{_IGNORE}, found {dict(names)}"
         )
-    ncr, ed, et = (next(iter(sets[name])) for name in CLASSES[1:])
-    named = LabelConvention("dataset.json", ncr=ncr, ed=ed, et=et, rc=None if cavity is None else next(iter(cavity)))
-    return {c.values: c for c in CONVENTIONS.values()}.get(named.values, named)
+    by_class: dict[str, Any] = {name: next(iter(values)) for name, values in sets.items()}
+    ignored = by_class.pop(_IGNORE, None)
+    named = LabelConvention("dataset.json", **{name.lower(): value for name, value in by_class.items()})
+    return replace({c.values: c for c in CONVENTIONS.values()}.get(named.values, named), ignored=ignored)
 
 
 def _meaning(name: str) -> str:
@@ -241,11 +251,12 @@ def _meaning(name: str) -> str:
             ("WT", "whole" in words or "wt" in words),
             ("TC", ("core" in words or "tc" in words) and not (necrotic or enhancing)),
             (RC, "cavity" in words or "rc" in words),
+            (_IGNORE, _IGNORE in words),
         )
         if holds
     ]
     if len(found) != 1:
-        known = "background, NCR, ED, ET, WT, TC or RC"
+        known = f"background, NCR, ED, ET, WT, TC, RC or {_IGNORE}"
         what = f"could mean {' or '.join(found)}" if found else f"is not a known name of {known}"
         raise ValueError(f"label name {name!r} {what}")
     return found[0]

@@ -136,6 +136,8 @@ def test_impossible_conventions_are_refused(values):
         ({"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}, BRATS_2024),
         ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": 3, "resection cavity": 4}, BRATS_2024),
         ({"ET": 1, "NCR": 2, "ED": 4, "cavity": 3}, LabelConvention("dataset.json", ncr=2, ed=4, et=1, rc=3)),
+        ({"background": 0, "NCR": 1, "ED": 2, "ET": 3, "ignore": 4}, replace(BRATS_2023, ignored=4)),
+        ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": 3, "ignore": 4}, replace(BRATS_2023, ignored=4)),
     ],
 )
 def test_names_of_a_dataset_json(names, expected):
@@ -156,6 +158,9 @@ def test_names_of_a_dataset_json(names, expected):
         ({"background": 1, "NCR": 0, "ED": 2, "ET": 3}, "background to be 0"),
         ({"background": 0, "NCR": 1, "necrosis": 2, "ED": 3, "ET": 4}, "two labels mean NCR"),
         ({"background": 0, "NCR": 1, "ED": 1, "ET": 3}, "distinct"),
+        ({"background": 0, "NCR": 1, "ED": 2, "ET": 3, "ignore": 3}, "NCR, ED, ET, ignore need distinct"),
+        ({"background": 0, "NCR": 1, "ED": 2, "ET": 3, "ignore": [4, 5]}, "one label each"),
+        ("NCR, ED, ET", "expected labels as an object of names and values"),
         ({"WT": [1, 2, 3], "TC": [3], "ET": [3]}, "inside one another"),
         ({"WT": [1, 2, 3, 4], "TC": [1, 3], "ET": [3]}, "one label each"),
         ({"WT": [1, 2], "TC": [2, 4], "ET": [4]}, "inside one another"),
@@ -222,3 +227,14 @@ def test_what_scaling_leaves_of_whole_numbers_is_read_and_what_interpolation_lea
     ):
         with pytest.raises(ValueError, match="mask values"):
             BRATS_2018.to_classes(spoiled)
+
+
+def test_voxels_to_be_ignored_are_of_no_class_and_masks_without_any_are_read():
+    convention = convention_from_names({"background": 0, "edema": 1, "NCR": 2, "ET": 3, "ignore": 4})
+    mask = np.array([0, 1, 2, 3], np.uint8)
+    np.testing.assert_array_equal(convention.to_classes(mask), [0, 2, 1, 3])
+    for one in (np.append(mask, [4, 4]), np.append(mask, [4, 4]).astype(float)):
+        with pytest.raises(ValueError, match=r"^2 voxels have the value 4, which is named ignore: .* leave the"):
+            convention.to_classes(one)
+    with pytest.raises(ValueError, match=r"mask values \[4, 5\] are not in msd"):
+        convention.to_classes(np.append(mask, [4, 5]))
