@@ -13,7 +13,7 @@ from common.classification import predicted_positive
 from common.dicom.mgmt_cohort import Patient, series_folders
 from common.exported import SUFFIX
 from common.files import read_json, write_json
-from common.runs import RunError
+from common.runs import RunError, require_run_of
 from common.store import UnusableError
 from common.walk import shown
 from mgmt_classifier import explain
@@ -50,6 +50,7 @@ class Ensemble:
 
 def read_ensemble(run: Path) -> Ensemble:
     """The models of an ensemble's run. Raises ValueError when it is no trained one."""
+    require_run_of("mgmt_classifier", run)
     ensemble = _read_json(run / "ensemble.json", "the folder of an ensemble's run")
     try:
         weights = {str(contrast): float(weight) for contrast, weight in ensemble["weights"].items()}

@@ -10,7 +10,7 @@ from common.files import read_json
 from common.flips import averaged_flips
 from common.labels import CLASSES, REGIONS
 from common.loading import loading
-from common.runs import RunError, read_model_config, require_weights, version
+from common.runs import RunError, package_of, read_model_config, require_weights, version
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.base.runs import read as run_file
@@ -44,7 +44,7 @@ def kind_of(folder: Path) -> str:
     """Which kind of network a run's folder holds. Raises RunError when it is none's, with what it is instead."""
     config, damaged = run_file(folder, "config.json", dict)
     model = config.get("model")
-    if (folder / "ensemble.json").exists() or (isinstance(model, dict) and "backbone" in model):
+    if package_of(folder, config) == "mgmt_classifier":
         return MGMT
     try:
         return read_run(folder).kind

@@ -13,7 +13,7 @@ from common.files import typed
 from common.loading import loading
 from common.prepared import Entry
 from common.recipe import Recipe, Volume
-from common.runs import RunError
+from common.runs import RunError, package_of
 from common.scoring import EmptyPolicy, apply_empty_policy
 from experiments.base.reading import Reading, kept
 from experiments.base.trainings import given
@@ -95,7 +95,7 @@ def read_run(folder: Path) -> Finished:
     model, policy = settings["model"], settings["options"].get("empty_masks")
     if isinstance(model.get("network"), dict):  # several networks as one, and what else the study trained
         model = model["network"]
-    kind = "unet" if "spatial_dims" in model else "segresnet" if {"network", "encoder_blocks"} & set(model) else None
+    kind = {"unet_tf": "unet", "segresnet_monai": "segresnet"}.get(package_of(folder, settings))
     if kind is None or policy not in get_args(EmptyPolicy):
         raise RunError(f"{folder / 'config.json'}: expected the settings of a SegResNet or a U-Net, found others")
     parts = dict.fromkeys((*SEEN_IN, "test"), list)

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,8 +22,11 @@ import pytest
 from common import runs
 from common.files import write_json
 from common.recipe import Recipe
-from common.runs import History, Run, RunError, configuration_hash, environment, is_in_use
+from common.runs import History, Run, RunError, configuration_hash, environment, is_in_use, read_model_config
 from common.settings import later
+from mgmt_classifier.config import Config as Mgmt
+from segresnet_monai.config import Config as SegResNet
+from unet_tf.config import Config as UNet
 
 ROOT = Path(__file__).parents[2]
 
@@ -464,3 +467,23 @@ def test_a_run_that_goes_on_with_other_code_says_so(tmp_path, capsys):
     here = runs._short(start["git_commit"])
     said = f"note: goes on with other code than it was begun with: 0123, now {here}; --fresh starts over"
     assert capsys.readouterr().err.strip() == said
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["one network", "several as one"])
+def test_the_run_of_another_network_is_named_with_the_command_that_reads_it(tmp_path, inside):
+    packages = {"segresnet_monai": SegResNet, "unet_tf": UNet, "mgmt_classifier": Mgmt}
+    for own, config in packages.items():
+        model = asdict(config())
+        write_json(tmp_path / "config.json", {"model": {"network": model} if inside else model})
+        for package, asked in packages.items():
+            if package != own:
+                with pytest.raises(RunError, match=rf"found that of an? .*: python -m {own}\.predict reads it$"):
+                    read_model_config(tmp_path, asked)
+        if not inside:
+            assert read_model_config(tmp_path, config) == config()
+
+
+def test_the_run_of_an_ensemble_is_no_segmentations(tmp_path):
+    write_json(tmp_path / "ensemble.json", {"weights": {"FLAIR": 1.0}, "threshold": 0.5})
+    with pytest.raises(RunError, match=r"python -m mgmt_classifier\.predict reads it$"):
+        read_model_config(tmp_path, UNet)
