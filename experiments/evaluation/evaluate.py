@@ -1,7 +1,7 @@
 """Methods on a cohort -> a folder with scores, comparisons, ranking, tables and pictures, and what is shown of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +132,12 @@ def _misplaced(works: Sequence[Work], cases: pd.DataFrame) -> Iterator[str]:
     by_case = {work.subject.id: work for work in works}
     for method, ids in misplaced.suspects(cases).items():
         predicted, truths, affines = {}, {}, {}
-        for case in ids:  # with all methods' label maps, of which no others are kept
-            truth, maps = volumes(by_case[case])
+        for case in ids:
+            work = by_case[case]
+            own = tuple(each for each in work.label_maps if each.method == method)
+            truth, maps = volumes(replace(work, label_maps=own))
             predicted[case], truths[case] = maps[method] > 0, truth > 0
-            affines[case] = nifti.affine_mm(nifti.read_header(by_case[case].subject.label))
+            affines[case] = nifti.affine_mm(nifti.read_header(work.subject.label))
         yield from misplaced.notes(method, predicted, truths, affines)
 
 

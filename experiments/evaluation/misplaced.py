@@ -1,7 +1,7 @@
-"""Label maps that are not what they should be: mirrored, of another case, or nearly equal to another method's."""
+"""Label maps that are not what they should be: mirrored, moved, another case's, or nearly equal to another method's."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import nibabel as nib
 import numpy as np
@@ -11,9 +11,16 @@ from common.words import listed
 from experiments.evaluation.summary import NEARLY
 
 LITTLE = 0.5
-"""Dice of the whole tumour, below which a label map is looked at."""
+"""Dice of the whole tumour, below which a label map may be mirrored or another case's."""
 GAIN = 0.3
 """Dice that it must gain otherwise for a note; a bad answer gains some by chance."""
+WELL = 0.8
+"""Dice below which a label map may be moved, and which it must reach where it should lie: large tumours keep most of
+theirs in a shift by a few voxels."""
+MOVED_GAIN = 0.2
+"""Dice that it must gain there."""
+APART_VOXELS = 2
+"""By which shifts of one method may differ, axis by axis, and still be one: middles of answers are that exact."""
 LOOKED_AT = 12
 """A method's label maps that are, those first that meet least."""
 SLIGHTLY = 0.01
@@ -23,11 +30,11 @@ TURNED = {"R": "L", "A": "P", "S": "I"}
 
 
 def suspects(cases: pd.DataFrame) -> dict[str, list[str]]:
-    """By method, the cases whose label map and truth both hold a tumour and hardly meet.
+    """By method, the cases whose label map and truth both hold a tumour and do not meet well.
 
     cases: a row per method and case, as in cases.csv.
     """
-    both = cases[np.isfinite(cases["hd95_WT"]) & (cases["dice_WT"] < LITTLE)].sort_values("dice_WT")
+    both = cases[np.isfinite(cases["hd95_WT"]) & (cases["dice_WT"] < WELL)].sort_values("dice_WT")
     return {str(method): list(rows["case"][:LOOKED_AT]) for method, rows in both.groupby("method", sort=False)}
 
 
@@ -42,24 +49,32 @@ def notes(
     predicted, truths: by case the whole tumour (x, y, z), bool, on the truth's grid; affines: of these grids.
     """
     mirrored: dict[str, list[str]] = {}
-    gains: dict[str, tuple[float, float]] = {}
+    met: dict[str, tuple[float, float]] = {}
+    shift, moved = _moved(predicted, truths)
     for case, own in predicted.items():
         read = _dice(own, truths[case])
+        if read >= LITTLE:
+            continue
         others = {other: truth for other, truth in truths.items() if other != case and truth.shape == own.shape}
         found = {f"the truth of {other}, exchanged with it?": _dice(own, truth) for other, truth in others.items()}
         turned = {_along(axes, affines[case]): _dice(np.flip(own, axes), truths[case]) for axes in _AXES}
         best = max(found | turned, key=(found | turned).get)
         gain = (found | turned)[best]
-        if gain < read + GAIN:
+        if gain < max(read + GAIN, moved.get(case, (0.0, 0.0))[0]):
             continue
-        gains[case] = gain, read
+        met[case] = gain, read
         if best in turned:
             mirrored.setdefault(best, []).append(case)
         else:
             yield f"{method}: {case} meets {best}{_said(gain, read)}"
     for along, cases in mirrored.items():
-        gain, read = np.mean([gains[case] for case in cases], axis=0)
-        yield f"{method}: {listed(cases)} would meet the truth mirrored {along}{_said(gain, read)}"
+        yield f"{method}: {listed(cases)} would meet the truth mirrored {along}{_said_of(cases, met)}"
+    if cases := [case for case in moved if case not in met]:
+        along = ", ".join(f"{voxels:+d}" for voxels in shift)
+        yield (
+            f"{method}: {listed(cases)} would meet the truth moved by ({along}) voxels along the axes of its "
+            f"grid{_said_of(cases, moved)}: was a crop's offset lost?"
+        )
 
 
 def alike(cases: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
@@ -81,12 +96,38 @@ def nearly_equal(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.count_nonzero(one != other) < NEARLY * np.count_nonzero(one | other))
 
 
+def _moved(
+    predicted: Mapping[str, np.ndarray], truths: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, tuple[float, float]]]:
+    """The shift in voxels that most label maps need, and at least two, and the Dice of these by case: with its own
+    shift, by which the whole tumours' middles differ, and as it is read."""
+    shifts, met = {}, {}
+    for case, own in predicted.items():
+        places, truth = np.argwhere(own), truths[case]
+        shift = np.rint(np.argwhere(truth).mean(axis=0) - places.mean(axis=0)).astype(int)
+        there = places + shift
+        there = there[((there >= 0) & (there < truth.shape)).all(axis=1)]
+        dice = float(2 * np.count_nonzero(truth[tuple(there.T)]) / (len(places) + np.count_nonzero(truth)))
+        read = _dice(own, truth)
+        if dice >= max(WELL, read + MOVED_GAIN):
+            shifts[case], met[case] = shift, (dice, read)
+    if not shifts:
+        return np.zeros(3, int), {}
+    middle = np.quantile(list(shifts.values()), 0.5, axis=0, method="lower")
+    alike = [case for case, shift in shifts.items() if (np.abs(shift - middle) <= APART_VOXELS).all()]
+    return middle, {case: met[case] for case in alike} if 2 <= len(alike) > len(predicted) / 2 else {}
+
+
 _AXES = tuple(axes for n in (1, 2, 3) for axes in itertools.combinations(range(3), n))
 
 
 def _along(axes: tuple[int, ...], affine: np.ndarray) -> str:
     codes = nib.aff2axcodes(affine)
     return " and ".join(ALONG[TURNED.get(codes[axis], codes[axis])] for axis in axes)
+
+
+def _said_of(cases: Sequence[str], met: Mapping[str, tuple[float, float]]) -> str:
+    return _said(*np.mean([met[case] for case in cases], axis=0))
 
 
 def _said(found: float, read: float) -> str:
