@@ -6,7 +6,7 @@ inside out, in most masks at once, where a single glioma may well have another s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,15 +71,18 @@ def doubts(masks: Iterable[Layers]) -> list[str]:
 
 
 def absences(masks: Iterable[frozenset[str]]) -> list[str]:
-    """Empty masks, and classes that none of three masks or more holds; masks: the classes that each of them holds."""
+    """Empty masks, and classes that none of them holds; masks: the classes that each of them holds."""
     masks = list(masks)
-    found = []
-    if empty := sum(not classes for classes in masks):
-        found.append(f"{empty} of {len(masks)} masks are empty")
-    absent = [name for name in CLASSES[1:] if not any(name in classes for classes in masks)]
-    if absent and len(masks) - empty >= MINIMUM_MASKS:
-        found.append(
-            f"none of {len(masks)} masks holds {' or '.join(absent)}: check that the masks' values mean what they are "
-            "read as, and that they are no masks of the whole tumour or brain"
-        )
-    return found
+    empty = sum(not classes for classes in masks)
+    return [*([f"{empty} of {len(masks)} masks are empty"] if empty else []), *absent(masks)]
+
+
+def absent(masks: Collection[Set[str]], *, expected: Sequence[str] = CLASSES[1:]) -> list[str]:
+    """Expected classes that none of the masks holds, where three or more hold any; masks: the classes of each."""
+    missing = [name for name in expected if not any(name in classes for classes in masks)]
+    if not missing or sum(map(bool, masks)) < MINIMUM_MASKS:
+        return []
+    return [
+        f"none of {len(masks)} masks holds {' or '.join(missing)}: check that the masks' values mean what they are "
+        "read as, and that they are no masks of the whole tumour or brain"
+    ]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from common.files import write_csv
 from common.labels import CLASSES, CLASSES_WITH_CAVITY
+from common.plausibility import absent
 from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better, summarise
 from common.statistics import holm
 from common.words import listed, plural
@@ -142,32 +143,45 @@ def truths(pairs: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
 
 
 def swaps(pairs: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
-    """What says that a method's values mean other classes than they are read as, in all cases or in some.
+    """What says that a method's values mean other classes than they are read as, in all cases or in some, or that its
+    label maps lack classes.
 
     pairs: as of :func:`truths`.
     """
     notes = []
     for method, own in pairs.items():
-        if said := _swapped(sum(own.values()), SWAP_GAIN):
+        together = sum(own.values())
+        held = together.any(axis=1)
+        if said := _swapped(together, SWAP_GAIN, held):
             notes.append(f"{method}: its labels would agree better with the truth, by mean Dice over all voxels {said}")
             continue
         cases: dict[str, list[str]] = {}
         for case, found in own.items():
-            if said := _swapped(found, SWAP_GAIN_OF_CASE):
+            if said := _swapped(found, SWAP_GAIN_OF_CASE, held):
                 cases.setdefault(said.partition("with ")[2], []).append(case)
         notes += [
             f"{method}: in {_of(those, own)} its labels would agree much better with the truth with {said}"
             for said, those in cases.items()
         ]
+        if not cases:
+            notes += [f"{method}: {said}" for said in _absent(own)]
     return notes
 
 
-def _swapped(pairs: np.ndarray, least_gain: float) -> str:
-    """Under which other reading of the values mean Dice gains so much, in words; empty where under none."""
-    orders = {order: _mean_dice(pairs[[0, *order]]) for order in itertools.permutations((1, 2, 3, 4))}
+def _swapped(pairs: np.ndarray, least_gain: float, held: np.ndarray) -> str:
+    """Under which other reading of the values mean Dice gains so much, in words; empty where under none.
+
+    held: by class, whether any of the method's label maps holds it; of others nothing can be read otherwise.
+    """
+    classes = range(1, len(CLASSES))
+    orders = {
+        order: _mean_dice(pairs[[0, *order]])
+        for order in itertools.permutations((1, 2, 3, 4))
+        if all(held[own] or own == name for own, name in zip(order, classes, strict=False))
+    }
     read = orders.pop((1, 2, 3, 4))
-    best = max(orders, key=orders.get)
-    if orders[best] <= read + least_gain:
+    best = max(orders, key=orders.get, default=None)
+    if best is None or orders[best] <= read + least_gain:
         return ""
     other = [
         f"its {CLASSES_WITH_CAVITY[own]} as {name}"
@@ -175,6 +189,13 @@ def _swapped(pairs: np.ndarray, least_gain: float) -> str:
         if CLASSES_WITH_CAVITY[own] != name
     ]
     return f"{orders[best]:.2f} in place of {read:.2f}, with {', '.join(other)}: check what its values mean"
+
+
+def _absent(pairs: Mapping[str, np.ndarray]) -> list[str]:
+    """Classes of the truths that none of a method's label maps holds, as a cohort's audit says it of masks."""
+    masks = [{name for name, row in zip(CLASSES[1:], found[1:], strict=False) if row.any()} for found in pairs.values()]
+    true = sum(pairs.values()).any(axis=0)
+    return absent(masks, expected=[name for name, there in zip(CLASSES[1:], true[1:], strict=False) if there])
 
 
 def _of(cases: Sequence[str], everyone: Sized) -> str:

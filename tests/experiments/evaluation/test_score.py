@@ -27,6 +27,7 @@ from experiments.evaluation import inputs, label_maps, pictures, scoring
 from experiments.evaluation.evaluate import evaluate
 from experiments.evaluation.inputs import ScoreOptions
 from experiments.evaluation.ranking import RANKED, ranking
+from experiments.evaluation.summary import swaps
 from experiments.evaluation.tables import signed
 from tests.cohorts import write_cohort
 from tests.columns import columns, documented
@@ -711,6 +712,22 @@ def test_labels_that_are_missed_or_invented_are_named_below_the_scores(data, set
         )
     evaluate(options(predictions=(f"few={tmp_path}",), convention=()))
     assert f"few: ET missed in 1 case ({cases[2]})\n" in capsys.readouterr().out.replace(";", "\n")
+
+
+def test_whole_tumours_in_one_value_are_named_as_such_and_not_as_exchanged_labels():
+    # Rows are what was predicted, columns the truth: background, NCR, ED, ET, RC.
+    truth = np.array([0, 100, 600, 300, 0])
+    whole = np.diag([10_000, 0, 0, 0, 0])
+    whole[1] = truth  # all in the value of NCR
+    (note,) = swaps({"whole": dict.fromkeys("abc", whole)})
+    assert note.startswith("whole: none of 3 masks holds ED or ET: check that the masks' values mean")
+    exact = np.diag([10_000, *truth[1:]])
+    assert swaps({"exact": dict.fromkeys("abc", exact)}) == []
+    low_grade = np.diag([10_000, 100, 600, 0, 0])
+    assert swaps({"no ET anywhere": dict.fromkeys("abc", low_grade)}) == []
+    exchanged = exact[[0, 2, 1, 3, 4]]
+    (note,) = swaps({"exchanged": dict.fromkeys("abc", exchanged)})
+    assert "with its ED as NCR, its NCR as ED: check" in note
 
 
 def test_values_of_another_convention_are_refused_before_anything_is_scored(options, sets, monkeypatch):
