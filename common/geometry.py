@@ -1,5 +1,8 @@
 """What a scan's header says about where its voxels lie, and whether that can be trusted."""
 
+from collections.abc import Sequence
+from itertools import product
+
 import nibabel as nib
 import numpy as np
 
@@ -18,8 +21,20 @@ OBLIQUE_NOTE_DEGREES = 1.0
 """Smallest such angle that is worth a note."""
 SHEAR_DEGREES = 1.0
 """Largest departure from right angles between a scan's axes."""
+GRID_TOLERANCE_MM = 0.1
+"""By which the voxels of two files of one grid may lie apart: tools round headers (float32 to about 1e-5 mm, text to
+some decimals), and a tenth of a voxel of 1 mm moves nothing that is seen or scored."""
 OFFSET_MM = 1.0
 """Difference between sform and qform, at equal voxel sizes and directions, that is worth a note."""
+
+
+def apart_mm(shape: Sequence[int], one: np.ndarray, other: np.ndarray) -> float:
+    """How far, at most, the same voxel of a grid (x, y, z) lies apart by two affines (4, 4) in mm.
+
+    The farthest is one at a corner: what differs grows with the voxels' indices.
+    """
+    corners = np.array([*product(*((0, n - 1) for n in shape), [1])])
+    return float(np.linalg.norm(corners @ (one - other)[:3].T, axis=1).max())
 
 
 def problem(scan: Scan) -> str | None:

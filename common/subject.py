@@ -25,7 +25,6 @@ from common.words import listed
 
 CONTRASTS = ("FLAIR", "T1", "T1ce", "T2")
 LABEL = "label"
-AFFINE_TOLERANCE_MM = 1e-3  # float32 headers of one grid written by different tools differ by about 1e-5
 # BraTS-GLI-00000-000 and -001, Brats18_TCIA01_131_1 and _2, UCSF-PDGM-0004 and UCSF-PDGM-0004_FU016d,
 # UPENN-GBM-00001_11 and _21 (before and after surgery), sessions as in BIDS: time points of one patient.
 _TIME_POINT = re.compile(
@@ -315,6 +314,9 @@ def _read(
 def _grid_difference(scan: Scan, shape: tuple[int, ...], affine: np.ndarray, other: str) -> str | None:
     if scan.data.shape != tuple(shape):
         return f"shape {scan.data.shape} differs from {tuple(shape)} of {other}"
-    if (apart := float(np.abs(scan.affine - affine).max())) > AFFINE_TOLERANCE_MM:
-        return f"its affine differs from that of {other} by up to {apart:.3g}"
+    if (apart := geometry.apart_mm(shape, scan.affine, affine)) > geometry.GRID_TOLERANCE_MM:
+        return (
+            f"its affine places voxels up to {apart:.3g} mm from those of {other}: resample it to that grid, or where "
+            f"its header alone is wrong, write it with the affine of {other}"
+        )
     return None

@@ -5,7 +5,6 @@ import scipy  # its parts when they are first used: a third of a second
 
 from common import geometry
 from common.nifti import Scan, ScanError
-from common.subject import AFFINE_TOLERANCE_MM
 
 VOXEL_TOLERANCE = 1e-3
 """Voxels by which an axis or a shift may be off and still count as turned or cut only."""
@@ -20,7 +19,9 @@ def problem(scan: Scan, shape: tuple[int, ...], affine: np.ndarray) -> str | Non
 
 def lies_as(scan: Scan, shape: tuple[int, ...], affine: np.ndarray) -> bool:
     """Whether a scan (x, y, z) has the grid, voxel by voxel."""
-    return scan.data.shape == tuple(shape) and np.abs(scan.affine - affine).max() <= AFFINE_TOLERANCE_MM
+    if scan.data.shape != tuple(shape):
+        return False
+    return geometry.apart_mm(shape, scan.affine, affine) <= geometry.GRID_TOLERANCE_MM
 
 
 def onto(scan: Scan, truth: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, str]:

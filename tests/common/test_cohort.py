@@ -366,7 +366,7 @@ def damage(folder):
 
     file(1, "_t1ce").unlink()
     save(file(2, "_t1"), volume("T1", (6, 5, 3)))
-    save(file(3, "_t2"), volume("T2"), np.diag([-1.0, -1, 1.01, 1]))
+    save(file(3, "_t2"), volume("T2"), np.diag([-1.0, -1, 1.1, 1]))
     content = file(4, "_flair").read_bytes()
     file(4, "_flair").write_bytes(content[:-20])
     content = bytearray(file(5, "_seg").read_bytes())
@@ -392,7 +392,7 @@ def damage(folder):
     return {
         1: ["missing T1ce"],
         2: [r"shape \(6, 5, 3\) differs from \(6, 5, 4\) of FLAIR.*_t1\.nii"],
-        3: [r"affine differs from that of FLAIR by up to 0\.01.*_t2"],
+        3: [r"its affine places voxels up to 0\.3 mm from those of FLAIR: resample it to that grid, .*_t2"],
         4: ["truncated.*_flair"],
         5: ["(damaged|truncated|begins with).*_seg"],
         6: [r"mask values \[5\]"],
@@ -487,6 +487,23 @@ def test_loading_refuses_a_mask_on_another_grid(tmp_path):
     subject = next(s for s in find_subjects(tmp_path).subjects if s.id == "BraTS2021_00011")
     with pytest.raises(ScanError, match=r"_seg\.nii\.gz: shape \(6, 5, 3\) differs"):
         subject.load_labels()
+
+
+@pytest.mark.parametrize(("off_mm", "is_taken"), [(0.01, True), (0.09, True), (0.11, False), (2.0, False)])
+def test_a_mask_whose_origin_is_off_by_far_less_than_a_voxel_lies_on_its_scans_grid(tmp_path, off_mm, is_taken):
+    folder = subject_2018(tmp_path, "BraTS2021_00001")
+    moved = AFFINE + np.array([[0, 0, 0, off_mm], [0] * 4, [0] * 4, [0] * 4])
+    save(folder / "BraTS2021_00001_seg.nii.gz", BRATS_2018.from_classes(classes()), moved)
+    (subject,) = find_subjects(tmp_path).subjects
+    problems = [problem.what for problem in examine(subject).problems]
+    if is_taken:
+        assert problems == []
+        np.testing.assert_array_equal(subject.load_labels(), classes())
+    else:
+        (said,) = problems
+        assert f"its affine places voxels up to {off_mm:g} mm from those of FLAIR" in said
+        with pytest.raises(ScanError, match=f"up to {off_mm:g} mm"):
+            subject.load_labels()
 
 
 def test_images_of_different_types_are_stacked_without_loss(tmp_path):

@@ -113,3 +113,13 @@ def test_sheared_axes_are_refused(tmp_path):
 def test_voxels_of_a_type_and_of_another_size_are_refused(tmp_path):
     with pytest.raises(nifti.ScanError, match=r"a\.nii: its header contradicts itself: .*int16 and of 8 bits"):
         written(tmp_path / "a.nii", lambda header: header.__setitem__("bitpix", 8))
+
+
+def test_voxels_lie_apart_as_far_as_the_farthest_of_all():
+    one = np.array([[-0.9, 0.1, 0, 90], [0.1, -1, 0.2, 120], [0, 0.2, 1.5, -70], [0, 0, 0, 1]])
+    other = one + np.array([[0.01, 0, 0, -0.02], [0, 0, 0.03, 0], [0, -0.02, 0, 0.05], [0, 0, 0, 0]])
+    shape = (5, 7, 3)
+    voxels = np.moveaxis(np.indices(shape), 0, -1)
+    farthest = np.linalg.norm(nib.affines.apply_affine(one, voxels) - nib.affines.apply_affine(other, voxels), axis=-1)
+    assert geometry.apart_mm(shape, one, other) == pytest.approx(farthest.max())
+    assert geometry.apart_mm(shape, one, one) == 0
