@@ -98,7 +98,9 @@ def cross_validated(
         both = {contrast: fitted[f"{prefix}fold{number}/{contrast}"] for contrast in settings.models}
         weight = best_weight(both, nearest_to=settings.flair_weight)
         chosen = together(both, "validation", weight)
-        threshold = best_threshold(chosen["ensemble"].to_numpy(), chosen["label"].to_numpy())
+        # The models may differ in it; the report's weights make the ensemble FLAIR's first of all.
+        steps = settings.flair.threshold_steps
+        threshold = best_threshold(chosen["ensemble"].to_numpy(), chosen["label"].to_numpy(), steps=steps)
         tested = together(both, "test", weight)
         called = predicted_positive(tested["ensemble"].to_numpy(), threshold)
         tested["correct"] = called == tested["label"].to_numpy()
@@ -145,7 +147,7 @@ def shuffle(labels: Mapping[str, int], *, seed: int) -> dict[str, int]:
 
 
 def baseline(study: MgmtStudy, settings: Settings) -> np.ndarray:
-    """A logistic regression's probabilities, in the order of :func:`cross_validate`, trained on each fold's others."""
+    """A logistic regression's probabilities, in the order of :func:`cross_validated`, trained on each fold's others."""
     entries = {contrast: study.stores[config.recipe].entries for contrast, config in settings.models.items()}
     facts = simple_features(entries, sorted(study.labels))
     found = []
