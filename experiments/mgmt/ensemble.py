@@ -17,6 +17,7 @@ from common.classification import (
 from common.files import write_csv, write_json
 from common.loading import loading
 from common.runs import History
+from common.settings import check
 from common.words import plural
 from experiments.base.results import Result
 from experiments.mgmt.study import Fitted, MgmtStudy, Model, prepare
@@ -43,6 +44,15 @@ class Settings:
     """The same with --protocol submission (R)."""
     folds: int = 5
     """Of the patients, with --protocol nested (D)."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (
+                (0 < self.flair_weight < 1, "flair_weight", "between 0 and 1, both excluded"),
+                (self.folds >= 3, "folds", "3 or more"),
+            ),
+        )
 
     @property
     def models(self) -> dict[str, Config]:

@@ -197,8 +197,7 @@ def ensemble(folder: Path, entries: Prepared, weights: Mapping[str, float]) -> d
         contrast: dict(predict(folder / contrast, list(of_patient.values())))
         for contrast, of_patient in entries.items()
     }
-    used = {contrast: weight for contrast, weight in weights.items() if weight > 0}
-    return parts | {"ensemble": weighted_mean({contrast: parts[contrast] for contrast in used}, used)}
+    return parts | {"ensemble": weighted_mean(parts, weights)}
 
 
 def predictions(run: Finished, site: Site, entries: Prepared, control: Path | None, simple: np.ndarray) -> pd.DataFrame:

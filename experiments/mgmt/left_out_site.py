@@ -223,9 +223,8 @@ def together(folder: Path, settings: Settings) -> tuple[pd.DataFrame, float]:
     for contrast, model in models.items():
         parts[contrast] = dict(zip(model.test["id"], model.test["probability"], strict=True))
         table[contrast] = table["id"].map(parts[contrast])
-    used = {contrast: weight for contrast, weight in settings.weights.items() if weight > 0}
     try:
-        mean = weighted_mean({contrast: parts[contrast] for contrast in used}, used)
+        mean = weighted_mean(parts, settings.weights)
     except ValueError as error:
         raise RunError(f"{folder}: {error}; --fresh starts over") from error
     return table.assign(ensemble=table["id"].map(mean)), float(np.mean([model.threshold for model in models.values()]))
