@@ -10,8 +10,9 @@ so the last epoch is kept and the threshold is 0.5. The report names neither con
 from dataclasses import dataclass, replace
 
 from experiments.base.options import command_line
+from experiments.mgmt.options import MgmtOptions
 from experiments.mgmt.pair import run_pair
-from experiments.mgmt.study import SMALL, MgmtOptions
+from experiments.mgmt.study import SMALL
 from mgmt_classifier.config import Config
 
 EXPERIMENT = "mgmt_backbones"

@@ -18,7 +18,9 @@ from typing import Literal
 from common.classification import roc_auc
 from experiments.base.options import command_line
 from experiments.mgmt.ensemble import Settings, predict_unlabelled, score, train
-from experiments.mgmt.study import SMALL, MgmtOptions, mgmt_study
+from experiments.mgmt.opening import mgmt_study
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.study import SMALL
 
 EXPERIMENT = "mgmt_ensemble"
 

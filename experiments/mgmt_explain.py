@@ -17,7 +17,8 @@ from experiments import mgmt_ensemble
 from experiments.base.options import command_line
 from experiments.mgmt.ensemble import train
 from experiments.mgmt.explanation import explain
-from experiments.mgmt.study import MgmtOptions, MgmtStudy
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.study import MgmtStudy
 
 EXPERIMENT = "mgmt_explain"
 

@@ -24,8 +24,8 @@ from experiments.base.options import Refused, command_line, refusals
 from experiments.mgmt import left_out_site
 from experiments.mgmt.ensemble import score, train
 from experiments.mgmt.external import EXPERIMENT, sites_of, test_on
+from experiments.mgmt.options import MgmtOptions
 from experiments.mgmt.sites import SiteOptions, places
-from experiments.mgmt.study import MgmtOptions
 
 OF_THE_RUN = ("labels", "max_patients", "leave_out_doubtful", "effect", "confounder", "phantom_seed")
 """Options of the training, which do nothing where its finished run is given."""

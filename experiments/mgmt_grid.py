@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from experiments.base.options import command_line
 from experiments.mgmt.grid import Settings, score
-from experiments.mgmt.study import SMALL, MgmtOptions, mgmt_study
+from experiments.mgmt.opening import mgmt_study
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.study import SMALL
 
 EXPERIMENT = "mgmt_grid"
 

@@ -23,7 +23,8 @@ from experiments.base import runs
 from experiments.base.options import BothTasks, Refused
 from experiments.base.reading import kept
 from experiments.base.runs import shown
-from experiments.mgmt.study import MgmtOptions, phantom_patients
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.phantoms import phantom_patients
 from experiments.segmentation.phantoms import phantom_cohort
 
 MASKS = ("NCR", "ED", "ET", "WT")

@@ -16,23 +16,24 @@ import pandas as pd
 
 from common import splits
 from common.baselines import baseline_probabilities
-from common.dicom.mgmt_cohort import MgmtCohort, find_patients
+from common.dicom.mgmt_cohort import MgmtCohort
 from common.files import write_csv
 from common.runs import Run, RunError, configuration_hash
 from common.splits import Split
 from common.transport import judge
 from experiments.base.engines import run as run_trainings
-from experiments.base.options import Refused, leave_out, refuse_phantoms
+from experiments.base.options import Refused, leave_out
 from experiments.base.progress import begin, step
 from experiments.base.trainings import require
 from experiments.mgmt.ensemble import Settings
 from experiments.mgmt.external_results import EXPERIMENT, Tested, report, samples, show
 from experiments.mgmt.nested import shuffle
-from experiments.mgmt.phantoms import phantom_patients, phantom_site
+from experiments.mgmt.patients import find_cohort, labelled, prepare_patients
+from experiments.mgmt.phantoms import phantom_site
 from experiments.mgmt.pooled import DEFAULT_CUT, pooled_id, site_in_data
 from experiments.mgmt.simple import simple_features
 from experiments.mgmt.sites import Prepared, Site, SiteOptions, counts, facts, prepare_site, read_site, read_sites, warn
-from experiments.mgmt.study import PREDICTIONS, fitted, labelled, model_training
+from experiments.mgmt.study import PREDICTIONS, fitted, model_training
 from mgmt_classifier.ensemble import weighted_mean
 
 if TYPE_CHECKING:
@@ -107,22 +108,18 @@ def run(options: SiteOptions, settings: Settings, *, shuffled: bool) -> Path:
 
 def gather(options: SiteOptions, settings: Settings) -> Pool:
     """All sites' patients, prepared. Raises Refused when there are fewer than two, or somebody cannot be used."""
-    from mgmt_classifier import data, scans
+    from mgmt_classifier import scans
 
     cohort, entries, labels, site, synthetic = None, {c: {} for c in settings.models}, {}, {}, {}
     left_out = {}
     cuts = dict.fromkeys(settings.models, DEFAULT_CUT)
     embedded = options.data is None and not options.sites
     if options.data is not None or embedded:
-        cohort = find_patients(options.data or phantom_patients(options), options.labels)
-        if options.data is not None:
-            refuse_phantoms(options.data, cohort.any_series)
+        cohort = find_cohort(options)
         patients, doubtful = labelled(cohort, options)
-        problems = {}
-        for contrast, config in settings.models.items():
-            store = data.prepare(patients, config.recipe, options.prepared, n_jobs=options.jobs)
-            entries[contrast] = dict(store.entries)
-            problems |= dict.fromkeys(store.problems)
+        recipes = {contrast: config.recipe for contrast, config in settings.models.items()}
+        stores, problems = prepare_patients(patients, recipes.values(), options)
+        entries = {contrast: dict(stores[recipe].entries) for contrast, recipe in recipes.items()}
         out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patient")
         left_out = {reason: ids for reason, ids in (("doubtful", doubtful), ("cannot be used", out)) if ids}
         kept = [patient for patient in patients if patient.id not in out]

@@ -24,8 +24,10 @@ from common.classification import (
 from common.files import write_csv
 from common.splits import Split, k_folds_stratified
 from experiments.mgmt.ensemble import Settings
+from experiments.mgmt.opening import mgmt_study
+from experiments.mgmt.options import MgmtOptions
 from experiments.mgmt.simple import simple_features
-from experiments.mgmt.study import Fitted, MgmtOptions, MgmtStudy, Model, mgmt_study
+from experiments.mgmt.study import Fitted, MgmtStudy, Model
 from mgmt_classifier.ensemble import weighted_mean
 
 EXPERIMENT = "mgmt_ensemble_nested"

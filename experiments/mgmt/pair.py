@@ -14,7 +14,9 @@ from common.classification import (
     verdict,
 )
 from common.words import p_value
-from experiments.mgmt.study import MgmtOptions, MgmtStudy, Model, mgmt_study
+from experiments.mgmt.opening import mgmt_study
+from experiments.mgmt.options import MgmtOptions
+from experiments.mgmt.study import MgmtStudy, Model
 from mgmt_classifier.config import Config
 
 

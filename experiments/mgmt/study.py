@@ -1,8 +1,6 @@
-"""What the MGMT experiments share: options, cohort, prepared slices, stratified split, trained models, results."""
+"""What the MGMT experiments share once a study is opened: cohort, prepared slices, split, trained models, results."""
 
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,24 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from common import splits
-from common.dicom.mgmt_cohort import DOUBTFUL, MgmtCohort, Patient, find_patients
+from common.dicom.mgmt_cohort import MgmtCohort
 from common.files import write_json, write_text
-from common.processes import check_alone
-from common.runs import Run, configuration_hash, describe, folder_of_run, is_in_use, same_settings
+from common.runs import Run, describe, is_in_use
 from common.store import Store
-from common.subject import Problem
-from common.words import plural
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.engines import run
-from experiments.base.options import Refused, absolute, leave_out, refusals, refuse_phantoms
-from experiments.base.progress import begin, say_store, step
+from experiments.base.options import absolute
+from experiments.base.progress import begin, step
 from experiments.base.results import Result
 from experiments.base.trainings import Training, given, python, require, shared_by
-from experiments.mgmt.cohort import notes_on_series
 from experiments.mgmt.meanings import meanings
 from experiments.mgmt.options import MgmtOptions
-from experiments.mgmt.phantoms import phantom_patients
 
 if TYPE_CHECKING:
     from mgmt_classifier.config import Config
@@ -187,126 +180,3 @@ def prepare(study: MgmtStudy, patients: Iterable[str], config: "Config") -> "dic
     wanted = set(patients)
     chosen = [patient for patient in study.cohort.patients if patient.id in wanted]
     return data.prepare(chosen, config.recipe, study.options.prepared, n_jobs=study.options.jobs).entries
-
-
-@contextmanager
-def mgmt_study(
-    experiment: str,
-    options: MgmtOptions,
-    settings: Any,
-    configs: "Iterable[Config]",
-    parts: tuple[float, float, float] | int,
-) -> Iterator[MgmtStudy]:
-    """Find, check and prepare the cohort for every model, split it, and open the run's folder.
-
-    settings: everything that the run depends on, a dataclass. configs: the models that will be trained; a patient is
-    used if the slices of all can be prepared. parts: fractions of the patients to train, validate and test, each with
-    its share of both classes, or a number of folds, of which the first is the study's split.
-    What the user can mend (bad series, too few patients, a full disk, a run in use) ends the program with a message and
-    exit status 1.
-    """
-    with refusals():
-        check_alone()
-        opened = _open(experiment, options, settings, configs, parts)
-        with opened.run:
-            opened.run.close()
-            yield opened
-
-
-def labelled(cohort: MgmtCohort, options: MgmtOptions) -> tuple[list[Patient], list[str]]:
-    """The patients with a label that the options leave in, and ids of the doubtful ones that they leave out.
-
-    Raises Refused when there is no patient.
-    """
-    doubtful = set(DOUBTFUL) if options.leave_out_doubtful else set()
-    patients = [patient for patient in cohort.patients if patient.label is not None and patient.id not in doubtful]
-    if not patients:
-        raise Refused(f"{cohort.folder}: expected patients with a label, found none; --labels names the table")
-    return patients[: options.max_patients], sorted(doubtful & {patient.id for patient in cohort.patients})
-
-
-def _split(
-    patients: Iterable[Patient], options: MgmtOptions, parts: tuple[float, float, float] | int, folder: Path
-) -> splits.Split:
-    labels = {patient.id: patient.label for patient in patients}
-    try:
-        if isinstance(parts, int):
-            return splits.k_folds_stratified(labels, k=parts, seed=options.split_seed)[0]
-        return splits.split_stratified(labels, fractions=parts, seed=options.split_seed)
-    except ValueError as error:
-        raise Refused(f"{folder}: {error}") from error
-
-
-def _open(
-    experiment: str,
-    options: MgmtOptions,
-    settings: Any,
-    configs: "Iterable[Config]",
-    parts: tuple[float, float, float] | int,
-) -> MgmtStudy:
-    from mgmt_classifier import data
-
-    with step(1):
-        folder = phantom_patients(options) if options.data is None else options.data
-        cohort = find_patients(folder, options.labels)
-        print(f"    {plural(len(cohort.patients), 'patient')} in {cohort.folder}", file=sys.stderr)
-    if options.data is not None:
-        refuse_phantoms(options.data, cohort.any_series)
-    patients, doubtful = labelled(cohort, options)
-    _split(patients, options, parts, cohort.folder)  # what is too few before the series are read is too few after it
-    stores: dict[SliceRecipe, Store] = {}
-    problems: dict[Problem, None] = {}
-    recipes = dict.fromkeys(config.recipe for config in configs)
-    with step(2):
-        say_store(options.prepared, len(patients) * sum(recipe.bytes_per_patient for recipe in recipes))
-        for recipe in recipes:
-            stores[recipe] = data.prepare(patients, recipe, options.prepared, n_jobs=options.jobs)
-            problems |= dict.fromkeys(stores[recipe].problems)
-    of = f"of {len(patients)} "
-    left_out = leave_out(problems, cohort.folder, allowed=options.leave_out_bad, who="patient", of=of)
-    usable = [patient for patient in patients if patient.id not in left_out]
-    notes = notes_on_series([patient.id for patient in usable], stores)
-    for what, ids in (
-        ("label without images", cohort.without_images),
-        ("images without label", cohort.without_label),
-        ("no patients: folders of that name", cohort.others),
-        ("series with a note", notes),
-    ):
-        if ids:
-            print(f"{what}: {len(ids)}, listed in data.json, as {next(iter(ids))}", file=sys.stderr)
-    labels = {patient.id: patient.label for patient in usable}
-    split = _split(usable, options, parts, cohort.folder)
-    fingerprints = {
-        recipe.contrast: {patient.id: patient.fingerprint(recipe.contrast) for patient in usable} for recipe in stores
-    }
-    described = {
-        "folder": cohort.folder,
-        "synthetic": options.data is None,
-        "fingerprint": configuration_hash(labels, fingerprints),
-        "labels": labels,
-        "left_out": [str(problem) for problem in problems],
-        "left_out_doubtful": doubtful,
-        "without_images": cohort.without_images,
-        "without_label": cohort.without_label,
-        "others": cohort.others,
-        "notes": notes,
-        "files": fingerprints,
-    }
-
-    def is_same(written: dict[str, Any]) -> bool:
-        return (
-            same_settings(written["config"]["model"], settings)
-            and written["data"]["fingerprint"] == described["fingerprint"]
-            and written["split"]["hash"] == split.hash
-        )
-
-    source = (
-        f"phantoms{options.planted.removeprefix('effect')}" if options.data is None else cohort.folder.resolve().name
-    )
-    digest = configuration_hash(settings, split.hash, described["fingerprint"])
-    place = folder_of_run(options.runs / experiment, f"{options.preset}-{source}-{split.name}", digest, is_same)
-    run = Run(place, fresh=options.fresh)
-    if not run.is_finished:
-        written = {"experiment": experiment, "options": asdict(options), "model": asdict(settings)}
-        run.describe(config=written, data=described, split=split.as_dict())
-    return MgmtStudy(experiment, options, cohort, stores, labels, split, run, left_out)

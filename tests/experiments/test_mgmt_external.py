@@ -16,7 +16,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 pytest.importorskip("monai", reason="needs the extra mgmt")
 
 from experiments import mgmt_external
-from experiments.mgmt import ensemble, external, external_pictures, left_out_site, phantoms, study
+from experiments.mgmt import ensemble, external, external_pictures, left_out_site, patients, phantoms, study
 from experiments.mgmt.finished import read_run
 from experiments.mgmt.sites import SiteOptions
 from tests.experiments.conftest import here
@@ -397,7 +397,7 @@ def test_each_site_is_left_out_in_turn(tmp_path, competition, places, capsys, un
 
 
 def test_doubtful_patients_are_left_out_here_too(tmp_path, competition, places, monkeypatch, untrained):
-    monkeypatch.setattr(study, "DOUBTFUL", {"00003": "allowed", "00099": "allowed"})  # the latter is not there
+    monkeypatch.setattr(patients, "DOUBTFUL", {"00003": "allowed", "00099": "allowed"})  # the latter is not there
     cohorts = ("--data", competition, "--sites", f"upenn={places['upenn']}", "--no-shuffled")
     folder = left_out(tmp_path, *cohorts, "--leave-out-doubtful", "--max-patients", 20)
     own = rows(folder)["id"].loc[rows(folder)["site"] == "competition"]

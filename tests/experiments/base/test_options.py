@@ -11,7 +11,7 @@ from common.files import plain
 from common.runs import RunError
 from experiments import table1_baseline
 from experiments.base.options import options_in
-from experiments.mgmt.study import MgmtOptions
+from experiments.mgmt.options import MgmtOptions
 from experiments.segmentation.options import Options
 
 

@@ -1,6 +1,7 @@
 """An MGMT run keeps its folder over versions, and what has been trained is read, whoever has trained it."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,8 @@ import pytest
 from experiments import mgmt_grid
 from experiments.base.trainings import State
 from experiments.mgmt import study
-from experiments.mgmt.study import MgmtOptions, mgmt_study
+from experiments.mgmt.opening import mgmt_study
+from experiments.mgmt.options import MgmtOptions
 from mgmt_classifier.config import Config
 
 CELL = Config(contrast="FLAIR", images=5, image_size=(32, 32))
@@ -68,6 +70,17 @@ def test_a_version_with_more_settings_finds_the_run_and_other_values_are_another
     ]
     assert len({first, *others}) == 7
     assert [folder for folder in first.parent.iterdir() if (folder / "summary.json").exists()] == [first]
+
+
+def test_a_data_folders_name_may_be_as_long_as_file_systems_allow(competition, tmp_path, opened):
+    data = tmp_path / ("cohort_" * 36)[:255]
+    shutil.copytree(competition, data)
+    folder = opened(Settings(), data=data)
+    assert folder.is_dir()
+    assert folder.name.startswith(f"demo-{data.name[:100]}")
+    named = tmp_path / "cohort"
+    data.rename(named)
+    assert opened(Settings(), data=named).name.startswith("demo-cohort-50-25-25_stratified_seed0-")
 
 
 def test_cells_of_an_older_version_are_put_together_without_training(competition, tmp_path, monkeypatch, capsys):
