@@ -141,12 +141,26 @@ def find_patients(folder: str | Path, labels: str | Path | None = None) -> MgmtC
 
 
 def series_folders(patient: Path) -> dict[str, Path]:
-    """A patient's series by contrast: the folders of these names. All of them where the patient's folder cannot be
-    listed, so that whoever reads them is told why."""
-    places = {contrast: patient / contrast for contrast in CONTRASTS}
-    if not os.access(patient, os.R_OK | os.X_OK):
-        return places
-    return {contrast: place for contrast, place in places.items() if os.path.isdir(place)}
+    """A patient's series by contrast: the folders of these names, in capitals or not. All of them where the patient's
+    folder cannot be listed, so that whoever reads them is told why.
+
+    Raises CohortError where two folders are one contrast's and neither is written as the competition writes it.
+    """
+    try:
+        with os.scandir(patient) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return {contrast: patient / contrast for contrast in CONTRASTS}
+    found = {}
+    for contrast in CONTRASTS:
+        alike = [name for name in names if name.lower() == contrast.lower()]
+        if contrast in alike:
+            alike = [contrast]
+        if len(alike) > 1:
+            raise CohortError(f"{shown(patient)}: expected one folder {contrast}, found {' and '.join(alike)}")
+        if alike:
+            found[contrast] = patient / alike[0]
+    return found
 
 
 def audit(cohort: MgmtCohort, *, n_jobs: int = -1) -> pd.DataFrame:

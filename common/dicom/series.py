@@ -19,6 +19,7 @@ from common.dicom.file import Image, NotAnImageError, read_header
 from common.dicom.pixels import Decoded, DicomError, Stored, decode
 from common.dicom.planes import Plane, plane_of
 from common.walk import irregular, shown
+from common.words import listed
 
 __all__ = ["DicomError", "Folder", "Frame", "Plane", "Series", "look", "plane_of", "read_series"]
 
@@ -85,12 +86,14 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """What a folder of DICOM files holds. unreadable: why, per file; ignored: names that are no DICOM images."""
+    """What a folder of DICOM files holds. unreadable: why, per file; ignored: names that are no DICOM images; deeper:
+    of these, folders with images in them, where the folder itself has none."""
 
     path: Path
     images: tuple[Image, ...]
     unreadable: tuple[str, ...]
     ignored: tuple[str, ...]
+    deeper: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Counter[tuple[int, int]]:
@@ -111,7 +114,11 @@ class Folder:
     def problems(self) -> tuple[str, ...]:
         """Everything that keeps the images from being one stack, in words."""
         found = list(self.unreadable)
-        if len(self.images) < checks.MINIMUM_IMAGES:
+        if self.deeper:
+            found.append(
+                f"expected images in the folder itself, found them one folder deeper, in {listed(self.deeper)}"
+            )
+        elif len(self.images) < checks.MINIMUM_IMAGES:
             also = f" beside {len(self.ignored)} other files" if self.ignored else ""
             found.append(
                 f"expected at least {checks.MINIMUM_IMAGES} images, found {len(self.images)}{also}: fewer have no two "
@@ -180,11 +187,12 @@ def look(folder: str | Path) -> Folder:
             f"{shown(folder)}: expected a folder of DICOM files, found: {error.strerror or error}"
         ) from error
     images: list[Image] = []
-    unreadable, ignored = [], []
+    unreadable, ignored, folders = [], [], []
     for file in files:
         kind = irregular(file)
         if kind == "a folder":
             ignored.append(shown(file.name))
+            folders.append(file)
             continue
         try:
             if kind is not None:  # opening a pipe waits for ever
@@ -194,7 +202,25 @@ def look(folder: str | Path) -> Folder:
             ignored.append(shown(file.name))
         except DicomError as error:
             unreadable.append(shown(str(error)))
-    return Folder(path=folder, images=tuple(images), unreadable=tuple(unreadable), ignored=tuple(ignored))
+    deeper = () if images else tuple(shown(inner.name) for inner in folders if _holds_an_image(inner))
+    return Folder(
+        path=folder, images=tuple(images), unreadable=tuple(unreadable), ignored=tuple(ignored), deeper=deeper
+    )
+
+
+def _holds_an_image(folder: os.DirEntry[str]) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(irregular(entry) is None and _is_image(Path(entry.path)) for entry in entries)
+    except OSError:
+        return False
+
+
+def _is_image(file: Path) -> bool:
+    try:
+        return bool(read_header(file))
+    except DicomError:
+        return False
 
 
 def grey_values(image: Decoded, place: Frame | Image, mirror: int | None = None) -> np.ndarray:

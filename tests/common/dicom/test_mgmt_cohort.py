@@ -143,12 +143,34 @@ def test_a_patient_whose_folder_cannot_be_listed_is_named(cohort_folder, monkeyp
         return scandir(path)
 
     scandir = os.scandir
-    monkeypatch.setattr(os, "access", lambda path, mode: "00002" not in str(path))
     monkeypatch.setattr(os, "scandir", listing)
     rows = audit(find_patients(cohort_folder), n_jobs=1)
     own = rows[rows["patient"] == "00002"]["problem"]
     assert len(own) == 4
     assert own.str.contains("expected a folder of DICOM files, found: Permission denied").all()
+
+
+def test_series_are_found_in_capitals_or_not(tmp_path):
+    for name in ("flair", "t1w", "T1WCE", "T2w", "t2W"):  # of T2w the competition's own writing counts
+        (tmp_path / "00001" / name).mkdir(parents=True)
+    (patient,) = find_patients(tmp_path).patients
+    names = {contrast: folder.name for contrast, folder in patient.folders.items()}
+    assert names == {"FLAIR": "flair", "T1w": "t1w", "T1wCE": "T1WCE", "T2w": "T2w"}
+    (tmp_path / "00001" / "T1W").mkdir()
+    with pytest.raises(CohortError, match=r"00001: expected one folder T1w, found T1W and t1w$"):
+        find_patients(tmp_path)
+
+
+def test_images_one_folder_deeper_are_told(tmp_path):
+    write_series(tmp_path / "00001" / "FLAIR" / "DICOM", noise(4))
+    (tmp_path / "00001" / "T1w" / "reports").mkdir(parents=True)
+    (tmp_path / "00001" / "T1w" / "reports" / "notes.txt").write_text("no image")
+    rows = audit(find_patients(tmp_path), n_jobs=1).set_index("contrast")
+    assert rows["problem"]["FLAIR"] == "expected images in the folder itself, found them one folder deeper, in DICOM"
+    assert rows["problem"]["T1w"].startswith("expected at least 3 images, found 0 beside 1 other files")
+    write_series(tmp_path / "00001" / "FLAIR", noise(4))  # what lies below images is none of the series'
+    rows = audit(find_patients(tmp_path), n_jobs=1).set_index("contrast")
+    assert (rows["problem"]["FLAIR"], rows["note"]["FLAIR"]) == ("", "no DICOM images: DICOM")
 
 
 def test_the_train_folder_itself(cohort_folder):
