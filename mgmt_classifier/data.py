@@ -62,6 +62,11 @@ class Entry(store.StoredArray):
         """The chosen images, int16 (images, rows, columns), memory-mapped, read-only."""
         return self.array()
 
+    @property
+    def content(self) -> tuple[float, ...]:
+        """What only equal images have in common: mean, sd and maximum of some 100 000 pixels, to the last digit."""
+        return tuple(self.geometry[name] for name in ("mean", "sd", "maximum"))
+
 
 def prepare(
     patients: Iterable[Patient],

@@ -15,28 +15,32 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, NamedTuple, get_args
 
+import numpy as np
 import pandas as pd
 import tyro
+from isal import isal_zlib
 from joblib import Parallel, delayed
 
 from common.cohort import CohortError
 from common.command_line import parse
 from common.dicom import checks
+from common.dicom.copies import Series, copies, namesakes
 from common.dicom.mgmt_labels import padded, read_labels
 from common.dicom.pixels import decode
 from common.dicom.series import DicomError, Folder, Plane, grey_values, look
 from common.files import write_csv
 from common.progress import counted
 from common.walk import shown
-from common.words import plural
+from common.words import listed, plural
 
 CONTRASTS = ("FLAIR", "T1w", "T1wCE", "T2w")
 _ALLOWED = "the organisers report unexpected issues without saying which, and allow leaving it out of training"
 DOUBTFUL = {"00109": _ALLOWED, "00123": _ALLOWED, "00709": _ALLOWED}
 MOST_PROBLEMS = 3
 _COUNTS = ("images", "blank", "duplicates", "orientations", "sizes", "unreadable", "ignored")
+_IDENTITY = ("content", "uid")
 _GEOMETRY = (
     *("plane", "rows", "columns", "spacing_mm", "row_spacing_mm", "column_spacing_mm"),
     *("blank_first", "blank_last"),
@@ -170,59 +174,91 @@ def audit(cohort: MgmtCohort, *, n_jobs: int = -1) -> pd.DataFrame:
     (mm), blank_first and blank_last (blank images before the first and after the last that shows something, in
     geometric order): of the series, missing where it is none; orientations, sizes: how many different ones;
     duplicates: images at the position of another; unreadable: files; ignored: files that are no images. problem: why
-    the series cannot be used, empty when it can; note: what its user should know.
+    the series cannot be used, empty when it can; note: what its user should know. A series that could be used is none
+    where it holds the images of another one (:func:`common.dicom.copies.copies`).
     """
     tasks = [(patient, contrast) for patient in cohort.patients for contrast in CONTRASTS]
     rows = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_row)(*task) for task in tasks)
-    table = pd.DataFrame(list(counted(rows, "auditing", total=len(tasks), unit="series")))
+    found = list(counted(rows, "auditing", total=len(tasks), unit="series"))
+    usable = [(task, row) for task, row in zip(tasks, found, strict=True) if not row["problem"]]
+    _name_copies({(patient.id, contrast): row for (patient, contrast), row in usable}, cohort)
+    table = pd.DataFrame(found).drop(columns=list(_IDENTITY))
     return table.astype(dict.fromkeys(("label", "rows", "columns", "blank_first", "blank_last"), "Int64"))
 
 
+def _name_copies(usable: Mapping[Series, dict[str, object]], cohort: MgmtCohort) -> None:
+    """Write into the rows which series hold another's images, and which share its identifier without holding them."""
+    labels = {patient.id: patient.label for patient in cohort.patients}
+    for series, problem in copies(((series, row["content"]) for series, row in usable.items()), labels).items():
+        usable[series]["problem"] = problem
+    for series, others in namesakes((series, str(row["uid"])) for series, row in usable.items()).items():
+        row = usable[series]
+        unlike = [" ".join(other) for other in others if usable[other]["content"] != row["content"]]
+        if unlike:
+            note = f"has the SeriesInstanceUID of {listed(unlike)}, and other images"
+            row["note"] = "; ".join(filter(None, (str(row["note"]), note)))
+
+
 def _row(patient: Patient, contrast: str) -> dict[str, object]:
+    """A row of the audit, and what tells whether two series are the same: content and uid."""
     notes = [f"doubtful case: {DOUBTFUL[patient.id]}"] if patient.id in DOUBTFUL else []
     row: dict[str, object] = {"patient": patient.id, "contrast": contrast, "label": patient.label}
     row |= dict.fromkeys(_COUNTS, 0) | dict.fromkeys(_GEOMETRY) | {"problem": "", "note": "; ".join(notes)}
+    row |= dict.fromkeys(_IDENTITY)
     if contrast not in patient.folders:
         return row | {"problem": "no folder"}
     try:
         folder = look(patient.folders[contrast])
     except DicomError as error:
         return row | {"problem": shown(str(error))}
-    blank, failures, n_more_bits, lowest, highest = _decode_all(folder)
+    pixels = _decode_all(folder)
     counts = (
         len(folder.images),
-        len(blank),
+        len(pixels.blank),
         len(folder.duplicates),
         len(folder.orientations),
         len(folder.sizes),
-        len(folder.unreadable) + len(failures),
+        len(folder.unreadable) + len(pixels.failures),
         len(folder.ignored),
     )
     row |= dict(zip(_COUNTS, counts, strict=True))
-    problems = [*folder.problems, *failures]
-    if blank and len(blank) == len(folder.images):
-        problems.append(f"expected images that show something, found {len(blank)} of a single grey value each")
-    elif folder.images and highest <= 0:
-        problems.append(f"expected positive grey values, found values from {lowest:g} to {highest:g}")
+    uids = {image.marks.get("SeriesInstanceUID", "") for image in folder.images}
+    row |= {"content": pixels.content, "uid": uids.pop() if len(uids) == 1 else ""}
+    problems = [*folder.problems, *pixels.failures]
+    if pixels.blank and len(pixels.blank) == len(folder.images):
+        problems.append(f"expected images that show something, found {len(pixels.blank)} of a single grey value each")
+    elif folder.images and pixels.highest <= 0:
+        problems.append(f"expected positive grey values, found values from {pixels.lowest:g} to {pixels.highest:g}")
     if not folder.problems:
         series = folder.series()
         sides = (round(side, 4) for side in series.spacing_mm)
-        shows = [(frame.path, frame.index) not in blank for frame in series.frames]
+        shows = [(frame.path, frame.index) not in pixels.blank for frame in series.frames]
         ends = (shows.index(True), shows[::-1].index(True)) if any(shows) else (len(shows), len(shows))
         row |= dict(zip(_GEOMETRY, (series.plane, *series.shape, *sides, *ends), strict=True))
         notes += series.notes
     else:
         notes += folder.notes_on_others
-    notes += checks.pixel_notes(n_more_bits, lowest)
+    notes += checks.pixel_notes(pixels.n_more_bits, pixels.lowest)
     what = "; ".join(problems[:MOST_PROBLEMS]).replace(f"{shown(folder.path)}{os.sep}", "")
     more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
     return row | {"problem": what + more, "note": "; ".join(notes)}
 
 
-def _decode_all(folder: Folder) -> tuple[set[tuple[Path, int]], list[str], int, float, float]:
-    """The images of a folder (file, index within it) with a single grey value, why files could not be decoded, images
-    with more bits than are stored, and the lowest and highest grey value, 0 among them."""
-    blank, failures = set(), []
+class _Pixels(NamedTuple):
+    """Of a folder's images. blank: those (file, index within it) of a single grey value; failures: why files could not
+    be decoded; n_more_bits: images with more bits than are stored; lowest, highest: grey value, 0 among them; content:
+    checksums of the images, whatever their order and their files' names."""
+
+    blank: set[tuple[Path, int]]
+    failures: list[str]
+    n_more_bits: int
+    lowest: float
+    highest: float
+    content: tuple[int, ...]
+
+
+def _decode_all(folder: Folder) -> _Pixels:
+    blank, failures, checksums = set(), [], []
     n_more_bits, lowest, highest = 0, 0.0, 0.0
     mirror = checks.mirror(folder.images) if folder.images else None
     for path, group in itertools.groupby(folder.images, key=lambda image: image.path):
@@ -235,9 +271,10 @@ def _decode_all(folder: Folder) -> tuple[set[tuple[Path, int]], list[str], int, 
                     blank.add((path, image.index))
                 n_more_bits += decoded.has_more_bits
                 lowest, highest = min(lowest, low), max(highest, high)
+                checksums.append(isal_zlib.crc32(np.ascontiguousarray(decoded.pixels)))
         except DicomError as error:
             failures.append(shown(str(error)))
-    return blank, failures, n_more_bits, lowest, highest
+    return _Pixels(blank, failures, n_more_bits, lowest, highest, tuple(sorted(checksums)))
 
 
 def totals(table: pd.DataFrame) -> pd.DataFrame:

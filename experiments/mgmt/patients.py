@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from common.dicom.copies import copies
 from common.dicom.mgmt_cohort import DOUBTFUL, MgmtCohort, Patient, find_patients
 from common.store import Store
 from common.subject import Problem
@@ -38,8 +39,22 @@ def labelled(cohort: MgmtCohort, options: MgmtOptions) -> tuple[list[Patient], l
 def prepare_patients(
     patients: Sequence[Patient], recipes: "Iterable[SliceRecipe]", options: MgmtOptions
 ) -> "tuple[dict[SliceRecipe, Store], tuple[Problem, ...]]":
-    """Every recipe's prepared slices, and what is wrong with whom, each problem once."""
+    """Every recipe's prepared slices, and what is wrong with whom, each problem once.
+
+    A patient whose series is another's, or a copy of another contrast's, is a bad one: in two parts of a split it would
+    be tested by who has seen it.
+    """
     from mgmt_classifier import data
 
     stores = {recipe: data.prepare(patients, recipe, options.prepared, n_jobs=options.jobs) for recipe in recipes}
-    return stores, tuple(dict.fromkeys(problem for store in stores.values() for problem in store.problems))
+    problems = [problem for store in stores.values() for problem in store.problems]
+    good = [patient for patient in patients if all(patient.id in store.entries for store in stores.values())]
+    contents = (
+        ((patient.id, recipe.contrast), store.entries[patient.id].content)
+        for patient in good
+        for recipe, store in stores.items()
+    )
+    folders = {patient.id: patient.folders for patient in good}
+    for (id, contrast), what in copies(contents, {patient.id: patient.label for patient in good}).items():
+        problems.append(Problem(id, folders[id][contrast], f"{contrast} {what}"))
+    return stores, tuple(dict.fromkeys(problems))

@@ -34,8 +34,8 @@ def write_patient(folder, *, methylated, seed, images=9):
     pixels[1:-1, 3:-3, 3:-3] = rng.integers(300, 600, (images - 2, 30, 34))
     if methylated:
         pixels[1:-1, 8:18, 20:30] += 900
-    for contrast in ("FLAIR", "T1w", "T1wCE", "T2w"):
-        write_series(folder / contrast, pixels)
+    for brighter, contrast in enumerate(("FLAIR", "T1w", "T1wCE", "T2w")):
+        write_series(folder / contrast, np.where(pixels > 0, pixels + 10 * brighter, 0).astype(np.uint16))
 
 
 @pytest.fixture(scope="session")

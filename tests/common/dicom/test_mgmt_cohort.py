@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
+from pydicom.uid import RLELossless
 
 from common.cohort import CohortError
 from common.dicom import mgmt_cohort
@@ -265,8 +267,8 @@ def write_hazards(folder):
     dark = noise(4, (5, 3))
     dark[1] = 9  # black within the series is at neither end
     write_series(place("00000", "T1w", blank=1, plane="sagittal"), dark, orientation=SAGITTAL)
-    write_series(place("00000", "T1wCE", plane="oblique"), noise(4), orientation=tilted(45))
-    write_enhanced(place("00000", "T2w", plane="coronal") / "all.dcm", noise(4), orientation=CORONAL)
+    write_series(place("00000", "T1wCE", plane="oblique"), noise(4, seed=1), orientation=tilted(45))
+    write_enhanced(place("00000", "T2w", plane="coronal") / "all.dcm", noise(4, seed=2), orientation=CORONAL)
 
     place("00002", "FLAIR", problem="no folder", images=0, orientations=0, sizes=0)
     write_series(place("00002", "T1w", problem="expected at least 3 images, found 1", images=1), noise(1))
@@ -333,6 +335,46 @@ def test_every_hazard_is_a_row_of_the_audit(tmp_path):
     assert counts["all"]["images"] == found["images"].sum()
     assert counts.loc["all blank"].tolist() == [0, 0, 1, 0, 1]
     assert counts.loc["unreadable"].tolist() == [1, 0, 1, 0, 2]
+
+
+def write_twice(folder):
+    """Five patients: 00002 has 00001's FLAIR, written by another program, and a T1wCE that is its T1w; 00004's FLAIR is
+    00003's, who has another label; 00005 has half of 00001's T1w."""
+    flair, t1w = noise(6), noise(4, seed=1)
+    write_series(folder / "train" / "00001" / "FLAIR", flair, SeriesInstanceUID="1.2.1")
+    write_series(folder / "train" / "00001" / "T1w", noise(7, seed=5), SeriesInstanceUID="1.2.2")
+    backwards = {"order": [5, 4, 3, 2, 1, 0], "names": "again-{}.dcm", "syntax": RLELossless}
+    write_series(folder / "train" / "00002" / "FLAIR", flair, **backwards, SeriesInstanceUID="1.2.3")
+    for contrast in ("T1w", "T1wCE"):
+        write_series(folder / "train" / "00002" / contrast, t1w)
+    write_series(folder / "train" / "00003" / "FLAIR", noise(4, seed=2))
+    shutil.copytree(folder / "train" / "00003" / "FLAIR", folder / "train" / "00004" / "FLAIR")
+    write_series(folder / "train" / "00005" / "T1w", noise(7, seed=5)[:4], SeriesInstanceUID="1.2.2")
+    table(folder / "train_labels.csv", "BraTS21ID,MGMT_value\n1,1\n2,1\n3,0\n4,1\n5,1\n")
+    return folder
+
+
+def test_series_that_hold_anothers_images_are_named(tmp_path):
+    rows = audit(find_patients(write_twice(tmp_path)), n_jobs=1).set_index(["patient", "contrast"])
+    problems = rows["problem"][rows["problem"] != "no folder"]
+    assert problems[problems != ""].to_dict() == {
+        ("00002", "FLAIR"): "has the FLAIR series of patient 00001, expected one of its own",
+        ("00002", "T1wCE"): "is a copy of T1w, expected two different series",
+        ("00003", "FLAIR"): "has the FLAIR series of patient 00004, whose label is another",
+        ("00004", "FLAIR"): "has the FLAIR series of patient 00003, whose label is another",
+    }
+    assert rows["note"][rows["note"] != ""].to_dict() == {
+        ("00001", "T1w"): "has the SeriesInstanceUID of 00005 T1w, and other images",
+        ("00005", "T1w"): "has the SeriesInstanceUID of 00001 T1w, and other images",
+    }
+    assert (rows["images"]["00002", "FLAIR"], rows["plane"]["00002", "FLAIR"]) == (6, "axial")
+    file = tmp_path / "train" / "00002" / "FLAIR" / "again-0.dcm"
+    dataset = pydicom.dcmread(file)
+    dataset.decompress()
+    dataset.PixelData = dataset.PixelData[:-2] + b"\x07\x00"  # one pixel is another
+    dataset.save_as(file)
+    rows = audit(find_patients(tmp_path), n_jobs=1).set_index(["patient", "contrast"])
+    assert rows["problem"]["00002", "FLAIR"] == ""
 
 
 def test_an_image_that_cannot_be_decoded_is_counted(tmp_path, monkeypatch):

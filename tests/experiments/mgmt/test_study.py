@@ -44,11 +44,11 @@ class LaterSettings(Settings):
 def opened(competition, tmp_path):
     """Open a study of the settings; returns its folder."""
 
-    def of(settings, **changes):
+    def of(settings, configs=(CELL,), **changes):
         folders = {"runs": tmp_path / "runs", "prepared": tmp_path / "prepared"}
         options = MgmtOptions(**{"data": competition, "preset": "demo", "jobs": 1, **folders, **changes})
 
-        with mgmt_study("mgmt_grid", options, settings, [CELL], (0.5, 0.25, 0.25)) as found:
+        with mgmt_study("mgmt_grid", options, settings, configs, (0.5, 0.25, 0.25)) as found:
             return found.run.folder
 
     return of
@@ -70,6 +70,32 @@ def test_a_version_with_more_settings_finds_the_run_and_other_values_are_another
     ]
     assert len({first, *others}) == 7
     assert [folder for folder in first.parent.iterdir() if (folder / "summary.json").exists()] == [first]
+
+
+def test_a_patient_with_anothers_series_is_refused_or_left_out(competition, tmp_path, opened):
+    """00022 has 00000's FLAIR, of the same label; 00003 has 00006's, of another one; 00001 a copy beside its own."""
+    data = tmp_path / "data"
+    shutil.copytree(competition, data)
+    train = data / "train"
+    for target, source in (("00022/FLAIR", "00000/FLAIR"), ("00003/FLAIR", "00006/FLAIR"), ("00001/T2w", "00001/T1w")):
+        shutil.rmtree(train / target)
+        shutil.copytree(train / source, train / target, copy_function=shutil.copyfile)  # with a time of its own
+    cells = [replace(CELL, contrast=contrast) for contrast in ("FLAIR", "T1w", "T2w")]
+    with pytest.raises(SystemExit) as refused:
+        opened(Settings(), data=data, configs=cells)
+    said = str(refused.value)
+    assert "4 of 24 patients cannot be used" in said
+    for patient, what in (
+        ("00022", "FLAIR has the FLAIR series of patient 00000, expected one of its own"),
+        ("00003", "FLAIR has the FLAIR series of patient 00006, whose label is another"),
+        ("00006", "FLAIR has the FLAIR series of patient 00003, whose label is another"),
+        ("00001", "T2w is a copy of T1w, expected two different series"),
+    ):
+        assert f"  {patient}: {what} [{train / patient}" in said
+    folder = opened(Settings(), data=data, configs=cells, leave_out_bad=True)
+    split = json.loads((folder / "split.json").read_text())
+    used = {patient for part in ("train", "validation", "test") for patient in split[part]}
+    assert used == {f"{number:05}" for number in range(24)} - {"00022", "00003", "00006", "00001"}
 
 
 def test_a_data_folders_name_may_be_as_long_as_file_systems_allow(competition, tmp_path, opened):
