@@ -136,7 +136,7 @@ def test_the_recipes_are_those_that_the_experiment_looks_for(experiment, competi
 
     def prepare(subjects, recipe, *_, **__):
         asked.append(recipe)
-        return SimpleNamespace(problems=[Problem("1", None, "is bad")])
+        return SimpleNamespace(entries={}, problems=[Problem("1", None, "is bad")])
 
     monkeypatch.setattr(importlib.import_module(module), "prepare", prepare)
     monkeypatch.setattr(sys, "argv", [experiment, "--data", str(data), "--preset", "demo"])

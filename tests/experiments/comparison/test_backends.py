@@ -65,7 +65,8 @@ def test_a_segresnet_that_table2_final_has_trained_is_taken_over(compared, monke
     assert backend == {"segresnet": None, "unet3d": "tensorflow", "unet25d": "tensorflow"}
     trained = runs / "runs" / "table2_final" / "demo" / "seed0"
     data, split = given(opened.run.folder, "data"), opened.split.as_dict()
-    describe(trained, config={"model": asdict(frameworks.segresnet)}, data=data, split=split)
+    config = {"model": asdict(frameworks.segresnet), "grid": asdict(frameworks.segresnet.recipe.grid)}
+    describe(trained, config=config, data=data, split=split)
     for name in ("checkpoints/best.pt", "history.csv", "costs.json", "summary.json"):
         write_text(trained / name, name)
     with Run(folders["segresnet"]) as run:

@@ -141,12 +141,14 @@ def test_what_is_odd_in_scans_and_label_maps_is_said_with_the_data(tmp_path):
         "folder": "scans",
         "layout": "MSD",
         "exchanged": {"A": ["T1 looks odd"], "B": ["T1 looks odd"]},
+        "mismatch": {"B": ["its mask is another's"]},
         "subjects": dict.fromkeys("ABC", "digest"),
         "notes": ["no"],
     }
     write_run(tmp_path, "unet3d", everything("unet3d", synthetic=False), data=data)
     said = content.experiment(tmp_path, "unet3d", None).data
     assert "Note: T1 looks odd: 2 of 3 subjects (A, B)." in said
+    assert "Note: its mask is another's: 1 of 3 subjects (B)." in said
     assert not any("Note: no." in each for each in said)
     folder = write_run(tmp_path, "cohort", everything("cohort", synthetic=False), data={"folder": "scans"})
     write_json(folder / "notes.json", ["seen by the audit"])
@@ -269,7 +271,7 @@ def test_another_damaged_file_is_named_and_the_results_stay(tmp_path, file):
     folder = write_run(tmp_path, "unet3d", everything("unet3d"))
     write_text(folder / f"{file}.json", "[{")
     page = Page(page_of(tmp_path))
-    assert any(f"{file}.json: expected a" in text for text in page.text)
+    assert any(f"{file}.json: expected JSON" in text for text in page.text)
     assert page.results("unet3d")["mean_dice"][2] == "0.819"
 
 

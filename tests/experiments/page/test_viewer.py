@@ -161,4 +161,4 @@ def test_why_there_is_no_viewer_is_said(tmp_path, cohort):
     write_json(folder / "data.json", {name: data[name] for name in data if name != "folder"})
     assert viewer.viewers(tmp_path).reason.endswith("expected 'folder' in its files, found no such entry")
     write_text(folder / "data.json", "{")
-    assert "data.json: expected a dict" in viewer.viewers(tmp_path).reason
+    assert "data.json: expected JSON" in viewer.viewers(tmp_path).reason
