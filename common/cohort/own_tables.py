@@ -73,7 +73,7 @@ def read_patients(path: str | Path, ids: Iterable[str]) -> dict[str, str]:
 def _in_any_writing(patient: str) -> str:
     """The same for all that a spreadsheet or a hurried hand makes of a patient's name: 7, 007 and 7.0, P7 and p07."""
     whole = re.sub(r"^(\d+)\.0+$", r"\1", patient.casefold())
-    return re.sub(r"(?<!\d)0+(?=\d)", "", whole)
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", whole)
 
 
 def _by_id(path: str | Path, column: str) -> dict[str, str]:

@@ -137,7 +137,7 @@ def test_two_writings_of_one_patient_are_refused_with_the_ids_of_both(tmp_path, 
 
 
 def test_other_names_are_other_patients(tmp_path):
-    names = ("1", "10", "100", "0.1", "1.2.840.0", "1.2.840", "P", "P1", "P10", "P0", "ab0c1", "ab0c10")
+    names = ("1", "10", "100", "0.1", "1.1", "1.01", "1.2.840.0", "1.2.840", "P", "P1", "P10", "P0", "ab0c1", "ab0c10")
     path = published(tmp_path, "id,patient\n" + "".join(f"s{n},{name}\n" for n, name in enumerate(names)))
     ids = [f"s{n}" for n in range(len(names))]
     assert tuple(read_patients(path, ids).values()) == names
