@@ -21,7 +21,7 @@ of those 38 patients it was 0.77 or more."""
 FEWEST_VOXELS = 500
 _EVERY = 4  # in each direction: of a BraTS brain some 20 000 voxels
 _MOST_VOXELS = 20_000
-_WHY = "is the mask shifted, turned, mirrored or another patient's?"
+_WHY = "is the mask shifted, turned or another patient's?"
 
 
 def mismatch(images: Mapping[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def mismatch(images: Mapping[str, np.ndarray], labels: np.ndarray) -> tuple[str,
         parts = [flair[box][part & brain] for part in (tumour, inside == CLASSES.index("ED"))]
         shares = [_brighter(part, rest) for part in parts if min(part.size, rest.size) >= FEWEST_VOXELS]
         if shares and max(shares) < BRIGHTER:
-            found.append(f"the labelled tumour is not brighter in FLAIR than the rest of the brain: {_WHY}")
+            found.append(f"the labelled tumour is no brighter in FLAIR than the brain: {_WHY}")
     return tuple(found)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.loading import loading
+from common.networks import read_model_config
 from common.picture import draw_answer
-from common.runs import Run, read_model_config
+from common.runs import Run
 from common.subject import CONTRASTS
 from experiments.base.progress import step
 from experiments.base.trainings import given
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
 
 
 def show_patient(study: Study) -> None:
-    """Draw the first training subject with its mask, as the cohort has them: figures/patient.png of the run."""
-    subject = next(subject for subject in study.cohort.subjects if subject.id == study.split.train[0])
+    """Draw a training subject with its mask, as the cohort has them: figures/patient.png of the run.
+
+    The first whose files are doubted, with what is said of them, or the first of all.
+    """
+    entry = min((study.store.entries[id] for id in study.split.train), key=lambda each: not each.doubts)
+    subject = next(subject for subject in study.cohort.subjects if subject.id == entry.id)
     scans, _ = replace(subject, label=None).read(CONTRASTS)
     path = study.run.figures / "patient.png"
-    draw_answer(path, scans, subject.load_labels(), title=f"{subject.id} and its mask")
+    draw_answer(path, scans, subject.load_labels(), title=f"{subject.id} and its mask", marks=entry.doubts)
     print(f"    {subject.id}, one of the patients: {path}", file=sys.stderr)
 
 

@@ -11,7 +11,7 @@ from common.prepared import prepare
 from common.recipe import Recipe
 from tests.cohorts import make_subject, write_cohort
 
-PLACE, BRIGHTNESS = "labelled voxels lie outside the brain", "not brighter in FLAIR than the rest of the brain"
+PLACE, BRIGHTNESS = "labelled voxels lie outside the brain", "no brighter in FLAIR than the brain"
 SHAPE = (60, 56, 48)
 WRONG = {
     "mirrored": lambda mask: mask[::-1],

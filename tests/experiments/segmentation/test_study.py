@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +14,7 @@ from common.phantom import cohort as cohort_module
 from common.recipe import Recipe
 from common.splits import split_by_fractions
 from experiments.base.results import OF_VIEWS
+from experiments.segmentation import training
 from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
 from experiments.segmentation.phantoms import PHANTOM_SUBJECTS, phantom_cohort
@@ -312,6 +313,29 @@ def test_a_cohort_without_equal_scans_is_split_as_ever(cohort, tmp_path):
         assert opened.equal == ()
         ids = [Named(path.name, path.name) for path in cohort.iterdir()]
         assert opened.split == split_by_fractions(ids, fractions=FRACTIONS, seed=0)
+
+
+@pytest.mark.parametrize("wrong", [None, 2])
+def test_the_patient_pictured_before_a_training_is_one_whose_files_are_doubted(tmp_path, monkeypatch, capsys, wrong):
+    data = write_cohort(tmp_path / "scans", 5, shape=(80, 96, 72))
+    parts = ["train", "train", "train", "validation", "test"]
+    ids = [f"BraTS_{number:03d}" for number in range(5)]
+    pd.DataFrame({"id": ids, "part": parts}).to_csv(tmp_path / "split.csv", index=False)
+    if wrong is not None:
+        file = data / ids[wrong] / f"{ids[wrong]}_seg.nii.gz"
+        mask = nib.load(file)
+        nib.save(nib.Nifti1Image(np.roll(np.asarray(mask.dataobj), 30, axis=2), mask.affine), file)
+    drawn = []
+    monkeypatch.setattr(training, "draw_answer", lambda path, *_, title, marks: drawn.append((title, marks)))
+    options = options_for(data, tmp_path, subjects=tmp_path / "split.csv")
+    with study("stub", options, replace(Stub(), recipe=Recipe(contrasts=("FLAIR",)))) as opened:
+        training.show_patient(opened)
+    ((title, marks),) = drawn
+    assert title == f"{ids[wrong or 0]} and its mask"
+    assert [mark.partition(":")[0] for mark in marks] == (
+        [] if wrong is None else ["labelled voxels lie outside the brain"]
+    )
+    assert ("note: labelled voxels lie outside the brain" in capsys.readouterr().err) == (wrong is not None)
 
 
 def test_patients_of_a_table_stay_together(cohort, tmp_path):
