@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.files import plain, typed
-from common.runs import Config, RunError
+from common.networks import Config
+from common.runs import RunError
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -9,8 +9,9 @@ import torch
 from scipy.special import expit
 
 from common.files import check_archive
+from common.networks import read_model_config, require_weights
 from common.precision import resolve_for_prediction
-from common.runs import RunError, read_model_config, require_weights
+from common.runs import RunError
 from mgmt_classifier.config import Config
 from mgmt_classifier.data import Entry, network_input
 from mgmt_classifier.model import build_classifier

@@ -13,7 +13,8 @@ from common.classification import predicted_positive
 from common.dicom.mgmt_cohort import Patient, series_folders
 from common.exported import SUFFIX
 from common.files import read_json, write_json
-from common.runs import RunError, require_run_of
+from common.networks import require_run_of
+from common.runs import RunError
 from common.store import UnusableError
 from common.walk import shown
 from mgmt_classifier import explain

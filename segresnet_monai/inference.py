@@ -12,11 +12,12 @@ from monai.inferers import sliding_window_inference
 from common.files import check_archive, read_json, typed
 from common.flips import averaged_flips
 from common.labels import REGIONS
+from common.networks import read_model_config, require_weights
 from common.precision import resolve_for_prediction
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Decision, decode_labels, decode_regions
-from common.runs import RunError, read_model_config, require_weights
+from common.runs import RunError
 from common.words import listed
 from segresnet_monai.config import DECISION, NETWORKS, Config
 from segresnet_monai.model import build_pocket, build_segresnet, build_segresnet_ds

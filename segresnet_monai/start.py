@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import atomic_path, check_archive, read_json
-from common.runs import RunError, read_model_config
+from common.networks import read_model_config
+from common.runs import RunError
 from common.words import listed
 from segresnet_monai.config import NETWORKS, Config
 

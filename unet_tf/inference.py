@@ -14,10 +14,11 @@ from scipy.special import expit
 from common.files import check_seal
 from common.flips import averaged_flips
 from common.labels import CLASSES, REGIONS
+from common.networks import read_model_config, require_weights
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Decision, decode_regions
-from common.runs import RunError, read_model_config, require_weights
+from common.runs import RunError
 from common.volumes import Box
 from unet_tf.config import Config
 from unet_tf.data import as_input, network_input, network_labels

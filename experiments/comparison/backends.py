@@ -14,7 +14,8 @@ import pandas as pd
 
 from common import costs
 from common.files import atomic_path, write_json, write_text
-from common.runs import FAILURE, Run, read_model_config
+from common.networks import read_model_config
+from common.runs import FAILURE, Run
 from experiments.base.trainings import Training, given, state
 from experiments.comparison import BACKENDS
 from experiments.comparison.interpreters import NOT_INSTALLED, lacks

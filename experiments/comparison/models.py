@@ -14,7 +14,8 @@ import pandas as pd
 from common import costs
 from common.files import write_text
 from common.loading import loading
-from common.runs import FAILURE, Run, read_model_config
+from common.networks import read_model_config
+from common.runs import FAILURE, Run
 from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better
 from common.statistics import holm, paired_difference
 from experiments.base.options import Refused

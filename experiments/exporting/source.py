@@ -10,7 +10,8 @@ from common.files import read_json
 from common.flips import averaged_flips
 from common.labels import CLASSES, REGIONS
 from common.loading import loading
-from common.runs import RunError, package_of, read_model_config, require_weights, version
+from common.networks import package_of, read_model_config, require_weights
+from common.runs import RunError, version
 from experiments.base import results
 from experiments.base.results import Result
 from experiments.base.runs import read as run_file

@@ -7,7 +7,8 @@ import pandas as pd
 from common.dicom.mgmt_cohort import find_patients
 from common.files import write_csv
 from common.loading import loading
-from common.runs import Run, RunError, read_model_config
+from common.networks import read_model_config
+from common.runs import Run, RunError
 from common.splits import PARTS
 from experiments.base.options import options_in
 from experiments.base.trainings import given

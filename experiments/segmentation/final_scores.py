@@ -13,7 +13,8 @@ import pandas as pd
 
 from common.files import write_csv, write_json
 from common.loading import loading
-from common.runs import Run, read_model_config
+from common.networks import read_model_config
+from common.runs import Run
 from common.scoring import EmptyPolicy, apply_empty_policy, metrics_of
 from common.statistics import bootstrap_interval
 from experiments.base import results

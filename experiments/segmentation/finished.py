@@ -11,9 +11,10 @@ import pandas as pd
 
 from common.files import typed
 from common.loading import loading
+from common.networks import package_of
 from common.prepared import Entry
 from common.recipe import Recipe, Volume
-from common.runs import RunError, package_of
+from common.runs import RunError
 from common.scoring import EmptyPolicy, apply_empty_policy
 from experiments.base.reading import Reading, kept
 from experiments.base.trainings import given

@@ -18,10 +18,11 @@ from common.augmentation import without_enhancement
 from common.files import atomic_path, file_stem, read_json, write_csv, write_json
 from common.labels import REGIONS
 from common.loading import loading
+from common.networks import read_model_config
 from common.prepared import Entry
 from common.recipe import Volume
 from common.regions import Case, Decision, choose
-from common.runs import Run, read_model_config
+from common.runs import Run
 from common.splits import Split
 from experiments.base import results
 from experiments.base.engines import run

@@ -21,8 +21,9 @@ import pytest
 
 from common import runs
 from common.files import write_json
+from common.networks import read_model_config
 from common.recipe import Recipe
-from common.runs import History, Run, RunError, configuration_hash, environment, is_in_use, read_model_config
+from common.runs import History, Run, RunError, configuration_hash, environment, is_in_use
 from common.settings import later
 from mgmt_classifier.config import Config as Mgmt
 from segresnet_monai.config import Config as SegResNet
