@@ -30,6 +30,7 @@ from common.walk import irregular
 DEFAULT_MAX_BYTES = 4 * 1024**3
 READ_CHUNK = 256 * 1024  # stays in the processor's cache on the way from the decompressor to the array
 WRITE_LEVEL = 1  # of isal's 0 to 3
+WIDEST_COUNT = 2**16  # between 0 or the least and the greatest of integers that are counted without being sorted
 DEFLATE_MAX_RATIO = 1032  # zlib's technical notes: one bit at best for 258 bytes, so no honest stream claims more
 UNIT_MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # metre, millimetre, micron: the lowest three bits of xyzt_units
 # By sizeof_hdr, the first field of both standards.
@@ -63,7 +64,7 @@ class Scan:
     def grey_values(self) -> tuple[np.ndarray, np.ndarray]:
         """The values other than 0, ascending, and how often each occurs."""
         flat = self.data.ravel(order="K")
-        return np.unique(flat[flat != 0], return_counts=True)
+        return _counted(flat[flat != 0])
 
     @property
     def unit_mm(self) -> float:
@@ -189,6 +190,17 @@ def _claimed_bytes(path: Path) -> int | None:
 
 def _data_bytes(header: nib.Nifti1Header) -> int:
     return math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+
+
+def _counted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values (n), ascending, and how often each occurs. Sorting takes several times as long as counting."""
+    if values.dtype.kind in "iu" and values.size and np.can_cast(values.dtype, np.intp):
+        start = min(int(values.min()), 0)
+        if int(values.max()) - start < WIDEST_COUNT:
+            counts = np.bincount(values.astype(np.intp) - start if start else values)
+            found = np.flatnonzero(counts)
+            return (found + start).astype(values.dtype), counts[found]
+    return np.unique(values, return_counts=True)
 
 
 def check_name(path: Path) -> None:

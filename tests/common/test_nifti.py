@@ -32,6 +32,26 @@ def noise(dtype, shape=SHAPE, seed=0):
     return (np.random.default_rng(seed).normal(size=shape) * 100).astype(dtype)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        *[(dtype, 0, 100) for dtype in "BHILQbhilqfd"],
+        *[(dtype, -100, 100) for dtype in "bhilqfd"],
+        *[(dtype, -(2**15), 2**15) for dtype in "hi"],
+        *[(dtype, 2**30, 2**30 + 50) for dtype in "iILQ"],
+        ("i", -(2**31), 2**31 - 1),
+        ("Q", 2**63, 2**64 - 1),
+    ],
+)
+def test_grey_values_are_those_of_sorting(dtype, low, high):
+    data = np.random.default_rng(0).integers(low, high, SHAPE, "Q" if high > 2**63 else "q").astype(dtype)
+    data[::2] = 0
+    values, counts = nifti.Scan(data, AFFINE, nib.Nifti1Header()).grey_values
+    expected, expected_counts = np.unique(data[data != 0], return_counts=True)
+    np.testing.assert_array_equal(values, expected, strict=True)
+    np.testing.assert_array_equal(counts, expected_counts, strict=True)
+
+
 def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
     os.mkfifo(tmp_path / "scan.nii.gz")
     (tmp_path / "scan.nii").symlink_to("/dev/zero")
