@@ -191,7 +191,7 @@ def test_gradients_are_shortened_to_the_norm(tiny_entries, tmp_path):
 def trained(tiny_entries, tmp_path_factory):
     """A run long enough to learn the tiny cohort."""
     config = Config(
-        **{**SMALL, "crop_voxels": (40, 48, 40), "epochs": 12, "crops_per_epoch": 15, "learning_rate": 5e-3}
+        **{**SMALL, "crop_voxels": (24, 32, 24), "epochs": 12, "crops_per_epoch": 15, "learning_rate": 5e-3}
     )
     with Run(tmp_path_factory.mktemp("trained")) as run:
         yield run, config, fit(tiny_entries[:3], tiny_entries[3:4], config, run)
