@@ -21,7 +21,7 @@ lesion-wise scores stand beside ours as ``lesion_<score>_<definition>_<mask>`` (
 definitions of ``common.lesions``, which say themselves what an empty mask is worth: no policy changes them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -53,6 +53,11 @@ MEMBERS: dict[str, tuple[int, ...]] = {
 """The classes that make up each mask."""
 CAVITY: dict[str, tuple[int, ...]] = {RC: (CLASSES_WITH_CAVITY.index(RC),)}
 """The mask that comes on top where the resection cavity is scored."""
+
+PATIENT = "patient"
+"""Column of cases whose patients may have several: whose each is. Without it each is a patient of its own."""
+BY_PATIENT = "means are over scans, intervals and tests by patient"
+"""What is said where patients have several."""
 
 _MEANS = {"mean_dice": ("NCR", "ED", "ET"), "mean_dice_with_background": ("background", "NCR", "ED", "ET")}
 _HIGHER_IS_BETTER = {"dice": True, "surface_dice": True, "hd": False, "hd95": False}
@@ -167,6 +172,22 @@ def score_cases(
     return Scores(frame, pd.DataFrame(lesions, columns=["case", "definition", "region", *Lesion._fields]))
 
 
+def with_patients(cases: pd.DataFrame, patients: Mapping[str, str]) -> pd.DataFrame:
+    """The rows, with the column PATIENT where any patient of a cohort has several cases.
+
+    patients: whose each case of the whole cohort is, so that all of its parts have the column or none.
+    """
+    if len(set(patients.values())) == len(patients):
+        return cases
+    whose = cases.assign(**{PATIENT: cases["case"].map(patients)})
+    return whose[["case", PATIENT, *whose.columns.drop(["case", PATIENT])]]
+
+
+def patients_of(cases: pd.DataFrame) -> np.ndarray | None:
+    """Whose each case is, as :mod:`common.statistics` asks for it."""
+    return cases[PATIENT].to_numpy(str) if PATIENT in cases else None
+
+
 def apply_empty_policy(cases: pd.DataFrame, policy: EmptyPolicy) -> pd.DataFrame:
     """The same rows with empty masks valued by the policy and the two mean-of-Dice columns added.
 
@@ -203,19 +224,19 @@ def summarise(
 ) -> pd.DataFrame:
     """One row per metric over the cohort.
 
-    Columns: metric, mean, sd (n - 1), median, low and high (95 % bootstrap interval of the mean over cases, nan when
-    n < 3), n (cases in the mean), n_empty (in neither truth nor prediction), n_missed (in the truth only), n_false
-    (predicted only), n_left_out (nan under the policy: n + n_left_out is the number of cases), higher_is_better
-    (None for volumes and lesions found). For the two means of Dice the three counts are cases with at least one such
-    class. Lesion-wise scores, which no policy changes, only where cases has them; the mean of lesion_fp is false
-    positives per case.
+    Columns: metric, mean, sd (n - 1), median, low and high (95 % bootstrap interval of the mean over cases, by patient
+    where cases has PATIENT, nan when n < 3), n (cases in the mean), n_empty (in neither truth nor prediction), n_missed
+    (in the truth only), n_false (predicted only), n_left_out (nan under the policy: n + n_left_out is the number of
+    cases), higher_is_better (None for volumes and lesions found). For the two means of Dice the three counts are cases
+    with at least one such class. Lesion-wise scores, which no policy changes, only where cases has them; the mean of
+    lesion_fp is false positives per case.
     """
     valued = apply_empty_policy(cases, policy)
     rows = []
     for metric in metrics_of(cases):
-        values = valued[metric].dropna().to_numpy(float)
-        counts = _absences(cases, metric)
-        interval = bootstrap_interval(values, seed=seed, n_resamples=n_resamples)
+        known = valued[valued[metric].notna()]
+        values, counts = known[metric].to_numpy(float), _absences(cases, metric)
+        interval = bootstrap_interval(values, seed=seed, patients=patients_of(known), n_resamples=n_resamples)
         rows.append(
             {
                 "metric": metric,

@@ -1,5 +1,10 @@
-"""How sure a mean is: bootstrap intervals over cases; how sure a difference: paired tests and their number."""
+"""How sure a mean is: bootstrap intervals over cases; how sure a difference: paired tests and their number.
 
+Several scans of one patient are no further patients. Where it is said whose each case is, patients are drawn with all
+of theirs, and tests take one number of each; the means themselves stay those over cases.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +23,18 @@ class Interval(NamedTuple):
 
 
 def bootstrap_interval(
-    values: np.ndarray, *, seed: int, confidence: float = 0.95, n_resamples: int = 10_000
+    values: np.ndarray,
+    *,
+    seed: int,
+    patients: np.ndarray | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 10_000,
 ) -> Interval:
     """Bootstrap interval of the mean, resampling cases; the same seed gives the same interval.
 
-    values: (n,) one finite number per case. Fewer than three give (nan, nan): the interval would say nothing.
+    values: (n,) one finite number per case. patients: (n,) whose each case is, where a patient may have several:
+    patients are then resampled, and n below is their number. Fewer than three give (nan, nan): the interval would say
+    nothing.
 
     Bias-corrected and accelerated (BCa, Efron 1987) by ``scipy.stats.bootstrap``, at a confidence widened for small n
     as Hesterberg (2015, "What teachers should know about the bootstrap") widens the percentile interval: the tail is
@@ -48,21 +60,12 @@ def bootstrap_interval(
         raise ValueError(f"values must be one finite number per case, received shape {values.shape}: {values}.")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, received {confidence}.")
-    n = values.size
-    if n < FEWEST_CASES:
+    own = _of_patients(values, patients)
+    if len(own.means) < FEWEST_CASES:
         return Interval(float("nan"), float("nan"))
-    if np.ptp(values) == 0:
-        return Interval(float(values[0]), float(values[0]))
-    result = scipy.stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=n_resamples,
-        batch=max(1, _DRAWN_AT_ONCE // n),  # the same numbers as all at once, which for 1000 cases take 160 MB
-        confidence_level=float(1 - 2 * _tail(n, confidence)),
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(result.low), float(result.high))
+    if np.ptp(own.means) == 0:
+        return Interval(float(own.means[0]), float(own.means[0]))
+    return _bootstrap((own,), np.positive, seed=seed, confidence=confidence, draws=n_resamples)
 
 
 class PairedDifference(NamedTuple):
@@ -75,28 +78,35 @@ class PairedDifference(NamedTuple):
     n: int
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, *, seed: int) -> PairedDifference:
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, *, seed: int, patients: np.ndarray | None = None
+) -> PairedDifference:
     """How far two methods' scores of the same cases are apart, and whether more than chance.
 
-    first, second: (n,) finite numbers in the same order of cases. The interval is :func:`bootstrap_interval`'s of the
-    differences. p is two-sided, by Wilcoxon's signed-rank test (``scipy.stats.wilcoxon``; equal cases are left out of
-    its ranks), exact for small n: with n cases it cannot fall below 2 / 2^n. Cases that are all equal give p = 1. Fewer
-    than three give nan, as for the interval: a test on them would say nothing.
+    first, second: (n,) finite numbers in the same order of cases; patients: (n,) whose each case is, as in
+    :func:`bootstrap_interval`, whose interval of the differences is given. p is two-sided, by Wilcoxon's signed-rank
+    test (``scipy.stats.wilcoxon``; equal cases are left out of its ranks), exact for small n: with n cases it cannot
+    fall below 2 / 2^n; of a patient with several the mean of the differences is ranked. p is 1 where all are equal, and
+    where the ranks point the other way than the mean: a method that is a little worse in most cases and much better in
+    a few is neither shown to be better nor worse. Fewer than three give nan, as for the interval: a test on them would
+    say nothing.
     Raises ValueError when the two are not one finite number per case.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"both must be one number per case, received shapes {first.shape} and {second.shape}.")
     differences = second - first
-    low, high = bootstrap_interval(differences, seed=seed)
+    low, high = bootstrap_interval(differences, seed=seed, patients=patients)
     n = differences.size
     if n == 0:
         return PairedDifference(float("nan"), low, high, float("nan"), 0)
-    if n < FEWEST_CASES:
-        return PairedDifference(float(differences.mean()), low, high, float("nan"), n)
-    moved = differences[differences != 0]
-    p = float(scipy.stats.wilcoxon(moved).pvalue) if moved.size else 1.0
-    return PairedDifference(float(differences.mean()), low, high, p, n)
+    value, own = float(differences.mean()), _of_patients(differences, patients).means
+    if own.size < FEWEST_CASES:
+        return PairedDifference(value, low, high, float("nan"), n)
+    moved = own[own != 0]
+    ranks = scipy.stats.rankdata(np.abs(moved)) @ np.sign(moved)
+    p = float(scipy.stats.wilcoxon(moved).pvalue) if ranks * value > 0 else 1.0
+    return PairedDifference(value, low, high, p, n)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -116,26 +126,70 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def unpaired_difference(first: np.ndarray, second: np.ndarray, *, seed: int, n_resamples: int = 10_000) -> Interval:
+def unpaired_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    seed: int,
+    patients: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+    n_resamples: int = 10_000,
+) -> Interval:
     """Bootstrap interval of mean(second) - mean(first) of different cases, each group resampled by itself.
 
-    first, second: (n,) and (m,) finite numbers. As :func:`bootstrap_interval`, widened for the smaller of the groups;
-    (nan, nan) where one has fewer than three cases. Two groups of equal cases each give the difference twice.
+    first, second: (n,) and (m,) finite numbers; patients: of each group, whose each case is. As
+    :func:`bootstrap_interval`, widened for the smaller of the groups; (nan, nan) where one has fewer than three cases.
+    Two groups of equal cases each give the difference twice.
     Raises ValueError when one is not one finite number per case.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if first.ndim != 1 or second.ndim != 1 or not all(np.isfinite(each).all() for each in (first, second)):
         raise ValueError(f"both must be one finite number per case, received shapes {first.shape} and {second.shape}.")
-    n = min(first.size, second.size)
-    if n < FEWEST_CASES:
+    one, other = (_of_patients(each, whose) for each, whose in zip((first, second), patients, strict=True))
+    if min(len(one.means), len(other.means)) < FEWEST_CASES:
         return Interval(float("nan"), float("nan"))
-    if np.ptp(first) == 0 and np.ptp(second) == 0:
-        return Interval(*[float(second[0] - first[0])] * 2)
+    if np.ptp(one.means) == 0 and np.ptp(other.means) == 0:
+        return Interval(*[float(other.means[0] - one.means[0])] * 2)
+    return _bootstrap((one, other), lambda a, b: b - a, seed=seed, confidence=0.95, draws=n_resamples)
+
+
+class _Patients(NamedTuple):
+    """Sums and numbers of the values of each patient's cases; numbers None where each has one."""
+
+    sums: np.ndarray
+    counts: np.ndarray | None
+
+    @property
+    def means(self) -> np.ndarray:
+        return self.sums if self.counts is None else self.sums / self.counts
+
+    def mean(self, drawn: np.ndarray, axis: int) -> np.ndarray:
+        """Means over the cases of patients that were drawn, given by their places."""
+        places = drawn.astype(np.intp)
+        n = drawn.shape[axis] if self.counts is None else self.counts[places].sum(axis=axis)
+        return self.sums[places].sum(axis=axis) / n
+
+
+def _of_patients(values: np.ndarray, patients: np.ndarray | None) -> _Patients:
+    if patients is None:
+        return _Patients(values, None)
+    if len(patients) != len(values):
+        raise ValueError(f"expected the patient of each of {len(values)} cases, received {len(patients)}.")
+    own = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1]
+    return _Patients(np.bincount(own, weights=values), np.bincount(own))
+
+
+def _bootstrap(
+    groups: Sequence[_Patients], statistic: Callable[..., np.ndarray], *, seed: int, confidence: float, draws: int
+) -> Interval:
+    """BCa interval of a statistic of the groups' means, widened for the smaller group."""
+    sizes = [len(group.sums) for group in groups]
     result = scipy.stats.bootstrap(
-        (first, second),
-        lambda one, other, axis: np.mean(other, axis=axis) - np.mean(one, axis=axis),
-        n_resamples=n_resamples,
-        confidence_level=float(1 - 2 * _tail(n, 0.95)),
+        tuple(map(np.arange, sizes)),
+        lambda *drawn, axis: statistic(*(group.mean(own, axis) for group, own in zip(groups, drawn, strict=True))),
+        n_resamples=draws,
+        # Of one group the same numbers as all at once, which for 1000 cases take 160 MB.
+        batch=max(1, _DRAWN_AT_ONCE // sizes[0]) if len(sizes) == 1 else None,
+        confidence_level=float(1 - 2 * _tail(min(sizes), confidence)),
         method="BCa",
         rng=np.random.default_rng(seed),
     ).confidence_interval

@@ -129,11 +129,11 @@ class Config:
     """Average the predictions of the scan and of its flips, along every axis along which training flips."""
     probability_threshold: float = 0.5
     """Post-processing: a voxel is tumour, of the most probable label, where the three labels' probabilities together
-    exceed this (thresholding: R; of what, and the value: D); of regions, what each one's must exceed."""
+    exceed this (thresholding: R of the 2.5D network, D of the 3D one; of what, and the value: D); of regions, what each one's must exceed."""
     opening_voxels: int = 1
-    """Post-processing: radius of the opening of the whole tumour (R; radius and what is opened: D)."""
+    """Post-processing: radius of the opening of the whole tumour (R of the 2.5D network; radius, and of the 3D one: D)."""
     closing_voxels: int = 1
-    """Post-processing: radius of the closing of the whole tumour (R; radius and what is closed: D)."""
+    """Post-processing: radius of the closing of the whole tumour (R of the 2.5D network; radius, and of the 3D one: D)."""
     minimum_component_voxels: int = 100
     """Post-processing: smaller connected parts of the whole tumour are removed (D)."""
 

@@ -146,7 +146,7 @@ def read_summary(path: Path) -> list[Result]:
 
 def read_cases(folder: Path, name: str = "cases.csv") -> pd.DataFrame:
     """A table of a segmentation run, its rows of the label maps themselves, without those of further views of them."""
-    frame = pd.read_csv(folder / name, dtype={"case": str, "view": str})
+    frame = pd.read_csv(folder / name, dtype={"case": str, "patient": str, "view": str})
     return frame[frame["view"].isna()].drop(columns="view")
 
 

@@ -17,12 +17,13 @@ from common.loading import loading
 from common.networks import read_model_config
 from common.runs import FAILURE, Run
 from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better
-from common.statistics import holm, paired_difference
+from common.statistics import holm
 from experiments.base.options import Refused
 from experiments.base.trainings import Training, given, state
 from experiments.comparison import MODELS
 from experiments.comparison.interpreters import lacks
 from experiments.segmentation.adopted import adopt_training
+from experiments.segmentation.paired import difference
 from experiments.segmentation.scores import score
 from experiments.segmentation.study import Study, restored
 
@@ -108,7 +109,7 @@ def read_cases(study: Study) -> pd.DataFrame:
         folder = folder_of(study, model)
         if state(folder) != "finished":
             continue
-        cases = pd.read_csv(folder / "cases.csv", dtype={"case": str, "view": str}).fillna({"view": ""})
+        cases = pd.read_csv(folder / "cases.csv", dtype={"case": str, "patient": str, "view": str}).fillna({"view": ""})
         scored = sorted(cases["case"][cases["view"] == ""])
         if scored != sorted(study.split.test):
             raise Refused(
@@ -132,9 +133,7 @@ def compare(scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     models = [model for model in MODELS if model in scores.index.get_level_values("model")]
     for (model, against), metric in itertools.product(itertools.combinations(models, 2), COMPARED):
-        both = pd.concat([scores.loc[against, metric], scores.loc[model, metric]], axis=1, keys=["first", "second"])
-        both = both.dropna()
-        found = paired_difference(both["first"], both["second"], seed=0)
+        _, found = difference(scores.loc[against], scores.loc[model], metric)
         rows.append((model, against, metric, found.value, found.low, found.high, found.n, found.p))
     names = ["model", "against", "metric", "difference", "low", "high", "n", "p"]
     frame = pd.DataFrame(rows, columns=names)

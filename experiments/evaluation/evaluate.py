@@ -14,6 +14,7 @@ from common.files import atomic_path, file_stem, read_json, write_csv, write_jso
 from common.labels import CLASSES
 from common.patient import SEEN_NOTE
 from common.runs import Run, configuration_hash
+from common.scoring import BY_PATIENT, with_patients
 from common.splits import Split
 from common.subject import Problem
 from common.words import by_note, listed, plural
@@ -98,6 +99,7 @@ def _write(
     folder, methods = opened.folder, [each.name for each in found.methods]
     with atomic_path(folder / "lesions.csv") as lesions:
         cases, together, brought, classes = scoring.frames(works, lesions)
+    cases = with_patients(cases, {subject.id: subject.patient for subject in found.cohort.subjects})
     write_csv(folder / "cases.csv", cases)
     used = tuple(work.subject.id for work in works)
     content = scoring.digests(works)
@@ -162,6 +164,9 @@ def _about(options: ScoreOptions, found: Found, used: Sequence[str]) -> str:
     if options.cases == "intersection":
         said = f"intersection: the {len(found.cases)} of {plural(n, 'case')} of which every method has a label map"
         said += f", {len(used)} of them scored" * (len(used) < len(found.cases))
+    whose = {subject.id: subject.patient for subject in found.cohort.subjects}
+    if (patients := len({whose[case] for case in used})) < len(used):
+        said += f", of {plural(patients, 'patient')}: {BY_PATIENT}"
     said = f"{'synthetic phantoms; ' * found.synthetic}{said}; empty masks: {options.empty_masks}"
     if marked := [each.name for each in found.methods if each.of_phantoms]:
         said += f"; trained on synthetic phantoms only, and no result for patients: {', '.join(marked)}"

@@ -1,10 +1,10 @@
-"""Which method is first, by whose measure, and how often it would be with other patients (bootstrap over cases)."""
+"""Which method is first, by whose measure, and how often it would be with other patients (bootstrap)."""
 
 import numpy as np
 import pandas as pd
 import scipy  # its parts when they are first used: stats alone takes half a second
 
-from common.scoring import apply_empty_policy, higher_is_better
+from common.scoring import PATIENT, apply_empty_policy, higher_is_better
 from common.statistics import FEWEST_CASES
 
 RANKS = "rank"
@@ -19,8 +19,8 @@ def ranking(
 ) -> pd.DataFrame:
     """A row per criterion (RANKS, then the mean of each metric) and method.
 
-    cases: method, case and the metrics, every method with the same cases. Empty masks are valued as BraTS does,
-    whatever the tables' policy, so that no method gains by a missed one.
+    cases: method, case and the metrics, every method with the same cases; with PATIENT patients are drawn. Empty masks
+    are valued as BraTS does, whatever the tables' policy, so that no method gains by a missed one.
     Columns: criterion, method; value: the mean rank, or the metric's mean; place (1 is best, equal ones share it) and
     first: share of the resamples in which the method is first, shared where several are; NaN below FEWEST_CASES.
     """
@@ -29,7 +29,8 @@ def ranking(
     tables = {metric: _by_method(valued, metric, methods) for metric in dict.fromkeys((*RANKED, *metrics))}
     ranks = np.mean([scipy.stats.rankdata(_costs(tables[metric], metric), axis=1) for metric in RANKED], axis=0)
     criteria = {RANKS: ranks} | {metric: _costs(tables[metric], metric) for metric in metrics}
-    first = _share_first(np.stack(list(criteria.values())), seed, resamples)
+    patients = valued.drop_duplicates("case").set_index("case").sort_index().get(PATIENT)
+    first = _share_first(np.stack(list(criteria.values())), patients, seed, resamples)
     rows = []
     for (criterion, costs), shares in zip(criteria.items(), first, strict=True):
         values = (ranks if criterion == RANKS else tables[criterion]).mean(axis=0)
@@ -48,16 +49,17 @@ def _costs(values: np.ndarray, metric: str) -> np.ndarray:
     return -values if higher_is_better(metric) else values
 
 
-def _share_first(costs: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+def _share_first(costs: np.ndarray, patients: pd.Series | None, seed: int, resamples: int) -> np.ndarray:
     """For costs (criterion, case, method) the share (criterion, method) of resamples with the smallest mean."""
     rng = np.random.default_rng(seed)
-    n = costs.shape[1]
+    own = np.arange(costs.shape[1]) if patients is None else pd.factorize(patients)[0]
+    n = len(np.unique(own))
     if n < FEWEST_CASES:
         return np.full(costs.shape[::2], np.nan)
     found = np.zeros(costs.shape[::2])
     for start in range(0, resamples, _AT_ONCE):
-        times = rng.multinomial(n, np.full(n, 1 / n), size=min(_AT_ONCE, resamples - start))
-        means = (np.einsum("rc,kcm->krm", times, costs, optimize=True) / n).round(12)
+        times = rng.multinomial(n, np.full(n, 1 / n), size=min(_AT_ONCE, resamples - start))[:, own]
+        means = (np.einsum("rc,kcm->krm", times, costs, optimize=True) / times.sum(axis=1)[:, None]).round(12)
         best = means == means.min(axis=2, keepdims=True)
         found += (best / best.sum(axis=2, keepdims=True)).sum(axis=1)
     return found / resamples

@@ -35,7 +35,7 @@ MEASURES = {
 
 def read_table(path: Path) -> pd.DataFrame:
     """A table of a comparison, in which only an empty cell is a missing value: a method may be called NA or None."""
-    names = dict.fromkeys(("method", "against", "case"), str)
+    names = dict.fromkeys(("method", "against", "case", "patient"), str)
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
 
 

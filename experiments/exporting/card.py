@@ -1,5 +1,7 @@
 """The model card of an exported network: what it is, what it learned from, how good it is, and its limits."""
 
+import itertools
+
 from common.exported import LARGEST_DIFFERENCE, Agreement
 from common.files import read_json
 from experiments.base import results
@@ -10,6 +12,11 @@ INTENDED_USE = "Research on glioma MRI. Not a medical device: no diagnosis, no d
 PHANTOMS = "It has seen synthetic phantoms only and is of no use on patients, not even in research."
 SHOWN = ("mean_dice", "dice_", "hd95_", "auc", "accuracy")
 """How the names of the scores begin that a card shows."""
+TEST = "test."
+WITHOUT_TEST = {"table2_final": "validation, which chose its weights", "beyond": "out of fold"}
+"""Experiment -> of whom the scores are whose names do not begin with TEST; of other experiments the test part."""
+OTHERS = ("baseline__", "minus_baseline__")
+"""How the names of scores begin that are another network's, or a difference from it."""
 LIMITS = {
     SEGRESNET: (
         "Scans must be as in BraTS: four co-registered contrasts of one visit, skull-stripped, background exactly 0. "
@@ -95,14 +102,24 @@ def _data(source: Source) -> list[str]:
 
 
 def _scores(source: Source) -> list[str]:
-    shown = [r for r in source.results if r.key.partition(".")[2].rpartition("__")[2].startswith(SHOWN)]
-    if not shown:
+    if not source.results:
         return ["None: the run's folder holds no summary."]
-    rows = ["| score | value | 95 % interval | n |", "|---|---|---|---|"]
-    for result in shown:
-        interval = "" if result.low is None else f"{results.short(result.low)} to {results.short(result.high)}"
-        rows.append(f"| {result.key.partition('.')[2]} | {results.short(result.value)} | {interval} | {result.n} |")
-    return rows
+    rows: dict[str, list[str]] = {"test": []}
+    for result in source.results:
+        experiment, _, name = result.key.partition(".")
+        part = "test" if name.startswith(TEST) else WITHOUT_TEST.get(experiment, "test")
+        name = name.removeprefix(TEST)
+        if name.rpartition("__")[2].startswith(SHOWN) and not name.startswith(OTHERS):
+            interval = "" if result.low is None else f"{results.short(result.low)} to {results.short(result.high)}"
+            cells = (name, results.short(result.value), interval, result.n, part)
+            rows.setdefault(part, []).append(f"| {' | '.join(map(str, cells))} |")
+    if not any(rows.values()):
+        return ["None: the run's summary holds no score of these networks."]
+    return [
+        "| score | value | 95 % interval | n | patients |",
+        "|---|---|---|---|---|",
+        *itertools.chain(*rows.values()),
+    ]
 
 
 def _settings(source: Source) -> list[str]:

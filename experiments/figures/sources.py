@@ -28,7 +28,7 @@ from experiments.mgmt.phantoms import phantom_patients
 from experiments.segmentation.phantoms import phantom_cohort
 
 MASKS = ("NCR", "ED", "ET", "WT")
-TEXTS = ("case", "id", "view", "contrast", "part", "class", "state")
+TEXTS = ("case", "patient", "id", "view", "contrast", "part", "class", "state")
 """Columns of a run's tables that are no numbers."""
 
 

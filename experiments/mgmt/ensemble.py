@@ -97,13 +97,16 @@ def score(study: MgmtStudy, settings: Settings, fitted: Mapping[str, Fitted]) ->
 def discrimination(
     study: MgmtStudy, name: str, probabilities: np.ndarray, labels: np.ndarray, threshold: float
 ) -> list[Result]:
-    """AUC with its interval, accuracy at the threshold with its exact interval, and the threshold."""
+    """AUC with its interval, accuracy at the threshold with its exact interval, and the threshold.
+
+    n of the threshold: the validation part's patients, on whom it was chosen.
+    """
     correct = int((predicted_positive(probabilities, threshold) == labels).sum())
     n = len(labels)
     return [
         study.result(f"{name}__auc", roc_auc(probabilities, labels), n, auc_interval(probabilities, labels)),
         study.result(f"{name}__accuracy", correct / n, n, accuracy_interval(correct, n)),
-        study.result(f"{name}__threshold", threshold, n),
+        study.result(f"{name}__threshold", threshold, len(study.split.validation)),
     ]
 
 

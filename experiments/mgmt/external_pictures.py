@@ -26,7 +26,7 @@ def draw(folder: Path, samples: Mapping[str, Sample], curves: Sequence[pd.DataFr
         label = (
             f"{name}: {roc_auc(sample.values, sample.labels):.3f} ({low:.3f} to {high:.3f}), n = {len(sample.labels)}"
         )
-        left.plot(false, true, color=colours[name], label=label, drawstyle="steps-post")
+        left.plot(false, true, color=colours[name], label=label)
     _frame(left, "1 - specificity", "sensitivity", "chance")
     left.legend(loc="lower right", title="AUC (95 % interval)")
     for curve in curves:

@@ -1,8 +1,9 @@
 """Leave one site out: models trained on all hospitals but one, tested on that one, for each in turn.
 
 The competition's cohort (``--data``, DICOM) and every one of ``--sites`` (NIfTI) are sites. Nothing of the hospital
-that is tested has made or chosen anything: epochs and thresholds are chosen on a fifth of the others, with the same
-share of each site and class.
+that is tested has trained or chosen anything: epochs and thresholds are chosen on a fifth of the others, with the same
+share of each site and class. The plane and extent of the slices that are cut from NIfTI volumes are the competition's,
+also where it is tested: those of its series' headers, whatever their labels.
 """
 
 from collections import Counter

@@ -27,7 +27,7 @@ def draw_roc(path: Path, probabilities: Mapping[str, np.ndarray], labels: np.nda
         low, high = auc_interval(values, labels)
         label = f"{name}: {roc_auc(values, labels):.3f} ({low:.3f} to {high:.3f})"
         width = max(1.2, 3.2 - 1.0 * number)  # of curves that coincide all are seen
-        axis.plot(false, true, color=colour, label=label, drawstyle="steps-post", linewidth=width)
+        axis.plot(false, true, color=colour, label=label, linewidth=width)
     axis.plot((0, 1), (0, 1), color="0.6", linestyle=":", label="chance")
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(0, 1), ylim=(0, 1.005))
     axis.legend(loc="lower right", title="AUC (95 % interval)")

@@ -17,7 +17,7 @@ from common.identity import equal_content
 from common.phantom.folder import embedded_cohort
 from common.prepared import Store
 from common.runs import Run, configuration_hash
-from common.scoring import apply_empty_policy
+from common.scoring import apply_empty_policy, patients_of
 from common.splits import Split
 from common.statistics import bootstrap_interval, unpaired_difference
 from common.subject import Problem, Subject
@@ -243,12 +243,15 @@ def compare(run: Finished, cases: pd.DataFrame) -> pd.DataFrame:
     own, other = (apply_empty_policy(frame, run.policy) for frame in (run.cases(), cases))
     rows = []
     for metric in SHOWN:
-        first, second = (frame[metric].dropna().to_numpy(float) for frame in (own, other))
+        known = [frame[frame[metric].notna()] for frame in (own, other)]
+        first, second = (frame[metric].to_numpy(float) for frame in known)
+        whose = patients_of(known[0]), patients_of(known[1])
         means = [values.mean() if values.size else np.nan for values in (first, second)]
+        ends = bootstrap_interval(first, seed=0, patients=whose[0])
         rows.append(
             (
-                *(metric, means[0], *bootstrap_interval(first, seed=0), first.size, means[1], second.size),
-                *(means[1] - means[0], *unpaired_difference(first, second, seed=0)),
+                *(metric, means[0], *ends, first.size, means[1], second.size),
+                *(means[1] - means[0], *unpaired_difference(first, second, seed=0, patients=whose)),
             )
         )
     columns = ["metric", "own", "own_low", "own_high", "own_n", "external", "n", "difference", "low", "high"]

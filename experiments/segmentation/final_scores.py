@@ -15,7 +15,7 @@ from common.files import write_csv, write_json
 from common.loading import loading
 from common.networks import read_model_config
 from common.runs import Run
-from common.scoring import EmptyPolicy, apply_empty_policy, metrics_of
+from common.scoring import EmptyPolicy, apply_empty_policy, metrics_of, patients_of
 from common.statistics import bootstrap_interval
 from experiments.base import results
 from experiments.base.engines import run
@@ -108,12 +108,14 @@ def over_seeds(folders: Sequence[Path], policy: EmptyPolicy) -> pd.DataFrame:
             raise ValueError(f"{folder}: expected the cases of {folders[0]}, found others")
     metrics = min((metrics_of(frame) for frame in valued), key=len)
     by_case = pd.concat(frame[list(metrics)] for frame in valued).groupby(level="case", sort=False).mean()
+    whose = patients_of(valued[0].loc[by_case.index])
     by_seed = pd.DataFrame([frame[list(metrics)].mean() for frame in valued])
     counts = sum(results.read_cases(folder, "scores.csv").set_index("metric")[list(COUNTS)] for folder in folders)
     rows = []
     for metric in metrics:
-        values = by_case[metric].dropna().to_numpy(float)
-        interval = bootstrap_interval(values, seed=0)
+        known = by_case[metric].notna().to_numpy()
+        values = by_case.loc[known, metric].to_numpy(float)
+        interval = bootstrap_interval(values, seed=0, patients=None if whose is None else whose[known])
         row = {"metric": metric, "mean": by_case[metric].mean(), "low": interval.low, "high": interval.high}
         row |= {"n": values.size, "seeds": len(folders), "seed_sd": by_seed[metric].std()}
         several = by_seed[metric] if len(folders) > 1 else by_seed[metric].iloc[:0]
@@ -169,6 +171,7 @@ def show(study: Study, config: Config) -> None:
         lines = [(name, *(results.short(found[key].value) for key in (name, *_spread_keys(name)))) for name in spread]
         texts += ["", results.aligned([head, *lines]), ""]
     texts.append("test.*: of the test part, which nothing was chosen on; the others, as the report's, of validation")
+    texts.append("missed_* and size_correlation_*: of the labels of both parts together")
     if config.checkpoint == "best":
         texts.append("the weights were chosen by their Dice on validation, which flatters its scores")
     small = found[label_size.SMALL]

@@ -127,7 +127,7 @@ def read_scores(path: Path) -> pd.DataFrame:
     Raises RunError when the file is damaged.
     """
     try:
-        frame = pd.read_csv(path, dtype={"case": str, "view": str, "change": str})
+        frame = pd.read_csv(path, dtype={"case": str, "patient": str, "view": str, "change": str})
         frame = frame[frame["view"].isna()].drop(columns="view") if "view" in frame else frame
         apply_empty_policy(frame, "brats")
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:

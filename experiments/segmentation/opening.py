@@ -17,6 +17,7 @@ from common.prepared import Entry, Store
 from common.processes import check_alone
 from common.recipe import Recipe
 from common.runs import Run, configuration_hash, folder_of_run, same_settings
+from common.scoring import BY_PATIENT
 from common.statistics import FEWEST_CASES
 from common.subject import Problem, Subject
 from common.words import by_note
@@ -180,6 +181,8 @@ def _find_usable(options: Options, recipes: Sequence[Recipe], minimum_mask_fract
     )
     for done, n in Counter(usable.brought_to_grid.values()).items():
         print(f"note: {n} of {len(good)} subjects were {done}", file=sys.stderr)
+    if (patients := len({subject.patient for subject in usable.prepared})) < len(good):
+        print(f"note: {len(good)} subjects of {patients} patients: {BY_PATIENT}", file=sys.stderr)
     for doubt in by_note(usable.said(lambda entry: entry.doubts)):
         print(f"note: {doubt}", file=sys.stderr)
     if usable.excluded and not usable.subjects:

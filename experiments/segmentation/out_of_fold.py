@@ -24,6 +24,7 @@ from common.recipe import Volume
 from common.regions import Case, Decision, choose
 from common.runs import Run
 from common.splits import Split
+from common.words import p_value
 from experiments.base import results
 from experiments.base.engines import run
 from experiments.base.trainings import given, require
@@ -253,7 +254,7 @@ def show(study: Study) -> None:
                         *(results.short(reported), results.short(own.value), results.interval(own), str(own.n)),
                         results.short(base.value if base else None),
                         *(results.short(gain.value if gain else None), results.interval(gain) if gain else ""),
-                        results.short(p.value if p else None),
+                        "-" if p is None or p.value is None else p_value(p.value),
                     )
                 )
     texts = [results.aligned(lines), *(f"{name}: {results.HEADLINES[name]}" for name in SHOWN[:4])]

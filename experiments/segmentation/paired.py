@@ -1,4 +1,4 @@
-"""Two finished runs on the same test cases: means, paired differences and what they are worth."""
+"""Scores of the same test cases by two methods: means, paired differences and what they are worth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from common.runs import RunError
-from common.scoring import EmptyPolicy, apply_empty_policy
-from common.statistics import holm, paired_difference
+from common.scoring import EmptyPolicy, apply_empty_policy, patients_of
+from common.statistics import PairedDifference, holm, paired_difference
 from experiments.base import results
 
 
@@ -31,8 +31,15 @@ def differences(first: pd.DataFrame, second: pd.DataFrame, metrics: Sequence[str
     """:func:`compare` of two frames of the same cases, by case and valued by a policy, without p_holm."""
     rows = []
     for metric in metrics:
-        both = pd.concat([first[metric], second[metric]], axis=1, keys=["against", "own"]).dropna()
-        found = paired_difference(both["against"], both["own"], seed=0)
-        row = {"metric": metric, **both.mean(), "difference": found.value}
+        means, found = difference(first, second, metric)
+        row = {"metric": metric, **means, "difference": found.value}
         rows.append(row | {"low": found.low, "high": found.high, "p": found.p, "n": found.n})
     return pd.DataFrame(rows)
+
+
+def difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> tuple[dict[str, float], PairedDifference]:
+    """A metric of two frames of cases, by case and valued by a policy: the means, ``against`` and ``own``, and how far
+    the second is from the first, over the cases that have a score in both."""
+    both = pd.concat([first[metric], second[metric]], axis=1, keys=["against", "own"]).dropna()
+    found = paired_difference(both["against"], both["own"], seed=0, patients=patients_of(first.loc[both.index]))
+    return both.mean().to_dict(), found

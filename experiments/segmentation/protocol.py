@@ -99,7 +99,7 @@ def pool(studies: list[Study], config: Any, options: Options) -> Path:
     digest = configuration_hash(*(study.run.folder.name for study in studies))
     folder = first.run.folder.with_name(f"{name}{options.folds}folds-{digest}")
     with Run(folder):
-        text = {"case": str, "view": str}
+        text = {"case": str, "patient": str, "view": str}
         cases = pd.concat(
             [
                 pd.read_csv(study.run.folder / "cases.csv", dtype=text).fillna({"view": ""}).assign(fold=fold)

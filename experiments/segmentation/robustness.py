@@ -15,8 +15,8 @@ from common.progress import Progress
 from common.recipe import Recipe, Volume, transform
 from common.runs import Run, RunError, configuration_hash
 from common.scanner import Change, changes_of
-from common.scoring import MASKS, apply_empty_policy, score_case
-from common.statistics import FEWEST_CASES, bootstrap_interval, paired_difference
+from common.scoring import MASKS, apply_empty_policy, patients_of, score_case, with_patients
+from common.statistics import FEWEST_CASES, bootstrap_interval
 from common.subject import Subject
 from experiments.base import results
 from experiments.base.ending import end
@@ -24,6 +24,7 @@ from experiments.base.options import at_least
 from experiments.base.progress import step
 from experiments.base.results import Result
 from experiments.segmentation.finished import Finished, Networks, load, read_scores
+from experiments.segmentation.paired import difference
 
 FOLDER = "robustness"
 STEPS = (1, 4, 5)
@@ -104,7 +105,7 @@ def _cases(run: Finished, subjects: list[Subject], changes: tuple[Change, ...], 
                 if row["change"] == left[-1].name or time.monotonic() - written > KEPT_SECONDS:
                     write_csv(path, pd.DataFrame(rows))
                     written = time.monotonic()
-    return read_scores(path)
+    return with_patients(read_scores(path), {subject.id: subject.patient for subject in subjects})
 
 
 def score_changes(
@@ -148,14 +149,15 @@ def costs_of(cases: pd.DataFrame, run: Finished, changes: tuple[Change, ...]) ->
     for change in changes:
         after = valued[valued["change"] == change.name]
         for metric in METRICS:
-            both = pd.concat([after[metric], before[metric]], axis=1, keys=["after", "before"]).dropna()
-            cost = paired_difference(both["after"] * 100, both["before"] * 100, seed=0)
-            values = after[metric].dropna().to_numpy(float)
+            _, cost = difference(after, before, metric)
+            known = after[after[metric].notna()]
+            values = known[metric].to_numpy(float)
             mean = values.mean() if values.size else np.nan
+            ends = bootstrap_interval(values, seed=0, patients=patients_of(known))
             rows.append(
                 (
-                    *(change.name, change.words, metric, mean, *bootstrap_interval(values, seed=0), values.size),
-                    *(cost.value, cost.low, cost.high),
+                    *(change.name, change.words, metric, mean, *ends, values.size),
+                    *(100 * each for each in (cost.value, cost.low, cost.high)),
                 )
             )
     columns = ["change", "words", "metric", "mean", "low", "high", "n", "cost", "cost_low", "cost_high"]

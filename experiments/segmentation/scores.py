@@ -9,7 +9,7 @@ import pandas as pd
 from common import costs, nifti
 from common.files import write_csv, write_json
 from common.progress import Progress
-from common.scoring import score_cases, summarise
+from common.scoring import score_cases, summarise, with_patients
 from experiments.base import results
 from experiments.drawing import curves, scans
 from experiments.segmentation.lesion_detection import write_lesions
@@ -59,6 +59,7 @@ def write_scores(study: Study, predictions: Iterable[tuple], *, n_cases: int) ->
     for frame in (scored, lesions):
         parts = frame["case"].astype(str).str.partition(VIEW_MARK)
         frame["case"], frame["view"] = parts[0], parts[2]
+    scored = with_patients(scored, {each.id: each.patient for each in (*study.cohort.subjects, *study.subjects)})
     scores = pd.concat(
         summarise(rows.drop(columns="view"), policy=study.options.empty_masks).assign(view=view)
         for view, rows in scored.groupby("view", sort=True)

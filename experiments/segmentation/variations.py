@@ -9,13 +9,14 @@ import pandas as pd
 from common.files import write_csv, write_json
 from common.runs import FAILURE, History, RunError
 from common.scoring import EmptyPolicy, apply_empty_policy
-from common.statistics import holm, paired_difference
+from common.statistics import holm
 from common.words import p_value
 from experiments.base import results
 from experiments.base.ending import unfinished
 from experiments.base.engines import run
 from experiments.base.results import Result
 from experiments.base.trainings import given, state
+from experiments.segmentation.paired import difference
 from experiments.segmentation.study import Study
 from segresnet_monai.config import Config
 
@@ -80,17 +81,15 @@ def compare(study: Study, variations: Mapping[str, Variation]) -> pd.DataFrame:
     ]
     rows = []
     for row, against in pairs:
-        # A case whose masks are all empty may have no score under the policy.
-        both = pd.concat([scores[against], scores[row]], axis=1, keys=["first", "second"]).dropna()
-        found = paired_difference(both["first"], both["second"], seed=0)
+        _, found = difference(scores[against], scores[row], METRIC)
         rows.append((row, against, found.value, found.low, found.high, found.n, found.p))
     frame = pd.DataFrame(rows, columns=["row", "against", "difference", "low", "high", "n", "p"])
     return frame.assign(p_holm=holm(frame["p"].to_numpy(float)))
 
 
-def case_scores(folder: Path, policy: EmptyPolicy) -> pd.Series:
-    """A row's METRIC by case."""
-    return apply_empty_policy(results.read_cases(folder), policy).set_index("case")[METRIC]
+def case_scores(folder: Path, policy: EmptyPolicy) -> pd.DataFrame:
+    """A row's scores by case, valued by the policy."""
+    return apply_empty_policy(results.read_cases(folder), policy).set_index("case")
 
 
 def summarise(study: Study, variations: Mapping[str, Variation]) -> None:

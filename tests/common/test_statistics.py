@@ -96,11 +96,65 @@ def test_five_cases_that_all_rise_are_no_less_likely_than_one_in_sixteen():
 
 def test_equal_cases_leave_the_ranks_but_not_the_mean():
     first = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    change = np.array([0.0, 0.02, 0.04, 0.08, 0.0, -0.16])
+    change = np.array([0.0, 0.02, 0.04, 0.08, 0.0, -0.06])
     found = paired_difference(first, first + change, seed=0)
     assert found.p == pytest.approx(signed_rank_p(change[change != 0]))
     assert found.value == pytest.approx(change.mean())
     assert found.n == 6
+
+
+def test_a_method_that_is_worse_in_most_cases_is_not_shown_to_be_better_by_a_few_large_gains():
+    rng = np.random.default_rng(0)
+    change = np.concatenate([-rng.uniform(0.005, 0.015, 194), rng.uniform(0.5, 0.7, 6)])
+    assert change.mean() > 0 > np.median(change)
+    assert stats.wilcoxon(change).pvalue < 1e-20
+    assert paired_difference(np.zeros(200), change, seed=0).p == 1
+    assert paired_difference(change, np.zeros(200), seed=0).p == 1
+
+
+def test_patients_are_drawn_and_not_their_scans():
+    """Of 25 patients of four equal scans each, three quarters of the numbers tell nothing."""
+    rng = np.random.default_rng(1)
+    means = rng.normal(0.1, 0.2, 25)
+    values, whose = np.repeat(means, 4), np.repeat([f"P{n}" for n in rng.permutation(25)], 4)
+    found, of_means = (
+        bootstrap_interval(*each, seed=0, patients=who) for each, who in (((values,), whose), ((means,), None))
+    )
+    assert found == pytest.approx(of_means, abs=0.01)
+    assert np.ptp(bootstrap_interval(values, seed=0)) < 0.6 * np.ptp(found)
+    paired = paired_difference(np.zeros(100), values, seed=0, patients=whose)
+    assert paired.n == 100
+    assert paired.p == pytest.approx(paired_difference(np.zeros(25), means, seed=0).p)
+    assert (paired.low, paired.high) == found
+    other = rng.normal(0.3, 0.2, 30)
+    unpaired = unpaired_difference(values, other, seed=0, patients=(whose, None))
+    assert unpaired == pytest.approx(unpaired_difference(means, other, seed=0), abs=0.02)
+
+
+def test_a_patient_with_many_scans_weighs_as_many_in_the_mean():
+    """Scans of a patient are drawn together: the interval is that of a ratio of sums, by its linearisation."""
+    rng = np.random.default_rng(2)
+    counts = rng.integers(1, 6, 200)
+    whose = np.repeat(np.arange(200), counts)
+    values = rng.normal(size=200)[whose] + rng.normal(size=len(whose))
+    sums = np.bincount(whose, weights=values)
+    mean = sums.sum() / counts.sum()
+    error = np.sqrt(200 * np.var(sums - mean * counts, ddof=1)) / counts.sum()
+    low, high = bootstrap_interval(values, seed=0, patients=whose)
+    assert (low + high) / 2 == pytest.approx(mean, abs=0.03)
+    assert high - low == pytest.approx(2 * 1.97 * error, rel=0.05)
+
+
+def test_scans_of_one_or_two_patients_have_no_interval_and_equal_patients_one_of_no_width():
+    values = np.array([0.5, 0.7, 0.9, 0.4])
+    assert np.isnan(bootstrap_interval(values, seed=0, patients=np.array(["a", "a", "b", "b"]))).all()
+    two = paired_difference(np.zeros(4), values, seed=0, patients=np.array(["a", "a", "b", "b"]))
+    assert (two.value, two.n) == (pytest.approx(0.625), 4)
+    assert math.isnan(two.p)
+    alike = bootstrap_interval(np.array([0.5, 0.75] * 3), seed=0, patients=np.array(list("aabbcc")))
+    assert alike == (0.625, 0.625)
+    with pytest.raises(ValueError, match="expected the patient of each of 4 cases, received 3"):
+        bootstrap_interval(values, seed=0, patients=np.array(["a", "b", "c"]))
 
 
 def test_pairs_without_a_difference_and_without_cases():

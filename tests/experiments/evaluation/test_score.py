@@ -1,5 +1,6 @@
 """Any method's label maps on one cohort: the numbers, what is told apart, what is refused, what a kill leaves."""
 
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -12,10 +13,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from benchmarks.lesions import plain
 from common.cohort import find_subjects
+from common.files import read_json
 from common.identity import contents
 from common.labels import BRATS_2018, BRATS_2023, MSD
 from common.patient import SEEN_NOTE
@@ -29,7 +31,7 @@ from experiments.evaluation.inputs import ScoreOptions
 from experiments.evaluation.ranking import RANKED, ranking
 from experiments.evaluation.summary import swaps
 from experiments.evaluation.tables import signed
-from tests.cohorts import write_cohort
+from tests.cohorts import write_cohort, write_subject
 from tests.columns import columns, documented
 from tests.layouts import write_2023
 
@@ -615,6 +617,52 @@ def test_ranks_are_within_cases_and_stability_is_the_share_of_resamples():
     first = np.bincount(per_case[:, drawn].mean(axis=2).argmin(axis=0), minlength=3) / 4000
     np.testing.assert_allclose(found.loc["rank", "first"].to_numpy(), first, atol=0.04)
     assert found["first"].groupby("criterion").sum().tolist() == pytest.approx([1, 1])
+
+
+def test_several_scans_of_a_patient_count_as_one_in_intervals_tests_and_ranks(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_draw", lambda *_: [])
+    monkeypatch.setattr(module.summary, "summarise", partial(summarise, n_resamples=100))
+    data = tmp_path / "data"
+    for seed in range(8):
+        write_subject(data, f"UPENN-GBM-{seed // 2:05d}_{seed % 2}", seed)
+    for seed, subject in enumerate(find_subjects(data).subjects):
+        truth, like = subject.load_labels(), nib.load(subject.label)
+        for name, labels in (("worse", eroded(truth)), ("better", noisy(truth, seed))):
+            write(tmp_path / name / f"{subject.id}.nii.gz", subject.convention.from_classes(labels), like)
+    predictions = tuple(f"{name}={tmp_path / name}" for name in ("worse", "better"))
+    convention = ("worse=brats2018", "better=brats2018")
+    options = ScoreOptions(data=data, predictions=predictions, convention=convention, runs=tmp_path / "runs", cores=1)
+    folder = evaluate(options)
+    cases = pd.read_csv(folder / "cases.csv")
+    assert (cases["patient"] == cases["case"].str.rpartition("_")[0]).all()
+    assert cases["patient"].nunique() == 4
+    of = {name: cases[cases["method"] == name].set_index("case") for name in ("worse", "better")}
+    row = pd.read_csv(folder / "comparisons.csv").set_index("metric").loc["dice_WT"]
+    change = of["better"]["dice_WT"] - of["worse"]["dice_WT"]
+    by_patient = change.groupby(of["worse"]["patient"]).mean()
+    assert row["n"] == 8
+    assert row["difference"] == pytest.approx(change.mean())
+    assert row["p"] == pytest.approx(stats.wilcoxon(by_patient).pvalue)
+    assert row["p"] >= 2 / 2**4
+    assert "8 cases, of 4 patients" in read_json(folder / "data.json", dict)["about"]
+
+
+def test_ranks_are_as_stable_as_the_patients_are_many():
+    rng = np.random.default_rng(5)
+    rows = []
+    for case, method in itertools.product(range(6), "ab"):
+        row = {"method": method, "case": f"{case}", "patient": f"P{case}", "dice_background": 1.0}
+        for name in ("NCR", "ED", "ET", "TC", "WT"):
+            dice = rng.random()
+            row |= {f"dice_{name}": dice, f"surface_dice_{name}": dice, f"false_positive_voxels_{name}": 0.0}
+            row |= {f"hd_{name}": 9 * dice, f"hd95_{name}": dice}
+            row |= {f"volume_truth_ml_{name}": 1.0, f"volume_predicted_ml_{name}": 1.0}
+        rows.append(row)
+    once = pd.DataFrame(rows)
+    thrice = pd.concat(once.assign(case=once["case"] + f"-{n}") for n in range(3))
+    found = ranking(thrice, ("dice_WT",))
+    pd.testing.assert_frame_equal(found, ranking(once.drop(columns="patient"), ("dice_WT",)))
+    assert (found["first"] - ranking(thrice.drop(columns="patient"), ("dice_WT",))["first"]).abs().max() > 0.02
 
 
 # The resection cavity -------------------------------------------------------------------------------------------------

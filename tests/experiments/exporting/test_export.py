@@ -21,6 +21,7 @@ from common.recipe import Recipe  # noqa: E402
 from common.regions import Decision  # noqa: E402
 from common.runs import Run, RunError, RunInUseError  # noqa: E402
 from experiments.base.options import Refused  # noqa: E402
+from experiments.base.results import Result  # noqa: E402
 from experiments.export import Arguments, export  # noqa: E402
 from experiments.exporting import card, files, source, trackers  # noqa: E402
 from experiments.exporting import cohort as nnunet  # noqa: E402
@@ -104,7 +105,7 @@ def test_two_networks_are_one_file_that_predict_takes_and_that_segments_as_they_
     assert (config.targets, decision) == ("regions", DECISION)
     assert network.count == 2
     card = (exported.parent / "README.md").read_text()
-    assert "| dice_WT | 0.812 | 0.750 to 0.875 | 4 |" in card
+    assert "| dice_WT | 0.812 | 0.750 to 0.875 | 4 | test |" in card
     assert "Not a medical device" in card
     assert [path.name for path in exported.parents[1].iterdir()] == ["out"]
 
@@ -120,6 +121,33 @@ def test_the_card_of_a_network_of_phantoms_says_that_it_is_of_no_use_on_patients
         )
     assert "Trained on adults" not in text
     assert "Trained on adults" in card.text(own, "onnx", agreement)
+
+
+def test_the_card_says_first_how_a_network_did_on_patients_that_chose_nothing(ensemble):
+    agreement = Agreement(difference=1e-6, difference_from_run=1e-6, seconds=1.0, seconds_of_run=1.0)
+
+    def scores(experiment, **values):
+        found = tuple(
+            Result.of(experiment, name.replace("test_", "test."), value, 10, synthetic=False)
+            for name, value in values.items()
+        )
+        text = card.text(replace(source.read(ensemble), results=found), "onnx", agreement)
+        return [line for line in text.partition("## Scores")[2].partition("\n## ")[0].splitlines() if line][2:]
+
+    assert scores("table2_final", mean_dice=0.9, test_mean_dice=0.6) == [
+        "| mean_dice | 0.600 |  | 10 | test |",
+        "| mean_dice | 0.900 |  | 10 | validation, which chose its weights |",
+    ]
+    others = {"baseline__mean_dice": 0.4, "minus_baseline__mean_dice": 0.3, "test_baseline__mean_dice": 0.5}
+    assert scores("beyond", mean_dice=0.8, **others, test_mean_dice=0.7) == [
+        "| mean_dice | 0.700 |  | 10 | test |",
+        "| mean_dice | 0.800 |  | 10 | out of fold |",
+    ]
+    assert scores("table1_variations", gwdl__dice_WT=0.8) == ["| gwdl__dice_WT | 0.800 |  | 10 | test |"]
+    none = card.text(
+        replace(source.read(ensemble), results=(Result.of("x", "y", 1.0, 1, synthetic=False),)), "onnx", agreement
+    )
+    assert "no score of these networks" in none
 
 
 @pytest.mark.parametrize("to", ["onnx", "nnunet-dataset"])
