@@ -7,12 +7,17 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from common.recipe import Recipe
 from common.runs import Run
+from common.statistics import bootstrap_interval
+from experiments.segmentation import paired
 from experiments.segmentation import scores as evaluation
+from experiments.segmentation.final_scores import over_seeds
 from experiments.segmentation.opening import study
 from experiments.segmentation.options import Options
+from tests.cohorts import write_subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,36 @@ def test_a_part_is_finished_by_its_summary_and_keeps_its_name(cohort, tmp_path):
     ]
     assert (line["value"], line["n"]) == (pytest.approx(np.mean(overlap)), 2)
     assert summary["table2_final.part.mean_dice"]["reported"] is None  # the report's number is of another part
+
+
+def test_scans_of_one_patient_are_told_and_drawn_together(tmp_path, capsys):
+    data = tmp_path / "data"
+    for seed in range(20):
+        write_subject(data, f"UPENN-GBM-{seed // 2:05d}_{11 + 10 * (seed % 2)}", seed)
+    options = Options(data=data, preset="demo", jobs=1, runs=tmp_path / "runs", prepared=tmp_path / "prepared")
+    with study("table2_final", options, Stub(), fractions=(0.4, 0.1, 0.5)) as opened:
+        assert "note: 20 subjects of 10 patients: " in capsys.readouterr().err
+        cases = [entry.id for entry in opened.test]
+        truths = {subject.id: subject.load_labels() for subject in opened.cohort.subjects}
+        folders = [opened.run.folder / name for name in ("all", "less")]
+        for number, folder in enumerate(folders):
+            kept = [truths[case] * (np.arange(40) < 20 - number - n % 3)[:, None, None] for n, case in enumerate(cases)]
+            with Run(folder) as run:
+                part = replace(opened, run=run)
+                made = evaluation.write_scores(part, zip(cases, map(np.uint8, kept), strict=True), n_cases=len(cases))
+    scored = pd.read_csv(folders[1] / "cases.csv").set_index("case")
+    assert (scored["patient"] == scored.index.str.rpartition("_").get_level_values(0)).all()
+    row = made.set_index("metric").loc["dice_WT"]
+    own = bootstrap_interval(scored["dice_WT"].to_numpy(), seed=0, patients=scored["patient"].to_numpy())
+    assert (row["low"], row["high"]) == own
+    assert own != bootstrap_interval(scored["dice_WT"].to_numpy(), seed=0)
+    seeds = over_seeds(folders[1:] * 2, "brats").set_index("metric").loc["dice_WT"]
+    assert (seeds["low"], seeds["high"]) == pytest.approx(own)
+    before = pd.read_csv(folders[0] / "cases.csv").set_index("case")["dice_WT"]
+    change = (scored["dice_WT"] - before).groupby(scored["patient"]).mean()
+    found = paired.compare(*folders, "brats", ["dice_WT"]).iloc[0]
+    assert found["p"] == pytest.approx(stats.wilcoxon(change).pvalue)
+    assert found["n"] == len(cases) > len(change)
 
 
 def test_a_case_counts_as_scored_when_all_its_views_are(cohort, tmp_path, monkeypatch):

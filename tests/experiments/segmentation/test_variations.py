@@ -64,6 +64,7 @@ def test_a_row_with_the_scores_of_another_is_said():
 
 def test_rows_are_compared_case_by_case_and_corrected_together(tmp_path, monkeypatch):
     from experiments.segmentation import variations
+    from experiments.segmentation.variations import METRIC
 
     rng = np.random.default_rng(0)
     names = ("baseline", "slices80", "gwdl")
@@ -73,7 +74,7 @@ def test_rows_are_compared_case_by_case_and_corrected_together(tmp_path, monkeyp
     for name in names:
         (tmp_path / "rows" / name).mkdir(parents=True)
         (tmp_path / "rows" / name / "summary.json").touch()
-    monkeypatch.setattr(variations, "case_scores", lambda folder, policy: scores[folder.name])
+    monkeypatch.setattr(variations, "case_scores", lambda folder, policy: scores[folder.name].to_frame(METRIC))
 
     found = compare(Study(Opened(tmp_path)), PAPER.variations()).set_index(["row", "against"])
     assert list(found.index) == [("slices80", "baseline"), ("gwdl", "slices80"), ("gwdl", "baseline")]
