@@ -14,7 +14,7 @@ COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 DATA ?=
 MGMT_DATA ?=
 PRESET ?= demo
-COHORTS = $(addprefix --data ,$(DATA)) $(addprefix --mgmt-data ,$(MGMT_DATA))
+COHORTS = $(if $(DATA),--data "$(DATA)") $(if $(MGMT_DATA),--mgmt-data "$(MGMT_DATA)")
 # Experiments side by side: on two cores two of one thread each take 0.5 to 0.8 of the time of one after the other.
 AT_ONCE ?= 2
 OF_DATA = $(if $(DATA),-$(notdir $(DATA:/=)))$(if $(MGMT_DATA),-$(notdir $(MGMT_DATA:/=)))
@@ -38,9 +38,9 @@ demo-mgmt: $(VENV)/demo.done ## MGMT from synthetic DICOM series, and where the 
 # An experiment that failed is shown as such in figures and page, and in the exit status at the end.
 report: $(VENV)/demo.done $(VENV)/unet.done ## every experiment, all figures and the written report; DATA=, MGMT_DATA=, PRESET=, AT_ONCE=
 	status=0; \
-	$(BIN)/python -m experiments.run_all --at-once $(AT_ONCE) --runs runs$(OF_DATA) --preset $(PRESET) $(COHORTS) || status=1; \
-	$(BIN)/python -m experiments.figures --runs runs$(OF_DATA) --output figures$(OF_DATA) $(COHORTS) || status=1; \
-	$(BIN)/python -m experiments.report --runs runs$(OF_DATA) --figures figures$(OF_DATA) --output report$(OF_DATA) \
+	$(BIN)/python -m experiments.run_all --at-once $(AT_ONCE) --runs "runs$(OF_DATA)" --preset $(PRESET) $(COHORTS) || status=1; \
+	$(BIN)/python -m experiments.figures --runs "runs$(OF_DATA)" --output "figures$(OF_DATA)" $(COHORTS) || status=1; \
+	$(BIN)/python -m experiments.report --runs "runs$(OF_DATA)" --figures "figures$(OF_DATA)" --output "report$(OF_DATA)" \
 	  || status=1; \
 	exit $$status
 

@@ -3,10 +3,12 @@
 import difflib
 import io
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -18,6 +20,9 @@ NEAREST = 3
 """Options that are offered for a misspelt one."""
 LIKENESS = 0.75
 """Of two names, from 0 to 1 (difflib), from which one is offered for the other."""
+ABBREVIATED, PART = 0.95, 0.85
+"""The same of a name's initials (lr, learning-rate) and of one that holds the other (filters, initial-filters)."""
+SHORTEST_PART = 4
 
 
 def parse(kind: type[T], *, prog: str, **how: Any) -> T:
@@ -40,9 +45,14 @@ def parse(kind: type[T], *, prog: str, **how: Any) -> T:
     written = io.StringIO()
     with redirect_stdout(written), suppress(SystemExit):
         tyro.cli(kind, prog=prog, args=["--help"], **how)
+    options = options_in(written.getvalue())
     for word in [word for word in unknown if word.startswith("-")] or unknown:
         word = word.partition("=")[0]
-        near = ", ".join(nearest(word, options_in(written.getvalue())))
+        near = ", ".join(nearest(word, options))
+        if not word.startswith("-") and Path(word).exists() and "--data" in options:
+            near = f"--data {shlex.quote(word)}"
+        elif any(option.startswith(f"{word}.") for option in options):
+            near = f"all that begin with {word}."
         print(f"error: {prog} has no {word}{near and f'; the nearest: {near}'}", file=sys.stderr)
     print(f"{prog} --help lists all", file=sys.stderr)
     sys.exit(2)
@@ -66,20 +76,29 @@ def _gathered(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def options_in(help_text: str) -> list[str]:
-    """The options that a command's help names, sorted."""
-    return sorted(set(re.findall(r"--[a-z][\w-]*(?:\.[\w-]+)*", help_text)))
+    """The options that a command's help names, sorted, without their groups."""
+    found = set(re.findall(r"--[a-z][\w-]*(?:\.[\w-]+)*", help_text))
+    return sorted(found - {option.rpartition(".")[0] for option in found})
 
 
 def nearest(word: str, options: Sequence[str]) -> list[str]:
-    """At most NEAREST of the options, the nearest first; a word may leave out dashes and groups (``--model.``)."""
+    """At most NEAREST of the options, the nearest first; a word may leave out dashes and groups (``--model.``), give
+    initials, or a part of the name."""
+    group, _, own = word.lstrip("-").rpartition(".")
+    own = _letters(own)
 
     def likeness(option: str) -> float:
         # A group is left out more often than it is meant: model.epochs is nearer to epochs than warmup-epochs is.
-        names = (option, option.rpartition(".")[2])
-        return max(difflib.SequenceMatcher(None, _letters(word), _letters(name)).ratio() for name in names)
+        of_group, _, name = option.lstrip("-").rpartition(".")
+        ratios = [difflib.SequenceMatcher(None, _letters(word), _letters(each)).ratio() for each in (option, name)]
+        if not group or group == of_group:
+            ratios.append(ABBREVIATED * (own == "".join(part[:1] for part in name.split("-")) and len(own) > 1))
+            ratios.append(PART * (len(own) >= SHORTEST_PART and own in _letters(name)))
+        return max(ratios)
 
-    scored = {option: likeness(option) for option in options}
-    best = sorted((option for option in options if scored[option] >= LIKENESS), key=lambda option: -scored[option])
+    scored = {option: likeness(option) for option in options if option != word}
+    likely = (option for option in scored if scored[option] >= LIKENESS)
+    best = sorted(likely, key=lambda option: (-scored[option], option.count(".")))
     return best[:NEAREST]
 
 

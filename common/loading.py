@@ -10,6 +10,10 @@ from typing import Literal
 MODULES = {"PyTorch": "torch", "Keras": "keras"}
 NOT_NEEDED = ("tensorflow", "mlflow")
 """What PyTorch's writer of TensorBoard files and MONAI load where it is installed, for seconds, and need nothing of."""
+FRAMEWORKS = {"segresnet_monai": "PyTorch", "mgmt_classifier": "PyTorch", "unet_tf": "Keras"}
+"""By the package that trains with it."""
+EXTRAS = {"torch": "segresnet", "lightning": "segresnet", "monai": "segresnet", "keras": "unet", "tensorflow": "unet"}
+"""By module, the suite's extra that brings it."""
 NOTE = "; lines of TensorFlow's own on oneDNN, or on CUDA that it does not find, are no errors"
 """They come before anything can be set that silences them."""
 
@@ -40,6 +44,22 @@ def loading(framework: Literal["PyTorch", "Keras"]) -> Iterator[None]:
             del sys.modules[name]
         if "tensorflow" in hidden:
             sys.modules.pop("tensorboard.compat", None)  # remembers that there is none, which a Keras run would miss
+
+
+def require_framework(*configs: object) -> None:
+    """Raises ModuleNotFoundError where a framework that networks of these configurations need is not installed."""
+    for package in dict.fromkeys(type(config).__module__.partition(".")[0] for config in configs):
+        module = MODULES.get(FRAMEWORKS.get(package, ""))
+        if module is not None and module not in sys.modules and find_spec(module) is None:
+            raise ModuleNotFoundError(name=module)
+
+
+def not_installed(error: ModuleNotFoundError) -> str | None:
+    """What is said of a framework that is not installed; None of a module that no extra brings."""
+    name = (error.name or "").partition(".")[0]
+    if name not in EXTRAS:
+        return None
+    return f"{name} is not installed; it comes with: pip install 'glioma-suite[{EXTRAS[name]}]'"
 
 
 def keep_freed_memory() -> bool:

@@ -47,6 +47,8 @@ def read_model_config(folder: Path, config: type[Config]) -> Config:
     path = folder / "config.json"
     if not path.exists():
         found = "no config.json in it" if folder.is_dir() else "no such folder"
+        if (folder / "model.onnx").is_file():
+            found = f"an exported network: name its file, {folder / 'model.onnx'}"
         raise RunError(f"{folder}: expected the folder of a run, found {found}")
     settings = read_json(path, dict).get("model")
     try:

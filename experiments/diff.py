@@ -35,16 +35,16 @@ def main() -> None:
     options = parse(Options, prog="python -m experiments.diff", description=wrapped(__doc__))
     with refusals():
         rows = differences(options.first, options.second)
-    print(aligned([("", str(options.first), str(options.second)), *rows]) if rows else "no difference")
-    if any(name.startswith(RESULT) for name, *_ in rows):
-        both = f"{quote(str(options.first))} {quote(str(options.second))}"
-        label_maps = all((run / "predictions").is_dir() for run in (options.first, options.second))
-        how = f": python -m experiments.score --runs-of {both}" if label_maps else ""
-        tests = any(name.endswith("_p") for name, *_ in rows)
-        holm = "; _p: after Holm over all tests of its run, so more tests make it larger"
-        print(f"(n): cases that a result is of{holm * tests}; {DIRECTIONS}")
-        if any("model" in read(run, "config.json", dict)[0] for run in (options.first, options.second)):
-            print(chance([name for name, *_ in rows], how))
+        print(aligned([("", str(options.first), str(options.second)), *rows]) if rows else "no difference")
+        if any(name.startswith(RESULT) for name, *_ in rows):
+            both = f"{quote(str(options.first))} {quote(str(options.second))}"
+            label_maps = all((run / "predictions").is_dir() for run in (options.first, options.second))
+            how = f": python -m experiments.score --runs-of {both}" if label_maps else ""
+            tests = any(name.endswith("_p") for name, *_ in rows)
+            holm = "; _p: after Holm over all tests of its run, so more tests make it larger"
+            print(f"(n): cases that a result is of{holm * tests}; {DIRECTIONS}")
+            if any("model" in read(run, "config.json", dict)[0] for run in (options.first, options.second)):
+                print(chance([name for name, *_ in rows], how))
 
 
 def differences(first: Path, second: Path) -> list[tuple[str, str, str]]:

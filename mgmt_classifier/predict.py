@@ -27,7 +27,7 @@ class Arguments:
     experiments.export, which draws no picture."""
     patient: Annotated[Path, tyro.conf.Positional]
     """Folder of one patient: a folder of DICOM files per contrast, called FLAIR, T1w, T1wCE or T2w."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["--output"])] = None
     """Folder for result.json and saliency.png; by default mgmt_<patient> here."""
 
 

@@ -131,9 +131,9 @@ class Config:
     """Post-processing: a voxel is tumour, of the most probable label, where the three labels' probabilities together
     exceed this (thresholding: R of the 2.5D network, D of the 3D one; of what, and the value: D); of regions, what each one's must exceed."""
     opening_voxels: int = 1
-    """Post-processing: radius of the opening of the whole tumour (R of the 2.5D network; radius, and of the 3D one: D)."""
+    """Post-processing: radius of the opening of the whole tumour (R in 2.5D; its radius, and one in 3D: D)."""
     closing_voxels: int = 1
-    """Post-processing: radius of the closing of the whole tumour (R of the 2.5D network; radius, and of the 3D one: D)."""
+    """Post-processing: radius of the closing of the whole tumour (R in 2.5D; its radius, and one in 3D: D)."""
     minimum_component_voxels: int = 100
     """Post-processing: smaller connected parts of the whole tumour are removed (D)."""
 

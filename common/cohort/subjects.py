@@ -133,6 +133,7 @@ def find_subjects(
     alike = [] if patients is not None else _alike_but_for_case(subjects)
     subjects = as_one_patient(subjects, alike)
     notes = _notes(found, subjects, grounds, folder)
+    notes += _own_folder(folder, subjects)
     if alike:
         said = listed([" and ".join(group) for group in alike])
         notes.append(f"ids of one patient but for capital letters are taken as one patient's: {said}")
@@ -144,6 +145,16 @@ def find_subjects(
         )
         notes.append(f"{who} the resection cavity (RC)")
     return Cohort(folder, found.layout, tuple(subjects), tuple(problems), tuple(notes), tuple(cavities))
+
+
+def _own_folder(folder: Path, subjects: Sequence[Subject]) -> Iterator[str]:
+    """That a folder is the only patient's own, where others lie beside it."""
+    place = folder.resolve()
+    if len(subjects) == 1 and all(file.resolve().parent == place for file in subjects[0].images.values()):
+        with os.scandir(place.parent) as entries:
+            beside = sum(entry.is_dir() for entry in entries) - 1
+        if beside:
+            yield f"{place.name} is one patient's own folder, and {plural(beside, 'other lies', 'others lie')} beside it"
 
 
 def _alike_but_for_case(subjects: Iterable[Subject]) -> list[list[str]]:

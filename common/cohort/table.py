@@ -1,6 +1,7 @@
 """Tables of patients as their makers publish them: CSV, read whole and checked, every cell as text."""
 
 import csv
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ def read_rows(table: str | Path, columns: str) -> tuple[list[str], list[Row]]:
     table = Path(table)
     where, wanted = shown(table), f"expected a CSV with the columns {columns}"
     try:
+        if not os.path.lexists(table):
+            raise CohortError(f"{where}: {wanted}, found no such file")
         if (kind := irregular(table)) is not None:
             raise CohortError(f"{where}: {wanted}, but it is {kind}")
         with table.open(newline="", encoding="utf-8-sig") as file:

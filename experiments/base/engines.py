@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from common.runs import RunError
 from experiments.base.scheduler import Watch, work_off
-from experiments.base.trainings import Placement, State, Training
+from experiments.base.trainings import Placement, Slurm, State, Training
 
 
 def run(
@@ -35,10 +35,19 @@ def run(
 
 
 def check(placement: Placement) -> None:
-    """Raises RunError where what the placement names is not here or takes no such jobs: before anything is prepared.
+    """Raises RunError where what the placement names is not here or takes no such jobs, or it says how jobs are to run
+    and not that they are to: before anything is prepared.
 
     A dry run needs nothing.
     """
+    if placement.on != "slurm" and placement.slurm != Slurm():
+        raise RunError(
+            f"--slurm.* is for --on slurm, and trainings would run --on {placement.on}: add it, or leave it out"
+        )
+    if placement.on == "local" and (placement.cores != 1 or placement.most is not None):
+        raise RunError(
+            "--cores and --most are for --on ray and --on slurm; on one machine --at-once shares out the cores"
+        )
     if placement.on == "slurm" and not placement.dry_run:
         from experiments.base import on_slurm
 

@@ -14,6 +14,7 @@ import tyro
 from common.cohort import CohortError
 from common.command_line import parse
 from common.files import typed
+from common.loading import not_installed
 from common.nifti import ScanError
 from common.phantom.folder import embedded_cohort
 from common.runs import RunError, gpus
@@ -73,8 +74,14 @@ def refusals() -> Iterator[None]:
     try:
         with until_unread():
             yield
-    except (Refused, CohortError, ScanError, RunError, OSError) as error:
+    except (Refused, CohortError, ScanError, RunError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error if error.strerror is None else f'{error.filename}: {error.strerror}'}")
+    except ModuleNotFoundError as error:
+        if (said := not_installed(error)) is None:
+            raise
+        sys.exit(f"error: {said}")
 
 
 def gathered(makers: Iterable[Callable[[], Made]]) -> tuple[list[Made], list[str]]:

@@ -4,6 +4,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -69,6 +70,8 @@ class Reported:
     value: float | str
     place: str
     note: str = ""
+    half_step: float = 0.0
+    """Half of the last decimal that it is given with, by which it may have been rounded; 0 of counts and words."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,18 @@ class Result:
 @cache
 def reported(kind: str = "results") -> Mapping[str, Mapping[str, Reported]]:
     """Experiment -> name -> what the report gives, from reported.toml. kind: ``results`` or ``settings``."""
-    table = tomllib.loads((files("experiments") / "reported.toml").read_text(encoding="utf-8"))
+    text = (files("experiments") / "reported.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text, parse_float=Decimal)  # which keeps decimals that are zero
     return {
-        experiment: {name: Reported(**entry) for name, entry in entries.items()}
+        experiment: {name: _reported(**entry) for name, entry in entries.items()}
         for experiment, entries in table[kind].items()
     }
+
+
+def _reported(value: Decimal | int | str, **entry: str) -> Reported:
+    if not isinstance(value, Decimal):
+        return Reported(value, **entry)
+    return Reported(float(value), **entry, half_step=0.5 * 10.0 ** int(value.as_tuple().exponent))
 
 
 def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bool, prefix: str = "") -> list[Result]:

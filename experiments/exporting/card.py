@@ -1,9 +1,11 @@
 """The model card of an exported network: what it is, what it learned from, how good it is, and its limits."""
 
 import itertools
+from collections.abc import Sequence
 
 from common.exported import LARGEST_DIFFERENCE, Agreement
 from common.files import read_json
+from common.labels import CLASSES
 from experiments.base import results
 from experiments.exporting.source import MGMT, PARTS, SEGRESNET, Source, environment
 
@@ -39,12 +41,13 @@ USE = {
     "listed below. It is the network alone: windows, decision and grid are up to the caller.",
     "monai-bundle": "`python -m monai.bundle run --bundle_root . --config_file configs/inference.json "
     "--dataset_dir SCANS --output_dir OUT` segments every patient below SCANS, a folder each, whose files are named as "
-    "in BraTS. It needs MONAI, nibabel, SciPy, pandas, isal and, for this command line, fire; nothing of the suite.",
+    "in BraTS: `SCANS/P1/P1_flair.nii.gz`, `P1_t1.nii.gz`, `P1_t1ce.nii.gz`, `P1_t2.nii.gz`. It needs MONAI, nibabel, "
+    "SciPy, pandas, isal and, for this command line, fire; nothing of the suite.",
 }
 
 
-def text(source: Source, to: str, agreement: Agreement) -> str:
-    """The card in Markdown."""
+def text(source: Source, to: str, agreement: Agreement, tensors: Sequence[str] = ()) -> str:
+    """The card in Markdown. tensors: what the file takes and gives, a line each."""
     about, lines = source.about, []
     package = {SEGRESNET: "segresnet_monai", MGMT: "mgmt_classifier"}.get(source.kind, "unet_tf")
     lines += [f"# {about['run']}", "", _what(source), ""]
@@ -54,7 +57,7 @@ def text(source: Source, to: str, agreement: Agreement) -> str:
     lines += ["## Intended use", "", intended_use(source), ""]
     lines += ["## Data", "", *_data(source), ""]
     lines += ["## Scores", "", *_scores(source), ""]
-    lines += ["## How it predicts", "", *_settings(source), ""]
+    lines += ["## How it predicts", "", *(f"- {line}" for line in tensors), *_settings(source), ""]
     limits = LIMITS[MGMT if source.kind == MGMT else SEGRESNET]
     if about["synthetic"]:  # the others speak of patients
         limits = (f"{PHANTOMS} Its scores are of phantoms too and say nothing about patients.",)
@@ -71,6 +74,20 @@ def text(source: Source, to: str, agreement: Agreement) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def activation(source: Source) -> str:
+    """What makes probabilities of the outputs of a file."""
+    if source.kind == MGMT:
+        return "logits: the sigmoid is the probability of methylation"
+    outputs = ", ".join(source.about["outputs"])
+    if source.about["model"]["targets"] == "regions":
+        return f"logits of {outputs}: the sigmoid of each is its probability"
+    if source.kind != SEGRESNET:
+        return f"probabilities of {outputs}"
+    if len(source.about["outputs"]) == len(CLASSES):
+        return f"logits of {outputs}: their softmax over the channels are the probabilities"
+    return f"logits of {outputs}: the sigmoid of each is its probability"
 
 
 def intended_use(source: Source) -> str:

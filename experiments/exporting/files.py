@@ -13,6 +13,7 @@ from experiments.base.options import Refused
 from experiments.exporting import card
 from experiments.exporting.source import MGMT, SEGRESNET, UNET, Source, read
 
+ONNX_FILE = "model.onnx"
 RECORD = "export.json"
 """In every exported folder: what it was made of, its run's folder too, by which it is known as one that the same run
 may replace."""
@@ -75,7 +76,8 @@ def _export(run: Path, to: str, folder: Path) -> None:
         record = {"format": to, "folder": run.resolve(), "about": source.about}
         record |= {"agreement": agreement, "files": files}
         (made / where).parent.mkdir(exist_ok=True)
-        (made / where).write_text(card.text(source, to, agreement), encoding="utf-8")
+        tensors = [*(_tensors(made / ONNX_FILE) if to == "onnx" else ()), f"outputs are {card.activation(source)}"]
+        (made / where).write_text(card.text(source, to, agreement, tensors), encoding="utf-8")
         write_json(made / RECORD, record)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
     print(
@@ -86,8 +88,19 @@ def _export(run: Path, to: str, folder: Path) -> None:
     print(f"written: {folder}")
 
 
+def _tensors(path: Path) -> Iterator[str]:
+    """Inputs and outputs of an ONNX file, with their shapes."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            sides = (str(side.dim_value or side.dim_param) for side in value.type.tensor_type.shape.dim)
+            yield f"{kind} `{value.name}`: float32 ({', '.join(sides)})"
+
+
 def _onnx(source: Source, folder: Path) -> tuple[Agreement, str]:
-    path = folder / "model.onnx"
+    path = folder / ONNX_FILE
     if source.kind == SEGRESNET:
         from segresnet_monai import export
 

@@ -1,6 +1,7 @@
 """Where figures come from: the cohorts given or embedded, and finished runs with the scans they were made from."""
 
 import json
+import shlex
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -85,8 +86,8 @@ class Sources(BothTasks):
         data = self.mgmt_data if experiment.startswith("mgmt") else self.data
         # What the command line gave; a default needs no word.
         given = {"--data": data, "--runs": None if self.runs == Path("runs") else self.runs}
-        words = [f"{name} {value}" for name, value in given.items() if value is not None]
-        command = " ".join([f"python -m experiments.{experiment}", *words])
+        words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        command = shlex.join(["python", "-m", f"experiments.{experiment}", *words])
         attempted, _ = runs.attempts(self.runs)
         if experiment in attempted and attempted[experiment]["state"] != "not run":
             command = attempted[experiment]["command"]  # with its preset

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from common import splits
 from common.dicom.mgmt_cohort import MgmtCohort, Patient
 from common.files import file_stem
+from common.loading import require_framework
 from common.processes import check_alone
 from common.runs import Run, configuration_hash, folder_of_run, same_settings
 from common.store import Store
@@ -43,6 +44,10 @@ def mgmt_study(
     """
     with refusals():
         check_alone()
+        configs = list(configs)
+        # Cluster jobs may have another environment, and what is finished is shown without one.
+        if options.on == "local" and not any((options.runs / experiment).glob("*/summary.json")):
+            require_framework(*configs)
         usable = _find_usable(options, list(dict.fromkeys(config.recipe for config in configs)), parts)
         split = _split(usable.patients, usable.cohort, options, parts)
         run = _open_run(experiment, options, settings, split, _described(usable, options))

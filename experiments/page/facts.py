@@ -1,5 +1,6 @@
 """What a run was made from, in sentences: its data, whose weights it started from, and the preset behind its table."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def data(config: Mapping, described: Mapping, parts: tuple[int, ...], noted: Ite
 def command(start: Mapping) -> str:
     """As it was typed, of one start in environment.json."""
     program, *arguments = start.get("command", ["unknown"])
-    return " ".join(["python -m", f"experiments.{Path(program).stem}", *arguments])
+    return shlex.join(["python", "-m", f"experiments.{Path(program).stem}", *arguments])
 
 
 def environment(name: str, start: Mapping) -> Environment:

@@ -82,7 +82,7 @@ def rows(experiment: str, found: Iterable[Result], command: str) -> tuple[list[R
         if result is None:
             verdict = Verdict(None, f"not reproduced: {command}")
         else:
-            verdict = judge(replace(result, reported=entry.value))
+            verdict = judge(replace(result, reported=entry.value), half_step=entry.half_step)
         beside.append(Row(key, entry.value, entry.place, entry.note, result, verdict))
     flattering, sober = (f"{experiment}.{name}" for name in ("mean_dice_with_background", "mean_dice"))
     if sober in by_key and flattering in [row.key for row in beside]:
@@ -92,24 +92,28 @@ def rows(experiment: str, found: Iterable[Result], command: str) -> tuple[list[R
     return beside, [Row(result.key, None, "", "", result, Verdict(None, "")) for result in by_key.values()]
 
 
-def judge(result: Result) -> Verdict:
-    """The verdict on a result with a reported value, by rule; synthetic patients are no test of the report."""
+def judge(result: Result, *, half_step: float = 0.0) -> Verdict:
+    """The verdict on a result with a reported value, by rule; synthetic patients are no test of the report.
+
+    half_step: by which the reported value may have been rounded.
+    """
     if result.n == 0:
         return Verdict(None, DASH if isinstance(result.value, str) else NO_NUMBER)  # the word in its cell says why
-    relation = _relation(result)
+    relation = _relation(result, half_step)
     if result.synthetic:
         return Verdict(relation, SYNTHETIC if relation is None else f"{SYNTHETIC}, which {RELATIONS[relation]}")
     if relation is not None:
-        return Verdict(relation, f"the report's value {RELATIONS[relation]}")
+        as_rounded = ", as it is rounded" if relation != _relation(result, 0) else ""
+        return Verdict(relation, f"the report's value {RELATIONS[relation]}{as_rounded}")
     if isinstance(result.reported, str):
         return Verdict(None, WORD)
     return Verdict(None, NO_INTERVAL if isinstance(result.value, int | float) else NO_NUMBER)
 
 
-def _relation(result: Result) -> str | None:
+def _relation(result: Result, half_step: float) -> str | None:
     if result.low is None or result.high is None or not isinstance(result.reported, int | float):
         return None
-    if result.low <= result.reported <= result.high:
+    if result.low <= result.reported + half_step and result.reported - half_step <= result.high:
         return "inside"
     return "above" if result.reported > result.high else "below"
 

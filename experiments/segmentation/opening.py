@@ -13,6 +13,7 @@ from common import splits
 from common.cohort import Cohort
 from common.files import file_stem
 from common.identity import as_one_patient, equal_content
+from common.loading import require_framework
 from common.prepared import Entry, Store
 from common.processes import check_alone
 from common.recipe import Recipe
@@ -60,6 +61,9 @@ def study(
         check_alone()
         if options.layout is not None:  # the run is read again, from whatever folder
             options = replace(options, layout=options.layout.resolve())
+        # Trainings in processes of their own may have another environment, and what is finished is shown without one.
+        if not several and not any((options.runs / experiment).glob("*/summary.json")):
+            require_framework(config)
         start, seen = None, []
         if isinstance(options, SegResNetOptions) and options.start_from is not None:
             start, seen = find_start(options.start_from, network or config), fine_tuning.seen_by(options.start_from)

@@ -44,6 +44,10 @@ def test_a_line_without_mistakes_is_what_it_says(monkeypatch):
         (("--batchsize", "2"), "--model.batch-size"),
         (("--datas", "X"), "--data"),
         (("--max_subject=3",), "--max-subjects"),
+        (("--model.bs", "3"), "--model.batch-size"),
+        (("--size", "3"), "--model.batch-size"),
+        (("--model", "3"), "all that begin with --model."),
+        (("tests",), "--data tests"),
     ],
 )
 def test_a_misspelt_option_is_refused_with_the_nearest_first(monkeypatch, capsys, words, nearest):

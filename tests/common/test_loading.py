@@ -9,7 +9,8 @@ import types
 
 import pytest
 
-from common.loading import NOT_NEEDED, loading
+from common.loading import NOT_NEEDED, loading, not_installed, require_framework
+from experiments.base.options import refusals
 
 
 @pytest.fixture
@@ -68,3 +69,30 @@ print(faults())
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     pages = 4 * 4 * 2**24 // resource.getpagesize()
     assert int(done.stdout) < pages / 20
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_a_framework_that_is_missing_is_named_with_the_extra_that_brings_it(monkeypatch):
+    class Config:
+        pass
+
+    monkeypatch.setattr("common.loading.find_spec", lambda name: None)
+    for package, module, extra in (("segresnet_monai", "torch", "segresnet"), ("unet_tf", "keras", "unet")):
+        monkeypatch.setattr(Config, "__module__", f"{package}.config")
+        with pytest.raises(ModuleNotFoundError) as caught:
+            require_framework(Config())
+        assert not_installed(caught.value) == (
+            f"{module} is not installed; it comes with: pip install 'glioma-suite[{extra}]'"
+        )
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+        require_framework(Config())
+    require_framework(object())
+    assert not_installed(ModuleNotFoundError(name="monai.networks")).startswith("monai is not installed")
+    assert not_installed(ModuleNotFoundError(name="common.typo")) is None
+
+
+def test_commands_end_with_that_sentence_and_other_missing_modules_are_errors_of_the_suite():
+    with pytest.raises(SystemExit, match="error: keras is not installed; it comes with"), refusals():
+        raise ModuleNotFoundError(name="keras")
+    with pytest.raises(ModuleNotFoundError), refusals():
+        raise ModuleNotFoundError(name="common.typo")

@@ -17,8 +17,8 @@ import pytest
 
 from common.runs import Run, RunError
 from experiments.base import local, progress, scheduler
-from experiments.base.engines import run
-from experiments.base.trainings import FAILURE, LOG, Placement, Training, python, require, state
+from experiments.base.engines import check, run
+from experiments.base.trainings import FAILURE, LOG, Placement, Slurm, Training, python, require, state
 from tests.experiments.conftest import environment
 
 # What a training's command is called with: its folder, and a file to which every start is added.
@@ -508,3 +508,19 @@ def test_off_the_terminal_what_runs_is_told_now_and_then(training, monkeypatch, 
     lines = capsys.readouterr().err.splitlines()
     assert sum("1/2 a  running" in line for line in lines) > 2
     assert not any("waiting" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("placement", "said"),
+    [
+        (Placement(slurm=Slurm(partition="gpu")), "--slurm.* is for --on slurm, and trainings would run --on local"),
+        (Placement(on="ray", slurm=Slurm(mem="16G")), "would run --on ray"),
+        (Placement(cores=4), "--cores and --most are for --on ray and --on slurm"),
+        (Placement(most=2), "--at-once shares out the cores"),
+    ],
+)
+def test_how_jobs_are_to_run_is_refused_where_no_jobs_are_made(placement, said):
+    with pytest.raises(RunError, match=re.escape(said)):
+        check(placement)
+    check(Placement(at_once=2))
+    check(Placement(on="ray", cores=4, most=2))

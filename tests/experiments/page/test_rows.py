@@ -33,6 +33,25 @@ def test_the_verdict_follows_the_rule(found, relation, text):
 
 
 @pytest.mark.parametrize(
+    ("reported", "half_step", "relation"),
+    [(0.99, 0.005, "inside"), (0.99, 0.0005, "below"), (1.0, 0.005, "inside"), (1.0, 0.0, "above"), (99, 0.0, "above")],
+)
+def test_a_rounded_value_stands_for_all_that_are_rounded_to_it(reported, half_step, relation):
+    found = rows.judge(result(reported, 0.9965, 0.9943, 0.9981), half_step=half_step)
+    assert found.relation == relation
+    assert found.text.endswith(", as it is rounded") == (relation == "inside")
+
+
+def test_how_a_value_of_the_report_is_rounded_is_told_by_its_decimals():
+    known = reported()
+    assert known["unet25d"]["dice_NCR"].half_step == pytest.approx(0.005)  # 0.70
+    assert known["table2_final"]["mean_dice"].half_step == pytest.approx(0.0005)  # 0.809
+    assert known["table2_final"]["hd_TC"].value == 9.786
+    assert all(isinstance(each.value, float | int | str) for own in known.values() for each in own.values())
+    assert {each.half_step for own in known.values() for each in own.values() if isinstance(each.value, int)} == {0.0}
+
+
+@pytest.mark.parametrize(
     ("value", "shown"),
     [
         *[(None, "–"), (0.0, "0.000"), (9.999e-05, "1e-04"), (-0.0002, "-2e-04"), (0.0007, "0.001"), (0.6, "0.600")],
