@@ -129,7 +129,8 @@ class Config:
     """Average the predictions of the scan and of its flips, along every axis along which training flips."""
     probability_threshold: float = 0.5
     """Post-processing: a voxel is tumour, of the most probable label, where the three labels' probabilities together
-    exceed this (thresholding: R of the 2.5D network, D of the 3D one; of what, and the value: D); of regions, what each one's must exceed."""
+    exceed this (thresholding: R in 2.5D, D in 3D; of what, and the value: D); of regions, what each one's must exceed.
+    """
     opening_voxels: int = 1
     """Post-processing: radius of the opening of the whole tumour (R in 2.5D; its radius, and one in 3D: D)."""
     closing_voxels: int = 1

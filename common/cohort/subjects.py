@@ -154,7 +154,8 @@ def _own_folder(folder: Path, subjects: Sequence[Subject]) -> Iterator[str]:
         with os.scandir(place.parent) as entries:
             beside = sum(entry.is_dir() for entry in entries) - 1
         if beside:
-            yield f"{place.name} is one patient's own folder, and {plural(beside, 'other lies', 'others lie')} beside it"
+            others = plural(beside, "other lies", "others lie")
+            yield f"{place.name} is one patient's own folder, and {others} beside it"
 
 
 def _alike_but_for_case(subjects: Iterable[Subject]) -> list[list[str]]:
