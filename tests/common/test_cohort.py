@@ -14,6 +14,7 @@ from common.cohort import CohortError, audit, find_subjects
 from common.labels import BRATS_2018, BRATS_2023, MSD
 from common.nifti import ScanError
 from common.subject import CONTRASTS, Subject, examine, examine_arrays, stack_images
+from tests.cohorts import write_cohort
 
 SHAPE = (6, 5, 4)
 AFFINE = np.diag([-1.0, -1, 1, 1])
@@ -801,3 +802,12 @@ def test_a_channel_has_no_negative_number(tmp_path):
     names = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "-1": "T2w"}
     with pytest.raises(CohortError, match="expected each of"):
         find_subjects(msd(tmp_path, described=MSD_JSON | {"modality": names}))
+
+
+def test_a_folder_that_is_one_patients_own_is_noted_where_others_lie_beside_it(tmp_path):
+    folder = write_cohort(tmp_path / "cohort", 3)
+    said = "BraTS_000 is one patient's own folder, and 2 others lie beside it"
+    assert said in find_subjects(folder / "BraTS_000").notes
+    assert not any("own folder" in note for note in find_subjects(folder, max_subjects=1).notes)
+    alone = write_cohort(tmp_path / "alone", 1)
+    assert not any("own folder" in note for note in find_subjects(alone / "BraTS_000").notes)

@@ -13,7 +13,7 @@ from matplotlib.image import imsave
 from common.files import plain, write_json, write_text
 from experiments.base import runs
 from experiments.base.results import reported
-from experiments.page import cases, content, pictures, reading, rows, tables
+from experiments.page import cases, content, facts, pictures, reading, rows, tables
 from experiments.page.headlines import NAMED, headline
 from experiments.table1_baseline import PAPER
 from tests.experiments.conftest import ROOT
@@ -454,3 +454,8 @@ def test_scores_of_several_methods_are_not_taken_for_a_networks_cases(tmp_path):
     found = runs.Found("finished", folder=tmp_path)
     assert cases.of_run("score", found) == ([], "")
     assert "view" in cases.of_run("table1_baseline", found)[1]
+
+
+def test_commands_can_be_pasted():
+    start = {"command": ["unet3d.py", "--data", "/data/Daten für Müller", "--preset", "demo"]}
+    assert facts.command(start) == "python -m experiments.unet3d --data '/data/Daten für Müller' --preset demo"
