@@ -21,7 +21,7 @@ from common.runs import Run, configuration_hash, folder_of_run, same_settings
 from common.scoring import BY_PATIENT
 from common.statistics import FEWEST_CASES
 from common.subject import Problem, Subject
-from common.words import by_note
+from common.words import by_note, plural
 from experiments.base.options import Refused, absolute, refusals
 from experiments.segmentation import added, fine_tuning
 from experiments.segmentation.options import Options, SegResNetOptions
@@ -210,6 +210,9 @@ def _split(
         raise Refused(f"{error}{also}") from error
     if split.test:
         print(f"    {' / '.join(counts(split))} (train / validation / test)", file=sys.stderr)
+        n = len(usable.subjects) - sum(len(getattr(split, part)) for part in splits.PARTS)
+        if n and options.subjects is not None:
+            print(f"note: {plural(n, 'subject has', 'subjects have')} no row in {options.subjects}", file=sys.stderr)
         if few := [name for name in splits.PARTS if len(getattr(split, name)) < FEWEST_CASES]:
             print(f"note: too few for any conclusion in the parts {', '.join(few)}", file=sys.stderr)
     return split
