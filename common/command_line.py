@@ -2,13 +2,13 @@
 
 import difflib
 import io
+import os
 import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -49,7 +49,7 @@ def parse(kind: type[T], *, prog: str, **how: Any) -> T:
     for word in [word for word in unknown if word.startswith("-")] or unknown:
         word = word.partition("=")[0]
         near = ", ".join(nearest(word, options))
-        if not word.startswith("-") and Path(word).exists() and "--data" in options:
+        if not word.startswith("-") and os.path.exists(word) and "--data" in options:
             near = f"--data {shlex.quote(word)}"
         elif any(option.startswith(f"{word}.") for option in options):
             near = f"all that begin with {word}."

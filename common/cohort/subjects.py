@@ -151,8 +151,11 @@ def _own_folder(folder: Path, subjects: Sequence[Subject]) -> Iterator[str]:
     """That a folder is the only patient's own, where others lie beside it."""
     place = folder.resolve()
     if len(subjects) == 1 and all(file.resolve().parent == place for file in subjects[0].images.values()):
-        with os.scandir(place.parent) as entries:
-            beside = sum(entry.is_dir() for entry in entries) - 1
+        try:
+            with os.scandir(place.parent) as entries:
+                beside = sum(entry.is_dir() for entry in entries) - 1
+        except OSError:
+            return  # of a folder that must not be listed nothing is known
         if beside:
             others = plural(beside, "other lies", "others lie")
             yield f"{place.name} is one patient's own folder, and {others} beside it"

@@ -77,7 +77,7 @@ def refusals() -> Iterator[None]:
     except (Refused, CohortError, ScanError, RunError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error if error.strerror is None else f'{error.filename}: {error.strerror}'}")
+        sys.exit(f"error: {error if error.filename is None else f'{error.filename}: {error.strerror}'}")
     except ModuleNotFoundError as error:
         if (said := not_installed(error)) is None:
             raise
