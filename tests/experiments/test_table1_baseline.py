@@ -37,7 +37,13 @@ def test_one_command_leaves_a_table_and_a_whole_run_folder(finished, run_module,
 
     for name in ("cases.csv", "scores.csv", "history.csv", "data.json"):
         assert columns(folder / name) <= documented(name)
-    of_others = {"method", "change", "fold", *(name for name in documented("cases.csv") if name.endswith("_RC"))}
+    of_others = {
+        "method",
+        "change",
+        "fold",
+        "patient",
+        *(name for name in documented("cases.csv") if name.endswith("_RC")),
+    }
     assert documented("cases.csv") - columns(folder / "cases.csv") == of_others
 
     summary = {line["key"]: line for line in json.loads((folder / "summary.json").read_text())}

@@ -6,10 +6,14 @@ from dataclasses import fields, replace
 import pandas as pd
 import pytest
 
+from experiments import table1_variations
 from experiments.base.results import reported
 from experiments.base.trainings import FAILURE, LOG
+from experiments.segmentation import variations
+from experiments.segmentation.training import segresnet_of
 from experiments.table1_variations import DEMO, PAPER
 from segresnet_monai.config import Config
+from tests.experiments.conftest import here
 
 MODULE = "experiments.table1_variations"
 TINY = (
@@ -17,6 +21,7 @@ TINY = (
     *("--model.baseline.crop-voxels", "24", "24", "24", "--model.baseline.encoder-blocks", "1", "1"),
     *("--model.baseline.decoder-blocks", "1", "--model.baseline.epochs", "1"),
     *("--model.baseline.crops-per-epoch", "2", "--model.baseline.validate-every", "1", "--model.baseline.workers", "0"),
+    *("--model.baseline.window-overlap", "0.0"),
     *("--model.slices", "8", "28", "--model.crop-slices", "20", "--model.further-epochs", "1"),
 )
 
@@ -72,9 +77,16 @@ def summary_of(folder):
     return found
 
 
-def test_rows_are_run_once_compared_and_none_is_left_out(run_module, cohort, tmp_path):
-    done = run_module(MODULE, "--data", cohort, *TINY, "--rows", "slices80_extended", "gwdl")
-    assert done.returncode == 0, done.stderr
+def test_rows_are_run_once_compared_and_none_is_left_out(cohort, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(variations, "run", here(segresnet_of))
+
+    def call(*rows):
+        monkeypatch.setattr("sys.argv", ["table1_variations", "--data", str(cohort), *TINY, "--rows", *rows])
+        table1_variations.main()
+        return capsys.readouterr().out
+
+    call("slices80_extended", "gwdl")
     (folder,) = (tmp_path / "runs" / "table1_variations").iterdir()
     assert sorted(row.name for row in (folder / "rows").iterdir()) == ["gwdl", "slices80", "slices80_extended"]
     found = summary_of(folder)
@@ -94,8 +106,7 @@ def test_rows_are_run_once_compared_and_none_is_left_out(run_module, cohort, tmp
 
     weights = folder / "rows" / "gwdl" / "checkpoints" / "last.pt"
     before = weights.stat().st_mtime_ns
-    done = run_module(MODULE, "--data", cohort, *TINY, "--rows", "gwdl", "baseline")
-    assert done.returncode == 0, done.stderr
+    shown = call("gwdl", "baseline").splitlines()
     assert weights.stat().st_mtime_ns == before
     found = summary_of(folder)
     own = summary_of(folder / "rows" / "gwdl")
@@ -106,7 +117,6 @@ def test_rows_are_run_once_compared_and_none_is_left_out(run_module, cohort, tmp
     assert found["gwdl__difference_from_parent"]["value"] == pytest.approx(scores[2] - scores[1])
     assert found["gwdl__difference_from_baseline"]["value"] == pytest.approx(scores[2] - scores[0])
     assert found["gwdl__peak_memory_mib"]["value"] > 100
-    shown = done.stdout.splitlines()
     assert shown[0].split()[:3] == ["variation", "parent", "reported"]
     assert [line.split()[0] for line in shown[2 : 2 + len(PAPER.variations())]] == list(PAPER.variations())
     assert "not run" in next(line for line in shown if line.startswith("hausdorff"))

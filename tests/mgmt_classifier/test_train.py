@@ -27,9 +27,11 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from common.runs import Run
+from common.loading import loading
 from mgmt_classifier.config import Config
-from mgmt_classifier.data import Entry
-from mgmt_classifier.train import fit
+with loading("PyTorch"):
+    from mgmt_classifier.data import Entry
+    from mgmt_classifier.train import fit
 told = json.loads(sys.argv[1])
 tuples = lambda fields: {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 patients = [(Entry(id, Path(path), tuples(geometry)), label) for id, path, geometry, label in told["patients"]]

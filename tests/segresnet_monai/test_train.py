@@ -32,6 +32,7 @@ SMALL = {
     "epochs": 5,
     "crops_per_epoch": 4,
     "validate_every": 2,
+    "window_overlap": 0.0,
     "workers": 0,
 }
 WINNERS = {
@@ -61,8 +62,10 @@ from common.prepared import Entry
 from common.runs import Run
 from pathlib import Path
 from common.augmentation import Augmentation
+from common.loading import loading
 from segresnet_monai.config import Config
-from segresnet_monai.train import fit
+with loading("PyTorch"):
+    from segresnet_monai.train import fit
 told = json.loads(sys.argv[1])
 tuples = lambda fields: {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 entries = [Entry(id, Path(path), tuples(geometry)) for id, path, geometry in told["entries"]]
