@@ -34,9 +34,9 @@ import tyro
 
 from common.files import file_stem, read_json
 from common.runs import configuration_hash
-from common.scoring import apply_empty_policy
 from common.splits import Split, k_folds
 from common.statistics import holm
+from common.summary import apply_empty_policy
 from experiments.base import results
 from experiments.base.engines import run
 from experiments.base.options import Refused, refusals

@@ -15,7 +15,7 @@ touch the same lesion of another, in truth and prediction; other thresholds, 337
 
 Connectivity: components over 26 neighbours, dilation and touching over 18. HD95 is ``common.surfels``'s. A case with
 neither lesions in the sums nor false positives has Dice 1 and HD95 0: the definitions say what an empty mask is worth,
-and the empty-mask policies of ``common.scoring`` do not apply. A lesion that touches several of another tissue goes
+and the empty-mask policies of ``common.summary`` do not apply. A lesion that touches several of another tissue goes
 with the lowest-numbered one, numbers following the order of voxels, x slowest. NCR is called NETC and ED SNFH in 2024.
 """
 

@@ -128,7 +128,7 @@ def _reported(value: Decimal | int | str, **entry: str) -> Reported:
 
 
 def segmentation_results(experiment: str, scores: pd.DataFrame, *, synthetic: bool, prefix: str = "") -> list[Result]:
-    """A cohort's scores (``common.scoring.summarise``) as results; volumes describe the cohort and are left out.
+    """A cohort's scores (``common.summary.summarise``) as results; volumes describe the cohort and are left out.
 
     prefix: stands before every name, as in reported.toml (``slices80__mean_dice``). Of a further ``view`` of the
     predictions, Dice and false positives are results too, as ``<view>.<metric>``; of the lesion-wise scores OF_LESIONS.

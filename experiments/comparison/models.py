@@ -16,8 +16,8 @@ from common.files import write_text
 from common.loading import loading
 from common.networks import read_model_config
 from common.runs import FAILURE, Run
-from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better
 from common.statistics import holm
+from common.summary import EmptyPolicy, apply_empty_policy, higher_is_better
 from experiments.base.options import Refused
 from experiments.base.trainings import Training, given, state
 from experiments.comparison import MODELS

@@ -14,9 +14,9 @@ from common.files import atomic_path, file_stem, read_json, write_csv, write_jso
 from common.labels import CLASSES
 from common.patient import SEEN_NOTE
 from common.runs import Run, configuration_hash
-from common.scoring import BY_PATIENT, with_patients
 from common.splits import Split
 from common.subject import Problem
+from common.summary import BY_PATIENT, with_patients
 from common.words import by_note, listed, plural
 from experiments.base import results
 from experiments.base.ending import end

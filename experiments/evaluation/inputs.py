@@ -15,8 +15,8 @@ from common.files import file_stem
 from common.labels import Cavity
 from common.nifti import Scan, ScanError
 from common.phantom.folder import embedded_cohort
-from common.scoring import EmptyPolicy
 from common.subject import Problem, Subject
+from common.summary import EmptyPolicy
 from common.words import listed
 from experiments.base.options import Refused, at_least, gathered, leave_out
 from experiments.base.reading import Reading, refuse_unlabelled

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts when they are first used: stats alone takes half a second
 
-from common.scoring import PATIENT, apply_empty_policy, higher_is_better
 from common.statistics import FEWEST_CASES
+from common.summary import PATIENT, apply_empty_policy, higher_is_better
 
 RANKS = "rank"
 """The criterion of BraTS's ranking: ranks within each case by Dice and HD95 of ET, TC and WT, averaged over all."""

@@ -22,9 +22,10 @@ from common.metrics import crop_to_foreground
 from common.nifti import ScanError
 from common.progress import Progress
 from common.runs import RunError
-from common.scoring import METRICS, score_cases
+from common.scoring import score_cases
 from common.signals import end_with_parent
 from common.subject import Problem, Subject
+from common.summary import METRICS
 from experiments.evaluation import grids
 from experiments.evaluation.label_maps import Method
 

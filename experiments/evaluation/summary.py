@@ -11,8 +11,8 @@ import pandas as pd
 from common.files import write_csv
 from common.labels import CLASSES, CLASSES_WITH_CAVITY
 from common.plausibility import absent
-from common.scoring import EmptyPolicy, apply_empty_policy, higher_is_better, summarise
 from common.statistics import holm
+from common.summary import EmptyPolicy, apply_empty_policy, higher_is_better, summarise
 from common.words import listed, plural
 from experiments.base.results import Result
 from experiments.evaluation.ranking import RANKS, ranking

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import write_csv, write_text
-from common.scoring import MISSED_HAUSDORFF_MM
 from common.statistics import FEWEST_CASES
+from common.summary import MISSED_HAUSDORFF_MM
 from common.words import listed, p_value, plural
 from experiments.base import results
 from experiments.base.results import Result

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.picture import CLASS_COLOURS
-from common.scoring import MISSED_HAUSDORFF_MM, apply_empty_policy
+from common.summary import MISSED_HAUSDORFF_MM, apply_empty_policy
 from experiments.base import results
 from experiments.drawing.style import REPORT_COLOUR, WIDTH, heading, styled
 from experiments.figures.sources import Drawing, Sources

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import write_csv
-from common.scoring import EmptyPolicy
+from common.summary import EmptyPolicy
 from common.words import p_value
 from experiments.base import results
 from experiments.base.ending import end

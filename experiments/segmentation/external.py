@@ -17,10 +17,10 @@ from common.identity import equal_content
 from common.phantom.folder import embedded_cohort
 from common.prepared import Store
 from common.runs import Run, configuration_hash
-from common.scoring import apply_empty_policy, patients_of
 from common.splits import Split
 from common.statistics import bootstrap_interval, unpaired_difference
 from common.subject import Problem, Subject
+from common.summary import apply_empty_policy, patients_of
 from common.words import by_note, plural
 from experiments.base import results
 from experiments.base.ending import end

@@ -15,8 +15,8 @@ from common.files import write_csv, write_json
 from common.loading import loading
 from common.networks import read_model_config
 from common.runs import Run
-from common.scoring import EmptyPolicy, apply_empty_policy, metrics_of, patients_of
 from common.statistics import bootstrap_interval
+from common.summary import EmptyPolicy, apply_empty_policy, metrics_of, patients_of
 from experiments.base import results
 from experiments.base.engines import run
 from experiments.base.results import Result
@@ -99,7 +99,7 @@ def over_seeds(folders: Sequence[Path], policy: EmptyPolicy) -> pd.DataFrame:
 
     Columns: metric; mean, low, high (95 % bootstrap interval over cases, nan when n < 3) and n, of every case's mean
     over the seeds in which it has a score; seeds; seed_sd (n - 1), seed_min and seed_max of the seeds' own means, nan
-    for one seed; n_empty, n_missed, n_false and n_left_out as in ``common.scoring.summarise``, summed over seeds.
+    for one seed; n_empty, n_missed, n_false and n_left_out as in ``common.summary.summarise``, summed over seeds.
     Lesion-wise scores only where every folder has them. Raises ValueError when the folders' cases differ.
     """
     valued = [apply_empty_policy(results.read_cases(folder), policy).set_index("case") for folder in folders]

@@ -15,7 +15,7 @@ from common.networks import package_of
 from common.prepared import Entry
 from common.recipe import Recipe, Volume
 from common.runs import RunError
-from common.scoring import EmptyPolicy, apply_empty_policy
+from common.summary import EmptyPolicy, apply_empty_policy
 from experiments.base.reading import Reading, kept
 from experiments.base.trainings import given
 from experiments.segmentation.fine_tuning import SEEN_IN

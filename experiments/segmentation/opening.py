@@ -18,9 +18,9 @@ from common.prepared import Entry, Store
 from common.processes import check_alone
 from common.recipe import Recipe
 from common.runs import Run, configuration_hash, folder_of_run, same_settings
-from common.scoring import BY_PATIENT
 from common.statistics import FEWEST_CASES
 from common.subject import Problem, Subject
+from common.summary import BY_PATIENT
 from common.words import by_note, plural
 from experiments.base.options import Refused, absolute, refusals
 from experiments.segmentation import added, fine_tuning

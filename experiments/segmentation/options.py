@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from common.phantom.randomised import Kind
-from common.scoring import EmptyPolicy
+from common.summary import EmptyPolicy
 from experiments.base.options import FromPreset, Refused, at_least
 from experiments.base.reading import Reading
 from experiments.base.trainings import Placement

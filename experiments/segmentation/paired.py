@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from common.runs import RunError
-from common.scoring import EmptyPolicy, apply_empty_policy, patients_of
 from common.statistics import PairedDifference, holm, paired_difference
+from common.summary import EmptyPolicy, apply_empty_policy, patients_of
 from experiments.base import results
 
 

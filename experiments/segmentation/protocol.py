@@ -10,7 +10,7 @@ import pandas as pd
 
 from common.files import write_csv, write_json
 from common.runs import Run, configuration_hash
-from common.scoring import summarise
+from common.summary import summarise
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.engines import run

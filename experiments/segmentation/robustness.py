@@ -15,9 +15,10 @@ from common.progress import Progress
 from common.recipe import Recipe, Volume, transform
 from common.runs import Run, RunError, configuration_hash
 from common.scanner import Change, changes_of
-from common.scoring import MASKS, apply_empty_policy, patients_of, score_case, with_patients
+from common.scoring import MASKS, score_case
 from common.statistics import FEWEST_CASES, bootstrap_interval
 from common.subject import Subject
+from common.summary import apply_empty_policy, patients_of, with_patients
 from experiments.base import results
 from experiments.base.ending import end
 from experiments.base.options import at_least

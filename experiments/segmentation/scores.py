@@ -9,7 +9,8 @@ import pandas as pd
 from common import costs, nifti
 from common.files import write_csv, write_json
 from common.progress import Progress
-from common.scoring import score_cases, summarise, with_patients
+from common.scoring import score_cases
+from common.summary import summarise, with_patients
 from experiments.base import results
 from experiments.drawing import curves, scans
 from experiments.segmentation.lesion_detection import write_lesions

@@ -8,8 +8,8 @@ import pandas as pd
 
 from common.files import write_csv, write_json
 from common.runs import FAILURE, History, RunError
-from common.scoring import EmptyPolicy, apply_empty_policy
 from common.statistics import holm
+from common.summary import EmptyPolicy, apply_empty_policy
 from common.words import p_value
 from experiments.base import results
 from experiments.base.ending import unfinished

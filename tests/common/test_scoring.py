@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from common import metrics, scoring
+from common import summary as summaries
 from common.labels import CLASSES, REGIONS
 
 SPACING_MM = (0.7, 1.3, 2.9)
@@ -73,7 +74,7 @@ def test_false_positives_count_in_every_case_whatever_the_empty_masks_are_worth(
     frame = rows(n_both=2, n_missed=1, n_false=1, n_empty=1)
     # "both": 4 voxels predicted, 3 of them true; "false": all 4 are wrong; the others predict no NCR
     assert frame["false_positive_voxels_NCR"].tolist() == [1, 1, 0, 4, 0]
-    summary = scoring.summarise(frame, policy=policy, n_resamples=200).set_index("metric")
+    summary = summaries.summarise(frame, policy=policy, n_resamples=200).set_index("metric")
     row = summary.loc["false_positive_voxels_NCR"]
     assert (row["mean"], row["median"], row["n"], row["n_left_out"]) == (6 / 5, 1, 5, 0)
     assert row["sd"] == pytest.approx(math.sqrt((0.04 + 0.04 + 1.44 + 7.84 + 1.44) / 4))
@@ -109,14 +110,14 @@ def test_a_case_without_any_tumour_has_a_row():
     assert row["dice_background"] == 1
     assert all(math.isnan(row[f"{metric}_{name}"]) for metric in ("dice", "hd", "hd95") for name in scoring.MASKS)
     frame = pd.DataFrame([{"case": "healthy"} | row])
-    brats, ignored = (scoring.apply_empty_policy(frame, policy).iloc[0] for policy in ("brats", "ignore"))
+    brats, ignored = (summaries.apply_empty_policy(frame, policy).iloc[0] for policy in ("brats", "ignore"))
     assert (brats["mean_dice"], brats["mean_dice_with_background"], brats["hd_WT"]) == (1, 1, 0)
     assert math.isnan(ignored["mean_dice"])
     assert ignored["mean_dice_with_background"] == 1
 
 
 def test_brats_policy():
-    valued = scoring.apply_empty_policy(rows(n_both=1, n_missed=1, n_false=1, n_empty=1), "brats")
+    valued = summaries.apply_empty_policy(rows(n_both=1, n_missed=1, n_false=1, n_empty=1), "brats")
     np.testing.assert_allclose(valued["dice_NCR"], [0.75, 0, 0, 1])
     np.testing.assert_allclose(valued["surface_dice_NCR"], [1, 0, 0, 1])
     np.testing.assert_allclose(valued["hd_NCR"], [0.7, 373.13, 373.13, 0])
@@ -124,13 +125,13 @@ def test_brats_policy():
     np.testing.assert_allclose(valued["mean_dice"], [2.75 / 3, 2 / 3, 2 / 3, 1])
     with_background = (valued["dice_background"] + 3 * valued["mean_dice"]) / 4
     np.testing.assert_allclose(valued["mean_dice_with_background"], with_background)
-    assert pytest.approx(math.dist((0, 0, 0), (240, 240, 155)), abs=0.005) == scoring.MISSED_HAUSDORFF_MM
+    assert pytest.approx(math.dist((0, 0, 0), (240, 240, 155)), abs=0.005) == summaries.MISSED_HAUSDORFF_MM
 
 
 def test_ignore_policy():
     """An absent class leaves the case's mean, a missed one counts as 0 in it."""
     frame = rows(n_both=1, n_missed=1, n_false=1, n_empty=1)
-    valued = scoring.apply_empty_policy(frame, "ignore")
+    valued = summaries.apply_empty_policy(frame, "ignore")
     np.testing.assert_allclose(valued["dice_NCR"], [0.75, 0, 0, math.nan])
     np.testing.assert_allclose(valued["hd_NCR"], [0.7, math.nan, math.nan, math.nan])
     np.testing.assert_allclose(valued["mean_dice"], [2.75 / 3, 2 / 3, 2 / 3, 2 / 2])
@@ -143,11 +144,11 @@ def test_ignore_policy():
 ])  # fmt: skip
 def test_summary_counts_every_case(policy, dice, n_dice, hd, n_hd):
     frame = rows(n_both=4, n_missed=2, n_false=1, n_empty=1)
-    summary = scoring.summarise(frame, policy=policy, n_resamples=500).set_index("metric")
-    assert tuple(summary.index) == scoring.METRICS
+    summary = summaries.summarise(frame, policy=policy, n_resamples=500).set_index("metric")
+    assert tuple(summary.index) == summaries.METRICS
     counts = summary[["n_empty", "n_missed", "n_false"]]
     assert (summary["n"] + summary["n_left_out"] == len(frame)).all()
-    for metric in scoring.METRICS:
+    for metric in summaries.METRICS:
         concerned = metric.startswith("mean_dice") or metric.endswith("_NCR")
         assert counts.loc[metric].tolist() == ([1, 2, 1] if concerned else [0, 0, 0]), metric
     assert summary.loc["dice_NCR", "mean"] == pytest.approx(dice)
@@ -159,30 +160,30 @@ def test_summary_counts_every_case(policy, dice, n_dice, hd, n_hd):
 
 def test_summary_statistics_by_hand():
     frame = rows(n_both=2, n_missed=1)
-    summary = scoring.summarise(frame, seed=3, n_resamples=500).set_index("metric")
+    summary = summaries.summarise(frame, seed=3, n_resamples=500).set_index("metric")
     row = summary.loc["dice_NCR"]
     assert (row["mean"], row["median"]) == (0.5, 0.75)
     assert row["sd"] == pytest.approx(0.75 / math.sqrt(3))
     assert 0 <= row["low"] <= 0.5 <= row["high"] <= 0.75
     assert summary.loc["dice_ED", ["mean", "low", "high", "sd"]].tolist() == [1, 1, 1, 0]
-    pd.testing.assert_frame_equal(scoring.summarise(frame, seed=3, n_resamples=500).set_index("metric"), summary)
-    two = scoring.summarise(rows(n_both=1, n_missed=1)).set_index("metric")
+    pd.testing.assert_frame_equal(summaries.summarise(frame, seed=3, n_resamples=500).set_index("metric"), summary)
+    two = summaries.summarise(rows(n_both=1, n_missed=1)).set_index("metric")
     assert two.loc["dice_NCR", "mean"] == 0.375
     assert two.loc["dice_NCR", ["low", "high"]].isna().all()
-    none = scoring.summarise(rows(n_both=0, n_empty=1), policy="ignore").set_index("metric")
+    none = summaries.summarise(rows(n_both=0, n_empty=1), policy="ignore").set_index("metric")
     assert none.loc["dice_NCR", ["mean", "sd", "median", "low", "high"]].isna().all()
     assert none.loc["dice_NCR", ["n", "n_empty", "n_left_out"]].tolist() == [0, 1, 1]
 
 
 def test_each_metric_carries_its_direction():
-    directions = scoring.summarise(rows()).set_index("metric")["higher_is_better"]
+    directions = summaries.summarise(rows()).set_index("metric")["higher_is_better"]
     for metric, direction in directions.items():
         without = metric.startswith(("volume", "lesion_tp"))
         expected = None if without else "dice" in metric or "sensitivity" in metric
         assert direction is expected, metric
-        assert scoring.higher_is_better(metric) is expected
+        assert summaries.higher_is_better(metric) is expected
     with pytest.raises(ValueError, match=r"metric must be one of .*, received 'dice_TW'"):
-        scoring.higher_is_better("dice_TW")
+        summaries.higher_is_better("dice_TW")
 
 
 def two_lesions():
@@ -203,9 +204,9 @@ def test_lesion_wise_scores_stand_beside_ours_and_no_policy_changes_them():
     names = [name.replace("2023", "2024") for name in names]  # up to 10 voxels of a prediction are deleted
     np.testing.assert_allclose(frame[names], [[1 / 3, 2 * 337 / 3, 1 / 2, 1, 1, 1], [1, 0, math.nan, 0, 0, 0]])
     for policy in ("brats", "ignore"):
-        summary = scoring.summarise(frame, policy=policy).set_index("metric")
-        means = summary.loc[list(scoring.LESION_METRICS)]
-        assert means["n"].to_dict() == frame[list(scoring.LESION_METRICS)].count().to_dict()
+        summary = summaries.summarise(frame, policy=policy).set_index("metric")
+        means = summary.loc[list(summaries.LESION_METRICS)]
+        assert means["n"].to_dict() == frame[list(summaries.LESION_METRICS)].count().to_dict()
         assert means.loc["lesion_dice_brats2023_ET", "mean"] == (1 / 4 + 1) / 2
         assert means.loc["lesion_fp_brats2023_ET", "mean"] == 1  # per case
         assert means.loc["lesion_sensitivity_brats2023_ET", ["mean", "n", "n_left_out"]].tolist() == [0.5, 1, 1]
@@ -220,12 +221,12 @@ def test_lesion_wise_scores_stand_beside_ours_and_no_policy_changes_them():
 
 def test_runs_that_were_scored_before_there_were_lesions_are_summarised_without_them():
     frame = rows(n_both=3)
-    before = frame.drop(columns=list(scoring.LESION_METRICS))
-    summary, expected = (scoring.summarise(each, n_resamples=200) for each in (before, frame))
-    assert tuple(summary["metric"]) == scoring.metrics_of(before)
+    before = frame.drop(columns=list(summaries.LESION_METRICS))
+    summary, expected = (summaries.summarise(each, n_resamples=200) for each in (before, frame))
+    assert tuple(summary["metric"]) == summaries.metrics_of(before)
     pd.testing.assert_frame_equal(summary, expected.iloc[: len(summary)])
     with pytest.raises(ValueError, match=r"lesion_hd95_brats2024_WT must be finite for cases \['both1'\]"):
-        scoring.summarise(frame.assign(lesion_hd95_brats2024_WT=[0, math.nan, 0]))
+        summaries.summarise(frame.assign(lesion_hd95_brats2024_WT=[0, math.nan, 0]))
 
 
 def test_threads_and_generators_give_the_same_rows():
@@ -235,7 +236,7 @@ def test_threads_and_generators_give_the_same_rows():
     pd.testing.assert_frame_equal(again.cases, frame)
     pd.testing.assert_frame_equal(again.lesions, lesions)
     single = [{"case": case} | scoring.score_case(*pair, spacing_mm=spacing) for case, *pair, spacing in cases]
-    pd.testing.assert_frame_equal(pd.DataFrame(single), frame.drop(columns=list(scoring.LESION_METRICS)))
+    pd.testing.assert_frame_equal(pd.DataFrame(single), frame.drop(columns=list(summaries.LESION_METRICS)))
 
 
 def test_rows_survive_a_csv(tmp_path):
@@ -243,8 +244,8 @@ def test_rows_survive_a_csv(tmp_path):
     frame.to_csv(tmp_path / "cases.csv", index=False)
     again = pd.read_csv(tmp_path / "cases.csv")
     for policy in ("brats", "ignore"):
-        expected = scoring.summarise(frame, policy=policy, n_resamples=200)
-        pd.testing.assert_frame_equal(scoring.summarise(again, policy=policy, n_resamples=200), expected)
+        expected = summaries.summarise(frame, policy=policy, n_resamples=200)
+        pd.testing.assert_frame_equal(summaries.summarise(again, policy=policy, n_resamples=200), expected)
 
 
 def test_errors_name_the_case():
@@ -265,14 +266,14 @@ def test_errors_name_the_case():
 def test_a_score_that_is_lost_is_never_averaged_away():
     frame = rows(n_both=3)
     with pytest.raises(ValueError, match=r"policy must be one of .*, received 'brat'"):
-        scoring.apply_empty_policy(frame, "brat")
+        summaries.apply_empty_policy(frame, "brat")
     for column, lost in itertools.product(
         ("dice_NCR", "hd_WT", "volume_truth_ml_ED", "false_positive_voxels_ET"), (math.nan, math.inf)
     ):
         damaged = frame.copy()
         damaged.loc[1, column] = lost
         with pytest.raises(ValueError, match=rf"{column} must be finite for cases \['both1'\]"):
-            scoring.summarise(damaged)
+            summaries.summarise(damaged)
 
 
 def test_scores_of_real_masks(real_data):
@@ -296,10 +297,10 @@ def test_lesions_are_scored_of_the_cases_that_are_asked_for():
     every, _ = scoring.score_cases(cases)
     assert set(lesions["case"]) == {"a"}
     own, view = (frame[frame["case"] == name] for name in ("a", "a/view"))
-    assert own[list(scoring.LESION_METRICS)].equals(every[every["case"] == "a"][list(scoring.LESION_METRICS)])
-    assert view[list(scoring.LESION_METRICS)].isna().all(axis=None)
-    with_lesions, without = (set(scoring.summarise(part, policy="brats")["metric"]) for part in (own, view))
-    assert with_lesions - without == set(scoring.LESION_METRICS)
+    assert own[list(summaries.LESION_METRICS)].equals(every[every["case"] == "a"][list(summaries.LESION_METRICS)])
+    assert view[list(summaries.LESION_METRICS)].isna().all(axis=None)
+    with_lesions, without = (set(summaries.summarise(part, policy="brats")["metric"]) for part in (own, view))
+    assert with_lesions - without == set(summaries.LESION_METRICS)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -316,7 +317,10 @@ def test_the_resection_cavity_is_scored_as_a_mask_of_its_own(seed):
     with pytest.raises(ValueError, match=r"between 0 and 3 \(background, NCR, ED, ET\), received 4"):
         scoring.score_case(prediction, truth, spacing_mm=SPACING_MM)
     frame, lesions = scoring.score_cases([("a", prediction, truth, SPACING_MM)], cavity=True)
-    assert set(frame) - set(scoring.METRICS) == {"case", *(m for m in scoring.metrics_of(frame) if m.endswith("_RC"))}
+    assert set(frame) - set(summaries.METRICS) == {
+        "case",
+        *(m for m in summaries.metrics_of(frame) if m.endswith("_RC")),
+    }
     assert "RC" in set(lesions["region"])
 
 
@@ -325,14 +329,17 @@ def test_the_summary_has_the_cavity_where_it_was_scored_and_no_mean_has_it():
     cavity[2:6, 2:6, 2:6] = 4
     cases = [("found", cavity, cavity), ("missed", nothing, cavity), ("invented", cavity, nothing)]
     frame, _ = scoring.score_cases([(*case, (1, 1, 1)) for case in cases], cavity=True)
-    assert scoring.masks_of(frame) == ("NCR", "ED", "ET", "TC", "WT", "RC")
-    summary = scoring.summarise(frame, n_resamples=200).set_index("metric")
-    assert tuple(summary.index) == scoring.metrics_of(frame)
+    assert summaries.masks_of(frame) == ("NCR", "ED", "ET", "TC", "WT", "RC")
+    summary = summaries.summarise(frame, n_resamples=200).set_index("metric")
+    assert tuple(summary.index) == summaries.metrics_of(frame)
     rc = summary.loc["dice_RC"]
     assert (rc["mean"], rc["n_missed"], rc["n_false"]) == (pytest.approx(1 / 3), 1, 1)
-    assert summary.loc["hd95_RC", "mean"] == pytest.approx(2 * scoring.MISSED_HAUSDORFF_MM / 3)
+    assert summary.loc["hd95_RC", "mean"] == pytest.approx(2 * summaries.MISSED_HAUSDORFF_MM / 3)
     assert summary.loc["lesion_dice_brats2024_RC", "mean"] == pytest.approx(1 / 3)
     assert summary.loc["mean_dice", "mean"] == 1  # NCR, ED and ET are in neither
-    assert (scoring.higher_is_better("hd95_RC"), scoring.higher_is_better("lesion_dice_brats2024_RC")) == (False, True)
+    assert (summaries.higher_is_better("hd95_RC"), summaries.higher_is_better("lesion_dice_brats2024_RC")) == (
+        False,
+        True,
+    )
     with pytest.raises(ValueError, match="metric must be one of"):
-        scoring.higher_is_better("dice_CC")
+        summaries.higher_is_better("dice_CC")

@@ -8,7 +8,7 @@ import pytest
 
 from common.files import read_json, write_json
 from common.runs import RunError
-from common.scoring import summarise
+from common.summary import summarise
 from experiments.base.options import Refused
 from experiments.evaluation import evaluate as module
 from experiments.evaluation.evaluate import evaluate

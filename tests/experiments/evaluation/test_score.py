@@ -22,7 +22,7 @@ from common.identity import contents
 from common.labels import BRATS_2018, BRATS_2023, MSD
 from common.patient import SEEN_NOTE
 from common.runs import RunError
-from common.scoring import summarise
+from common.summary import summarise
 from experiments.base.options import Refused
 from experiments.evaluation import evaluate as module
 from experiments.evaluation import inputs, label_maps, pictures, scoring

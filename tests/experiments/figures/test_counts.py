@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
-from common.scoring import apply_empty_policy, score_case
+from common.scoring import score_case
+from common.summary import apply_empty_policy
 from experiments.base import results
 from experiments.figures import distributions, scans, segmentation
 from experiments.segmentation import label_size

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from common.scoring import LESION_METRICS, score_case, summarise
+from common.scoring import score_case
+from common.summary import LESION_METRICS, summarise
 from experiments.segmentation.final_scores import over_seeds
 
 

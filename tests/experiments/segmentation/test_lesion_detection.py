@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from common.scoring import LESION_METRICS, score_cases, summarise
+from common.scoring import score_cases
+from common.summary import LESION_METRICS, summarise
 from experiments.base import results
 from experiments.segmentation.lesion_detection import by_size, draw_detection, write_lesions
 
