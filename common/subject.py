@@ -216,7 +216,8 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
 def examine(subject: Subject) -> Findings:
     """Everything wrong with one subject: reads every voxel of every file."""
     scans, mask, failures = _read(subject, CONTRASTS)
-    unreadable = tuple(Problem(subject.id, file, str(error)) for file, error in failures.items())
+    said = {file: str(error).removeprefix(f"{file}: ") for file, error in failures.items()}
+    unreadable = tuple(Problem(subject.id, file, what) for file, what in said.items())
     values = frozenset() if mask is None else frozenset(value for value in range(1, 5) if (mask.data == value).any())
     looked = examine_arrays(subject, scans, mask)
     problems = unreadable + looked.problems + looked.copies
@@ -238,8 +239,8 @@ def examine(subject: Subject) -> Findings:
         there = frozenset(
             name for value, name in enumerate(subject.convention.classes) if value and (looked.labels == value).any()
         )
-    said = tuple(f"{subject.id}: {note}" for note in notes)
-    return Findings(problems, values, digests, own, there, said, sketches, odd, unlike)
+    of_subject = tuple(f"{subject.id}: {note}" for note in notes)
+    return Findings(problems, values, digests, own, there, of_subject, sketches, odd, unlike)
 
 
 def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:
