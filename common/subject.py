@@ -54,7 +54,8 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return shown(f"{self.subject}: {self.what}" + ("" if self.file is None else f" [{self.file}]"))
+        is_named = self.file is None or self.what.startswith(f"{self.file}: ")
+        return shown(f"{self.subject}: {self.what}" + ("" if is_named else f" [{self.file}]"))
 
 
 def lines(problems: Iterable[Problem]) -> list[str]:
@@ -216,8 +217,7 @@ def examine_arrays(subject: Subject, scans: Mapping[str, Scan], mask: Scan | Non
 def examine(subject: Subject) -> Findings:
     """Everything wrong with one subject: reads every voxel of every file."""
     scans, mask, failures = _read(subject, CONTRASTS)
-    said = {file: str(error).removeprefix(f"{file}: ") for file, error in failures.items()}
-    unreadable = tuple(Problem(subject.id, file, what) for file, what in said.items())
+    unreadable = tuple(Problem(subject.id, file, str(error)) for file, error in failures.items())
     values = frozenset() if mask is None else frozenset(value for value in range(1, 5) if (mask.data == value).any())
     looked = examine_arrays(subject, scans, mask)
     problems = unreadable + looked.problems + looked.copies
@@ -239,8 +239,8 @@ def examine(subject: Subject) -> Findings:
         there = frozenset(
             name for value, name in enumerate(subject.convention.classes) if value and (looked.labels == value).any()
         )
-    of_subject = tuple(f"{subject.id}: {note}" for note in notes)
-    return Findings(problems, values, digests, own, there, of_subject, sketches, odd, unlike)
+    said = tuple(f"{subject.id}: {note}" for note in notes)
+    return Findings(problems, values, digests, own, there, said, sketches, odd, unlike)
 
 
 def _look(subject: Subject, contrast: str, scan: Scan) -> Problem | None:
