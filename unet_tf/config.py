@@ -196,6 +196,11 @@ class Config:
                 "flip_probabilities",
                 "three probabilities",
             ),
+            (
+                self.intensity == "zscore" or not self._in_sd(),
+                "intensity",
+                f"zscore, in whose unit {', '.join(self._in_sd())} are measured",
+            ),
             (self.augmentation.fits(self.contrasts), "contrasts", "T1, T1ce and others where enhancement is removed"),
             (self.crops_per_epoch is None or self.crops_per_epoch > 0, "crops_per_epoch", "a positive number or None"),
             (
@@ -267,6 +272,16 @@ class Config:
     def grid_voxels(self) -> tuple[int, int, int]:
         """Voxels (x, y, z) that the network sees at once in training."""
         return self.shape if self.crop_voxels is None else self.crop_voxels
+
+    def _in_sd(self) -> list[str]:
+        """Random changes of intensities that are measured in SD of the brain, those that are made."""
+        a = self.augmentation
+        made = {
+            "intensity_shift_sd": self.intensity_shift_sd,
+            "augmentation.noise_sd": a.noise_probability,
+            "augmentation.core_changed_probability": a.core_changed_probability,
+        }
+        return [name for name, value in made.items() if value]
 
     def _of_random_crops(self) -> list[str]:
         """Fields that mean nothing without random crops and have another value than their default."""

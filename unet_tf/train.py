@@ -156,6 +156,8 @@ def averaged(network: keras.Model, config: Config) -> Iterator[None]:
         return
     weights = network.get_weights()
     network.optimizer.finalize_variable_values(network.trainable_variables)
+    # As copies: on JAX the network would share the average's own arrays, which a prediction gives up.
+    network.set_weights([value.copy() for value in network.get_weights()])
     try:
         yield
     finally:

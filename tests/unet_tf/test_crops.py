@@ -226,6 +226,10 @@ def test_an_interrupted_training_ends_with_the_same_bits(entries, config, tmp_pa
     [
         ({"crop_voxels": (16, 24, 18)}, "crop_voxels"),
         ({"crop_voxels": None}, "random crops beside crop_from|random crops beside label_crop_probability"),
+        (
+            {"intensity": "maximum"},
+            "intensity to be zscore, in whose unit intensity_shift_sd, augmentation.noise_sd are",
+        ),
         ({"targets": "classes"}, "loss to be batch_dice_bce of regions"),
         ({"loss": "dice_focal"}, "loss to be batch_dice_bce of regions"),
         ({"patience": 3}, "patience to be None beside random crops"),

@@ -17,13 +17,24 @@ SMALL = {"filters": 2, "levels": 2}
 PROGRAM = """
 import sys
 import keras, numpy as np
+from unet_tf.config import Config
 from unet_tf.model import build_unet
+from unet_tf.train import averaged, compiled
 folder = sys.argv[1]
 for dims in (2, 3):
     network = build_unet(spatial_dims=dims, filters=4, levels=2, seed=9)
     np.savez(f"{folder}/{keras.backend.backend()}{dims}.npz", *network.get_weights())
     network.load_weights(f"{folder}/{dims}.weights.h5")
     np.save(f"{folder}/{keras.backend.backend()}{dims}.npy", network.predict_on_batch(np.load(f"{folder}/{dims}.npy")))
+config = Config(crop_voxels=(8, 8, 8), weight_average=0.9, patience=None, filters=2, levels=1)
+network = compiled(config)
+image = np.random.default_rng(0).random((1, 8, 8, 8, 4), np.float32)
+network.train_on_batch(image, np.zeros((1, 8, 8, 8), np.uint8))
+found = []
+for _ in range(2):
+    with averaged(network, config):
+        found += [network.predict_on_batch(image) for _ in range(2)]
+assert all(np.array_equal(found[0], other) for other in found)
 """
 
 
