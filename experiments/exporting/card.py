@@ -155,8 +155,8 @@ def _settings(source: Source) -> list[str]:
         f"{about['recipe']['shape'] or 'of the scan'}, crop {about['recipe']['crop'] or 'none'}",
         f"- intensities: {about['recipe']['intensity']} of the voxels that are not 0; background stays 0",
         f"- outputs: {', '.join(about['outputs'])} ({model['targets']}), window of {about['window_voxels']} voxels",
-        f"- windows overlap by {model['window_overlap']:g}, weighted {model['window_weights']}; flips averaged: "
-        f"{about['averaged_flips']}",
+        f"- windows overlap by {model['window_overlap']:g}, weighted {model['window_weights']}; averaged over the flips "
+        + ", ".join("".join("xyz"[axis] for axis in flip) or "none" for flip in about["averaged_flips"]),
     ]
     decision = about.get("decision")
     lines.append(f"- decided by {decision}" if decision else f"- threshold {model['probability_threshold']:g}")
