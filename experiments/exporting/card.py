@@ -149,14 +149,15 @@ def _settings(source: Source) -> list[str]:
         ] + [f"- methylated where the weighted mean of the probabilities reaches {about['threshold']:.3f}"]
     model, grid = about["model"], about["grid"]
     spacing = about["recipe"]["spacing_mm"] or grid["spacing_mm"]
+    flips = ", ".join("".join("xyz"[axis] for axis in flip) or "none" for flip in about["averaged_flips"])
     lines = [
         f"- contrasts, in this order: {', '.join(about['contrasts'])}",
         f"- grid: axes {grid['axes']}, {spacing} mm, extent {grid['extent'] or 'of the scan'}; shape "
         f"{about['recipe']['shape'] or 'of the scan'}, crop {about['recipe']['crop'] or 'none'}",
         f"- intensities: {about['recipe']['intensity']} of the voxels that are not 0; background stays 0",
         f"- outputs: {', '.join(about['outputs'])} ({model['targets']}), window of {about['window_voxels']} voxels",
-        f"- windows overlap by {model['window_overlap']:g}, weighted {model['window_weights']}; averaged over the flips "
-        + ", ".join("".join("xyz"[axis] for axis in flip) or "none" for flip in about["averaged_flips"]),
+        f"- windows overlap by {model['window_overlap']:g}, weighted {model['window_weights']}; averaged over flips: "
+        f"{flips}",
     ]
     decision = about.get("decision")
     lines.append(f"- decided by {decision}" if decision else f"- threshold {model['probability_threshold']:g}")
