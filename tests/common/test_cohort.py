@@ -394,7 +394,7 @@ def damage(folder):
         1: ["missing T1ce"],
         2: [r"shape \(6, 5, 3\) differs from \(6, 5, 4\) of FLAIR.*_t1\.nii"],
         3: [r"its affine places voxels up to 0\.3 mm from those of FLAIR: resample it to that grid, .*_t2"],
-        4: ["truncated.*_flair"],
+        4: ["_flair.*truncated"],
         5: ["(damaged|truncated|begins with).*_seg"],
         6: [r"mask values \[5\]"],
         7: ["T1 has 3 voxels that are NaN or infinite"],
