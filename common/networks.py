@@ -14,6 +14,9 @@ NETWORKS = {
 }
 """By package, its network in words and a setting that no other's have."""
 
+EXPORTED = "model.onnx"
+"""Name of an exported network's file, in a folder that is no run's."""
+
 Config = TypeVar("Config")
 
 
@@ -47,8 +50,8 @@ def read_model_config(folder: Path, config: type[Config]) -> Config:
     path = folder / "config.json"
     if not path.exists():
         found = "no config.json in it" if folder.is_dir() else "no such folder"
-        if (folder / "model.onnx").is_file():
-            found = f"an exported network: name its file, {folder / 'model.onnx'}"
+        if (folder / EXPORTED).is_file():
+            found = f"an exported network: name its file, {folder / EXPORTED}"
         raise RunError(f"{folder}: expected the folder of a run, found {found}")
     settings = read_json(path, dict).get("model")
     try:

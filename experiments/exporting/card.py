@@ -81,13 +81,11 @@ def activation(source: Source) -> str:
     if source.kind == MGMT:
         return "logits: the sigmoid is the probability of methylation"
     outputs = ", ".join(source.about["outputs"])
-    if source.about["model"]["targets"] == "regions":
+    if len(source.about["outputs"]) < len(CLASSES):  # regions, or classes without the background
         return f"logits of {outputs}: the sigmoid of each is its probability"
-    if source.kind != SEGRESNET:
-        return f"probabilities of {outputs}"
-    if len(source.about["outputs"]) == len(CLASSES):
-        return f"logits of {outputs}: their softmax over the channels are the probabilities"
-    return f"logits of {outputs}: the sigmoid of each is its probability"
+    if source.kind == SEGRESNET:
+        return f"logits of {outputs}: their softmax over the channels is the probabilities"
+    return f"probabilities of {outputs}"
 
 
 def intended_use(source: Source) -> str:

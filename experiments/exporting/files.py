@@ -8,12 +8,12 @@ from pathlib import Path
 
 from common.exported import Agreement
 from common.files import plain, read_json, write_json
+from common.networks import EXPORTED
 from common.runs import Run
 from experiments.base.options import Refused
 from experiments.exporting import card
 from experiments.exporting.source import MGMT, SEGRESNET, UNET, Source, read
 
-ONNX_FILE = "model.onnx"
 RECORD = "export.json"
 """In every exported folder: what it was made of, its run's folder too, by which it is known as one that the same run
 may replace."""
@@ -76,7 +76,7 @@ def _export(run: Path, to: str, folder: Path) -> None:
         record = {"format": to, "folder": run.resolve(), "about": source.about}
         record |= {"agreement": agreement, "files": files}
         (made / where).parent.mkdir(exist_ok=True)
-        tensors = [*(_tensors(made / ONNX_FILE) if to == "onnx" else ()), f"outputs are {card.activation(source)}"]
+        tensors = [*(_tensors(made / EXPORTED) if to == "onnx" else ()), f"outputs are {card.activation(source)}"]
         (made / where).write_text(card.text(source, to, agreement, tensors), encoding="utf-8")
         write_json(made / RECORD, record)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
@@ -100,7 +100,7 @@ def _tensors(path: Path) -> Iterator[str]:
 
 
 def _onnx(source: Source, folder: Path) -> tuple[Agreement, str]:
-    path = folder / ONNX_FILE
+    path = folder / EXPORTED
     if source.kind == SEGRESNET:
         from segresnet_monai import export
 

@@ -17,6 +17,7 @@ onnx = pytest.importorskip("onnx")
 from common.cohort import find_subjects  # noqa: E402
 from common.exported import Agreement, Exported  # noqa: E402
 from common.files import write_csv, write_json  # noqa: E402
+from common.networks import read_model_config  # noqa: E402
 from common.recipe import Recipe  # noqa: E402
 from common.regions import Decision  # noqa: E402
 from common.runs import Run, RunError, RunInUseError  # noqa: E402
@@ -103,9 +104,13 @@ def test_two_networks_are_one_file_that_predict_takes_and_that_segments_as_they_
     assert "does not say on which grid" not in capsys.readouterr().err
     (network,), config, decision = load_onnx(exported)
     assert (config.targets, decision) == ("regions", DECISION)
+    with pytest.raises(RunError, match=r"found an exported network: name its file, .*model\.onnx"):
+        read_model_config(exported.parent, Config)
     assert network.count == 2
     card = (exported.parent / "README.md").read_text()
     assert "| dice_WT | 0.812 | 0.750 to 0.875 | 4 | test |" in card
+    assert "- input `image`: float32 (1, 4, " in card
+    assert "- outputs are logits of ET, TC, WT: the sigmoid of each is its probability" in card
     assert "Not a medical device" in card
     assert [path.name for path in exported.parents[1].iterdir()] == ["out"]
 
